@@ -1,0 +1,21 @@
+//! Compiles the .proto files without protoc and keeps the descriptors for gRPC reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: [&str; 4] = [
+    "switchyard/agent/v1/agent.proto",
+    "switchyard/api/v1/policy.proto",
+    "switchyard/api/v1/cluster.proto",
+    "switchyard/api/v1/errors.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("switchyard_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
