@@ -1,1 +1,15 @@
-//! Placeholder until the crate's first module lands.
+//! Every decision of Switchyard, as functions from values to values.
+//!
+//! Nothing here reads a clock, draws a random number or touches the network: `now` and ids come in as arguments, plans and
+//! reasons go out as data. The data takes one way per policy:
+//! -> [`check`] (the invariants) -> [`execute`] (what comes next, given the outcome of each call).
+
+#![warn(missing_docs)]
+
+pub mod arn;
+pub mod ids;
+pub mod inventory;
+pub mod observed;
+pub mod plan;
+pub mod policy;
+pub mod status;

@@ -1,0 +1,118 @@
+//! Policies: what users write ([`spec`]), and the one function that turns it into a type that can be built ([`validate`]).
+
+pub mod conditions;
+pub mod spec;
+pub mod validate;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use spec::{ClusterTrafficPolicy, PolicySpec};
+pub use validate::{Violation, validate, validate_update};
+
+use crate::{
+    arn::ListenerArn,
+    ids::{ClusterName, PolicyKey, PolicyUid, Weight},
+    inventory::ServiceKey,
+    observed::{Condition, HealthCheck},
+};
+
+/// A policy that passed [`validate`]; nothing built from it can fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ValidatedPolicy {
+    /// Namespace and name.
+    pub key: PolicyKey,
+    /// How to find the listener.
+    pub listener: ListenerSelector,
+    /// The rule's conditions, as ELBv2 takes them.
+    pub conditions: Vec<Condition>,
+    /// 1..=49000: the rule gets the first free priority at or after it.
+    pub order: u32,
+    /// The Service port that receives the traffic.
+    pub service: ServiceKey,
+    /// `HTTP` or `HTTPS`, between load balancer and targets.
+    pub protocol: String,
+    /// `HTTP1`, `HTTP2` or `GRPC`.
+    pub protocol_version: String,
+    /// The health check of the target groups.
+    pub health_check: HealthCheck,
+    /// 0..=3600 seconds.
+    pub deregistration_delay_seconds: u32,
+    /// 1 to 5 clusters with the weights of the spec, in the spec's order.
+    pub clusters: Vec<(ClusterName, Weight)>,
+    /// Share of a target group, 0..=100 percent, that may go on weak evidence while the group carries weight.
+    pub deregistration_budget_percent: u32,
+    /// True: nothing is written at AWS for this policy.
+    pub freeze: bool,
+}
+
+/// How a policy names its listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerSelector {
+    /// The listener's own ARN.
+    Arn(ListenerArn),
+    /// A load balancer by name or ARN, and a port.
+    LoadBalancer {
+        /// Name or ARN.
+        name_or_arn: String,
+        /// 1..=65535.
+        port: u16,
+    },
+    /// The one load balancer that carries all these tags, and a port.
+    Tags {
+        /// Key and value, both must be equal.
+        tags: BTreeMap<String, String>,
+        /// 1..=65535.
+        port: u16,
+    },
+}
+
+/// A policy as stored: the validated spec and what was decided around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// Unique in time.
+    pub uid: PolicyUid,
+    /// Counts up with every accepted change.
+    pub version: u64,
+    /// Counts up with every change of the spec.
+    pub generation: u64,
+    /// The spec.
+    pub policy: ValidatedPolicy,
+    /// Weights set by call, over those of the spec.
+    pub weight_override: Option<BTreeMap<ClusterName, Weight>>,
+    /// Set when the policy is to go.
+    pub deleting_since: Option<Timestamp>,
+}
+
+impl PolicyRecord {
+    /// The weights that are asked for now: the override where there is one, else the spec's.
+    pub fn requested(&self) -> Vec<(ClusterName, Weight)> {
+        let overridden = |name: &ClusterName| self.weight_override.as_ref().and_then(|o| o.get(name)).copied();
+        let pairs = self.policy.clusters.iter();
+        pairs
+            .map(|(name, weight)| (name.clone(), overridden(name).unwrap_or(*weight)))
+            .collect()
+    }
+}
+
+/// Memory of the planner about one policy, stored between two plans. All of it can be rebuilt at the price of waiting again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyMemory {
+    /// The weights last read back from AWS, and since when they have been the same.
+    pub programmed: Option<Programmed>,
+    /// Targets of each cluster's group when nothing was held last; the removal budget counts from here.
+    pub baselines: BTreeMap<ClusterName, u32>,
+}
+
+/// Weights as read back, with the time since when they are unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programmed {
+    /// Weight by cluster.
+    pub weights: BTreeMap<ClusterName, Weight>,
+    /// Since when.
+    pub since: Timestamp,
+}
