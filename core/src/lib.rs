@@ -7,9 +7,12 @@
 #![warn(missing_docs)]
 
 pub mod arn;
+pub mod execute;
 pub mod ids;
 pub mod inventory;
 pub mod observed;
+pub mod ownership;
 pub mod plan;
 pub mod policy;
 pub mod status;
+pub mod weights;

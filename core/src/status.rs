@@ -42,6 +42,8 @@ pub enum Reason {
     RemovalsHeld,
     /// An address is claimed by pods of two clusters.
     AddressClash,
+    /// An address that the target group cannot hold, such as IPv6 in an IPv4 group.
+    AddressUnsupported,
     /// The cluster has no registered target.
     NoTargets,
     /// The cluster's group has no healthy target yet, so it gets no new weight.

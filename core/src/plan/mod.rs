@@ -1,5 +1,8 @@
 //! From what is wanted and what was observed to the steps that lead there.
 
+pub mod failures;
+pub mod priorities;
+pub mod resolve;
 pub mod step;
 
 use std::collections::BTreeMap;

@@ -17,6 +17,7 @@ use crate::{
     ids::{ClusterName, PolicyKey, PolicyUid, Weight},
     inventory::ServiceKey,
     observed::{Condition, HealthCheck},
+    status::{ConditionType, Reason},
 };
 
 /// A policy that passed [`validate`]; nothing built from it can fail.
@@ -104,15 +105,51 @@ impl PolicyRecord {
 pub struct PolicyMemory {
     /// The weights last read back from AWS, and since when they have been the same.
     pub programmed: Option<Programmed>,
-    /// Targets of each cluster's group when nothing was held last; the removal budget counts from here.
-    pub baselines: BTreeMap<ClusterName, u32>,
+    /// How many targets each cluster's group holds in good times; the removal budget counts from here.
+    pub baselines: BTreeMap<ClusterName, Baseline>,
+    /// When each condition of the status last changed.
+    pub transitions: BTreeMap<ConditionType, Transition>,
+    /// Steps that AWS refused, by [`crate::plan::failures::step_key`], with the time before which they are not tried again.
+    pub failures: BTreeMap<String, Failure>,
 }
 
 /// Weights as read back, with the time since when they are unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Programmed {
-    /// Weight by cluster.
+    /// Weight by cluster; empty when there is no rule.
     pub weights: BTreeMap<ClusterName, Weight>,
     /// Since when.
     pub since: Timestamp,
+}
+
+/// The size of a target group that removals are measured against. It rises at once and falls only after the group has been
+/// smaller for a while with nothing held, so that a cluster whose pods go one by one is not emptied step by step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Targets.
+    pub targets: u32,
+    /// Since when fewer are wanted.
+    pub below_since: Option<Timestamp>,
+}
+
+/// The last change of a condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// True, false or unknown.
+    pub status: Option<bool>,
+    /// When it became so.
+    pub at: Timestamp,
+}
+
+/// A step that did not go through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why, for programs.
+    pub reason: Reason,
+    /// AWS's code and message.
+    pub message: String,
+    /// How often in a row.
+    pub attempts: u32,
+    /// Not tried again before.
+    pub not_before: Timestamp,
 }

@@ -1,0 +1,142 @@
+//! Steps that did not go through: what is remembered of them, and when they are tried again. Tests are at the end of the file.
+//!
+//! The back-off is short on purpose: one throttle or one bad target must not keep pods out of a group for minutes.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::step::{Action, MOST_TARGETS_A_CALL, Step};
+use crate::{
+    execute::Outcome,
+    policy::{Failure, PolicyMemory},
+    status::Reason,
+};
+
+/// The wait after the first refusal; it doubles with each further one.
+pub const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// The longest wait between two tries of a refused step.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Chunk sizes of a RegisterTargets call that AWS refuses because of one of its targets: one bad address fails a whole call.
+const CHUNKS: [usize; 3] = [MOST_TARGETS_A_CALL, 20, 1];
+
+/// What tells one step of a policy from another across plans.
+pub fn step_key(action: &Action) -> String {
+    let operation = action.operation();
+    match action {
+        Action::CreateTargetGroup(new) => format!("{operation} {}", new.name),
+        Action::RegisterTargets { group, targets } if targets.len() == 1 => {
+            format!("{operation} {} {}", group.name, targets[0].target)
+        }
+        Action::ModifyTargetGroup { group, .. }
+        | Action::ModifyTargetGroupAttributes { group, .. }
+        | Action::RegisterTargets { group, .. }
+        | Action::DeregisterTargets { group, .. }
+        | Action::DeleteTargetGroup { group } => format!("{operation} {}", group.name),
+        Action::TagLoadBalancer { .. } | Action::SetRulePriorities { .. } | Action::CreateRule { .. } => operation.to_owned(),
+        Action::ModifyRule { rule, .. } | Action::DeleteRule { rule, .. } => format!("{operation} {rule}"),
+    }
+}
+
+/// Remembers the outcome of a step: a success forgets what went wrong before.
+pub fn remember(memory: &mut PolicyMemory, step: &Step, outcome: &Outcome, now: Timestamp) {
+    let key = step_key(&step.action);
+    let (reason, message, wait) = match outcome {
+        Outcome::Done { .. } => {
+            memory.failures.remove(&key);
+            return;
+        }
+        Outcome::Refused { code, message } => {
+            let reason = if is_quota(code) { Reason::QuotaExceeded } else { Reason::CallRefused };
+            (reason, format!("{} was refused by AWS: {code}: {message}", step.action.operation()), true)
+        }
+        // The request budget is what slows the next try down, see `crate::budget`.
+        Outcome::Throttled { message } => {
+            (Reason::Throttled, format!("{} was throttled by AWS: {message}", step.action.operation()), false)
+        }
+        Outcome::Unreachable { message } => {
+            (Reason::CallRefused, format!("{} did not reach AWS: {message}", step.action.operation()), true)
+        }
+        Outcome::Unknown { message } => {
+            let text = format!("{} had no answer, its effect is being read back: {message}", step.action.operation());
+            (Reason::OutcomeUnknown, text, false)
+        }
+    };
+    let attempts = memory.failures.get(&key).map_or(0, |failure| failure.attempts).saturating_add(1);
+    let not_before = if wait { now.saturating_add(wait_after(attempts)).unwrap_or(now) } else { now };
+    memory.failures.insert(key, Failure { reason, message, attempts, not_before });
+}
+
+fn wait_after(attempts: u32) -> Duration {
+    let factor = 2u32.saturating_pow(attempts.saturating_sub(1).min(10));
+    FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT)
+}
+
+fn is_quota(code: &str) -> bool {
+    code.starts_with("TooMany") || code == "TargetGroupAssociationLimit"
+}
+
+/// True when a step may be tried now.
+pub fn may_try(memory: &PolicyMemory, action: &Action, now: Timestamp) -> bool {
+    memory.failures.get(&step_key(action)).is_none_or(|failure| failure.not_before <= now)
+}
+
+/// How many targets a RegisterTargets call on this group may hold, given the refusals before it.
+pub fn register_chunk(memory: &PolicyMemory, group: &str) -> usize {
+    let refused = memory.failures.get(&format!("RegisterTargets {group}"));
+    let attempts = refused.filter(|f| f.reason == Reason::CallRefused).map_or(0, |f| f.attempts);
+    CHUNKS[(attempts as usize).min(CHUNKS.len() - 1)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::PolicyKey, observed::Target, plan::step::{GroupRef, NewTarget}};
+
+    fn register(addresses: &[&str]) -> Step {
+        let target = |a: &&str| NewTarget { target: Target { address: a.parse().unwrap(), port: 80 }, zone: None };
+        let group = GroupRef { name: "sy-g".into(), arn: None };
+        let action = Action::RegisterTargets { group, targets: addresses.iter().map(target).collect() };
+        Step { policy: PolicyKey::new("shop", "checkout").unwrap(), action, why: String::new() }
+    }
+
+    fn refused() -> Outcome {
+        Outcome::Refused { code: "InvalidTarget".into(), message: "bad address".into() }
+    }
+
+    #[test]
+    fn a_refused_batch_is_split_until_the_bad_target_stands_alone_and_waits() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut memory = PolicyMemory::default();
+        let batch = register(&["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(register_chunk(&memory, "sy-g"), 200);
+        remember(&mut memory, &batch, &refused(), now);
+        assert_eq!(register_chunk(&memory, "sy-g"), 20);
+        remember(&mut memory, &batch, &refused(), now);
+        assert_eq!(register_chunk(&memory, "sy-g"), 1);
+        remember(&mut memory, &register(&["10.0.0.2"]), &refused(), now);
+        assert!(!may_try(&memory, &register(&["10.0.0.2"]).action, now));
+        assert!(may_try(&memory, &register(&["10.0.0.1"]).action, now));
+    }
+
+    #[test]
+    fn waits_grow_to_half_a_minute_and_a_success_forgets_them() {
+        let mut memory = PolicyMemory::default();
+        let step = register(&["10.0.0.1"]);
+        for expected in [2, 4, 8, 16, 30, 30] {
+            remember(&mut memory, &step, &refused(), Timestamp::UNIX_EPOCH);
+            let failure = memory.failures.values().next().unwrap();
+            assert_eq!(failure.not_before.as_second(), expected);
+        }
+        remember(&mut memory, &step, &Outcome::Done { created: None }, Timestamp::UNIX_EPOCH);
+        assert!(memory.failures.is_empty());
+    }
+
+    #[test]
+    fn a_throttled_step_may_be_tried_at_once() {
+        let mut memory = PolicyMemory::default();
+        let step = register(&["10.0.0.1"]);
+        remember(&mut memory, &step, &Outcome::Throttled { message: "Rate exceeded".into() }, Timestamp::UNIX_EPOCH);
+        assert!(may_try(&memory, &step.action, Timestamp::UNIX_EPOCH));
+    }
+}
