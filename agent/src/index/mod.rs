@@ -1,0 +1,439 @@
+//! The index: what the watchers told, joined into the endpoints of the watched Services.
+//!
+//! Pure: no client, no tokio, no clock. Watchers push events in; the session takes snapshots and changes out. A list replaces
+//! what was known only when it is complete, and a source in error keeps its last state and takes nothing back.
+//! Tests: `tests.rs` (behaviour, sentence by sentence) and `properties.rs` (against a stupid model).
+
+pub mod eni;
+pub mod objects;
+mod resolve;
+mod store;
+mod watched;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use objects::{
+    Batch, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus, SliceObject, Source,
+    SourceEvent, SourceKind, SourceRun, SourceStatus,
+};
+use resolve::{Known, resolve};
+use store::{Applied, Store};
+use watched::Watched;
+
+/// Everything the agent knows, and what it told the hub of it.
+#[derive(Debug)]
+pub struct Index {
+    watch_set_version: u64,
+    watched: BTreeMap<ServiceRef, Watched>,
+    namespaces: BTreeMap<String, Namespace>,
+    nodes: Store<NodeObject>,
+    runs: BTreeMap<Source, u64>,
+    last_run: u64,
+    /// The last reference that was served, so that one busy Service cannot starve those behind it.
+    cursor: Option<ServiceRef>,
+    /// Something may have changed since the last time all changes were taken.
+    touched: bool,
+}
+
+/// A consistent picture of all watched Services, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// The watch set it answers.
+    pub watch_set_version: u64,
+    /// One status for each watched reference.
+    pub services: Vec<(Arc<ServiceRef>, ServiceStatus)>,
+    /// All endpoints.
+    pub endpoints: Vec<Arc<EndpointView>>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    services: Store<ServiceObject>,
+    slices: Store<SliceObject>,
+    pods: Store<Arc<PodObject>>,
+}
+
+impl Namespace {
+    fn is_synced(&self) -> bool {
+        self.services.ever_synced() && self.slices.ever_synced() && self.pods.ever_synced()
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Index {
+    /// An index that watches no Service yet. Nodes are wanted from the start.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            watch_set_version: 0,
+            watched: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            nodes: Store::default(),
+            runs: BTreeMap::from([(Source::nodes(), 1)]),
+            last_run: 1,
+            cursor: None,
+            touched: false,
+        }
+    }
+
+    /// Replaces the set of watched Services. References that stay keep what was sent; those that left are forgotten on both sides.
+    pub fn set_watch_set(&mut self, version: u64, services: Vec<ServiceRef>) {
+        self.watch_set_version = version;
+        self.touched = true;
+        let wanted: BTreeSet<ServiceRef> = services.into_iter().collect();
+        self.watched.retain(|reference, _| wanted.contains(reference));
+        let mut namespaces = BTreeSet::new();
+        for reference in wanted {
+            let problem = invalid(&reference);
+            if problem.is_none() {
+                namespaces.insert(reference.namespace.clone());
+            }
+            self.watched.entry(reference.clone()).or_insert_with(|| match problem {
+                Some(problem) => Watched::invalid(Arc::new(reference), problem),
+                None => Watched::new(Arc::new(reference)),
+            });
+        }
+        self.want_namespaces(&namespaces);
+    }
+
+    fn want_namespaces(&mut self, wanted: &BTreeSet<String>) {
+        self.namespaces.retain(|namespace, _| wanted.contains(namespace));
+        self.runs.retain(|source, _| source.kind == SourceKind::Node || wanted.contains(&source.namespace));
+        for namespace in wanted {
+            if !self.namespaces.contains_key(namespace) {
+                self.namespaces.insert(namespace.clone(), Namespace::default());
+                for kind in SourceKind::NAMESPACED {
+                    self.last_run += 1;
+                    self.runs.insert(Source { namespace: namespace.clone(), kind }, self.last_run);
+                }
+            }
+        }
+    }
+
+    /// The version of the watch set in force; 0 before the first.
+    #[must_use]
+    pub fn watch_set_version(&self) -> u64 {
+        self.watch_set_version
+    }
+
+    /// The sources that must be watched now. A source that left and came back has a new run.
+    #[must_use]
+    pub fn wanted_sources(&self) -> Vec<SourceRun> {
+        self.runs.iter().map(|(source, &run)| SourceRun { source: source.clone(), run }).collect()
+    }
+
+    /// Takes in what a watcher says. Events of a watcher that is no longer wanted are ignored.
+    pub fn handle(&mut self, from: &SourceRun, event: SourceEvent) {
+        if self.runs.get(&from.source) != Some(&from.run) {
+            return;
+        }
+        // A namespace that turns out to be empty changes no object, yet from now on there is something to say about it.
+        self.touched |= event == SourceEvent::ListDone;
+        let namespace = from.source.namespace.as_str();
+        match from.source.kind {
+            SourceKind::Node => {
+                let changes = advance(&mut self.nodes, event, |object| match object {
+                    Object::Node(node) => Some((node.name.clone(), node)),
+                    _ => None,
+                });
+                if !changes.is_empty() {
+                    self.mark_all_dirty();
+                }
+            }
+            SourceKind::Service => self.handle_service(namespace, event),
+            SourceKind::EndpointSlice => self.handle_slice(namespace, event),
+            SourceKind::Pod => self.handle_pod(namespace, event),
+        }
+    }
+
+    fn handle_service(&mut self, namespace: &str, event: SourceEvent) {
+        let Some(known) = self.namespaces.get_mut(namespace) else { return };
+        let changes = advance(&mut known.services, event, |object| match object {
+            Object::Service(service) => Some((service.name.clone(), service)),
+            _ => None,
+        });
+        for change in changes {
+            let now = known.services.get(&change.name);
+            let was_going = change.before.as_ref().is_some_and(|service| service.deleting);
+            let deleted = match change.kind {
+                ChangeKind::Put => now.is_some_and(|service| service.deleting),
+                ChangeKind::Deleted => true,
+                ChangeKind::Absent => was_going,
+            };
+            for watched in of_service(&mut self.watched, namespace, &change.name) {
+                watched.service_deletion_seen(deleted);
+                watched.mark_dirty();
+                self.touched = true;
+            }
+        }
+    }
+
+    fn handle_slice(&mut self, namespace: &str, event: SourceEvent) {
+        let Some(known) = self.namespaces.get_mut(namespace) else { return };
+        let changes = advance(&mut known.slices, event, |object| match object {
+            Object::EndpointSlice(slice) => Some((slice.name.clone(), slice)),
+            _ => None,
+        });
+        for change in changes {
+            let now = known.slices.get(&change.name);
+            let services: BTreeSet<&str> =
+                change.before.iter().chain(now).map(|slice| slice.service.as_str()).filter(|name| !name.is_empty()).collect();
+            for service in services {
+                for watched in of_service(&mut self.watched, namespace, service) {
+                    if change.kind == ChangeKind::Absent {
+                        watched.slices_absent();
+                    }
+                    watched.mark_dirty();
+                    self.touched = true;
+                }
+            }
+        }
+    }
+
+    fn handle_pod(&mut self, namespace: &str, event: SourceEvent) {
+        let Some(known) = self.namespaces.get_mut(namespace) else { return };
+        let changes = advance(&mut known.pods, event, |object| match object {
+            Object::Pod(pod) => Some((pod.name.clone(), Arc::from(pod))),
+            _ => None,
+        });
+        for change in changes {
+            let now = known.pods.get(&change.name);
+            for watched in of_namespace(&mut self.watched, namespace) {
+                if let Some(before) = &change.before {
+                    // Names are unique: another UID under this name proves the end of the first.
+                    let replaced = now.is_some_and(|now| now.uid != before.uid);
+                    if change.kind == ChangeKind::Deleted || replaced || before.is_evidence_of_end() {
+                        watched.pod_ended(&before.uid);
+                    }
+                }
+                if let Some(now) = now {
+                    if now.is_evidence_of_end() { watched.pod_ended(&now.uid) } else { watched.pod_lives(&now.uid) }
+                }
+                if watched.mentions_pod(&change.name) {
+                    watched.mark_dirty();
+                    self.touched = true;
+                }
+            }
+        }
+    }
+
+    /// How every wanted source stands.
+    #[must_use]
+    pub fn source_statuses(&self) -> Vec<SourceStatus> {
+        let status = |source: &Source| SourceStatus { source: source.clone(), health: self.health(source).clone() };
+        self.runs.keys().map(status).collect()
+    }
+
+    fn health(&self, source: &Source) -> &Health {
+        let namespace = self.namespaces.get(&source.namespace);
+        match (source.kind, namespace) {
+            (SourceKind::Service, Some(known)) => known.services.health(),
+            (SourceKind::EndpointSlice, Some(known)) => known.slices.health(),
+            (SourceKind::Pod, Some(known)) => known.pods.health(),
+            (SourceKind::Node, _) => self.nodes.health(),
+            (_, None) => &Health::Syncing,
+        }
+    }
+
+    /// True when every namespace of the watch set was listed completely at least once since start. Nodes do not count: they only
+    /// add zones, which EndpointSlices carry too, and a cluster without leave to list nodes must not stop for it.
+    #[must_use]
+    pub fn all_synced(&self) -> bool {
+        self.namespaces.values().all(Namespace::is_synced)
+    }
+
+    /// True when something may have changed since all changes were last taken. Cheap; may be true without need.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    /// (watched references, endpoints) as they are now known, for metrics.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.watched.len(), self.watched.values().map(|watched| watched.endpoints().len()).sum())
+    }
+
+    /// Everything that is so, whether or not it was sent.
+    pub fn view(&mut self) -> Snapshot {
+        self.refresh();
+        Snapshot {
+            watch_set_version: self.watch_set_version,
+            services: self.watched.values().map(|watched| (Arc::clone(watched.reference()), watched.status().clone())).collect(),
+            endpoints: self.watched.values().flat_map(|watched| watched.endpoints().values().map(Arc::clone)).collect(),
+        }
+    }
+
+    /// Everything that is so, which counts as sent from now on. Call it only when [`Index::all_synced`]: the hub takes what is
+    /// missing from a snapshot as gone.
+    pub fn take_snapshot(&mut self) -> Snapshot {
+        let snapshot = self.view();
+        self.watched.values_mut().for_each(Watched::mark_all_sent);
+        self.touched = false;
+        snapshot
+    }
+
+    /// At most `max` changes since what was last sent; they count as sent from now on. Services of namespaces that were never
+    /// listed completely are left out: nothing is known of them. None when there is nothing to say.
+    pub fn take_changes(&mut self, max: usize) -> Option<Batch> {
+        // A change of owner takes two items, so a smaller batch could never carry it.
+        let max = max.max(2);
+        self.refresh();
+        let mut batch = Batch::default();
+        let order = self.order_from_cursor();
+        for reference in order {
+            if batch.len() >= max {
+                break;
+            }
+            let pods = self.namespaces.get(&reference.namespace).map(|known| &known.pods);
+            if let Some(watched) = self.watched.get_mut(&reference) {
+                watched.fill(&mut batch, max, pods);
+            }
+            self.cursor = Some(reference);
+        }
+        if batch.is_empty() {
+            self.touched = false;
+            return None;
+        }
+        Some(batch)
+    }
+
+    /// References with something to send, beginning behind the one that was served last.
+    fn order_from_cursor(&self) -> Vec<ServiceRef> {
+        let ready = |(reference, watched): &(&ServiceRef, &Watched)| {
+            watched.has_changes() && self.namespaces.get(&reference.namespace).is_none_or(Namespace::is_synced)
+        };
+        let after = match &self.cursor {
+            Some(cursor) => (Bound::Excluded(cursor), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let up_to = self.cursor.as_ref().map(|cursor| (Bound::Unbounded, Bound::Included(cursor)));
+        let later = self.watched.range::<ServiceRef, _>(after);
+        let earlier = up_to.into_iter().flat_map(|range| self.watched.range::<ServiceRef, _>(range));
+        later.chain(earlier).filter(ready).map(|(reference, _)| reference.clone()).collect()
+    }
+
+    fn refresh(&mut self) {
+        for watched in self.watched.values_mut().filter(|watched| watched.is_dirty()) {
+            if let Some(known) = self.namespaces.get(&watched.reference().namespace) {
+                let known = Known { services: &known.services, slices: &known.slices, pods: &known.pods, nodes: &self.nodes };
+                watched.refresh(resolve(watched.reference(), known));
+            }
+        }
+    }
+
+    fn mark_all_dirty(&mut self) {
+        self.watched.values_mut().for_each(Watched::mark_dirty);
+        self.touched = true;
+    }
+}
+
+/// What an event did to one object.
+struct Change<T> {
+    name: String,
+    before: Option<T>,
+    kind: ChangeKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChangeKind {
+    /// It is there, new or different.
+    Put,
+    /// It was seen to be deleted.
+    Deleted,
+    /// It is missing from a complete list.
+    Absent,
+}
+
+/// Moves a store by one event; the same for every kind of object.
+fn advance<T: PartialEq>(
+    store: &mut Store<T>,
+    event: SourceEvent,
+    extract: impl Fn(Object) -> Option<(String, T)>,
+) -> Vec<Change<T>> {
+    match event {
+        SourceEvent::ListStarted => store.list_started(),
+        SourceEvent::Listed(object) => {
+            if let Some((name, object)) = extract(object) {
+                store.listed(name, object);
+            }
+        }
+        SourceEvent::ListDone => {
+            let Some(swapped) = store.list_done() else { return Vec::new() };
+            let put = swapped.changed.into_iter().map(|(name, before)| Change { name, before, kind: ChangeKind::Put });
+            let absent = swapped.absent.into_iter();
+            let absent = absent.map(|(name, before)| Change { name, before: Some(before), kind: ChangeKind::Absent });
+            return put.chain(absent).collect();
+        }
+        SourceEvent::Applied(object) => {
+            if let Some((name, object)) = extract(object)
+                && let Applied::Changed(before) = store.applied(name.clone(), object)
+            {
+                return vec![Change { name, before, kind: ChangeKind::Put }];
+            }
+        }
+        SourceEvent::Deleted(object) => {
+            if let Some((name, last)) = extract(object) {
+                let before = Some(store.deleted(&name).unwrap_or(last));
+                return vec![Change { name, before, kind: ChangeKind::Deleted }];
+            }
+        }
+        SourceEvent::Following => store.following(),
+        SourceEvent::Failing(message) => store.failing(message),
+    }
+    Vec::new()
+}
+
+/// All references to ports of that Service.
+fn of_service<'a>(
+    watched: &'a mut BTreeMap<ServiceRef, Watched>,
+    namespace: &'a str,
+    name: &'a str,
+) -> impl Iterator<Item = &'a mut Watched> {
+    let first = ServiceRef { namespace: namespace.to_owned(), name: name.to_owned(), port: String::new() };
+    let same = move |reference: &ServiceRef| reference.namespace == namespace && reference.name == name;
+    watched.range_mut(first..).take_while(move |(reference, _)| same(reference)).map(|(_, watched)| watched)
+}
+
+/// All references to Services of that namespace.
+fn of_namespace<'a>(
+    watched: &'a mut BTreeMap<ServiceRef, Watched>,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a mut Watched> {
+    let first = ServiceRef { namespace: namespace.to_owned(), name: String::new(), port: String::new() };
+    watched.range_mut(first..).take_while(move |(reference, _)| reference.namespace == namespace).map(|(_, watched)| watched)
+}
+
+/// What is wrong with a reference, if anything. Names go into request paths, so only what Kubernetes allows may pass.
+fn invalid(reference: &ServiceRef) -> Option<String> {
+    // RFC 1123 label: the limit of namespace and Service names. Port names are shorter still.
+    const LABEL: usize = 63;
+    let is_label = |text: &str| {
+        !text.is_empty()
+            && text.len() <= LABEL
+            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+    };
+    let fields = [("namespace", &reference.namespace), ("name", &reference.name), ("port", &reference.port)];
+    let (field, _) = fields.into_iter().find(|(_, value)| !is_label(value))?;
+    Some(format!(
+        "the {field} of this reference is not a DNS label (1 to {LABEL} lower-case letters, digits and dashes); correct it in the policy"
+    ))
+}

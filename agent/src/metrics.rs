@@ -1,0 +1,202 @@
+//! The agent's Prometheus metrics. Labels are bounded: kinds, stages, reasons, never the name of an object.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::index::objects::SourceKind;
+
+/// Handles to all metrics; clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    services: Gauge,
+    endpoints: Gauge,
+    stage: Family<StageLabel, Gauge>,
+    epoch: Gauge<u64, AtomicU64>,
+    connection_attempts: Counter,
+    sent: Family<MessageLabel, Counter>,
+    received: Family<MessageLabel, Counter>,
+    unacknowledged: Gauge,
+    watch_errors: Family<WatchErrorLabels, Counter>,
+}
+
+/// Why a watch failed, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WatchErrorReason {
+    /// HTTP 401.
+    Unauthorized,
+    /// HTTP 403.
+    Forbidden,
+    /// HTTP 404: the API server does not serve this kind.
+    NotFound,
+    /// HTTP 410: the watch must begin anew with a list. Normal now and then.
+    Expired,
+    /// HTTP 429.
+    TooManyRequests,
+    /// HTTP 5xx.
+    Server,
+    /// No answer: refused, timed out, broken off.
+    Connection,
+    /// An answer that is not what the Kubernetes API promises.
+    Unreadable,
+    /// Any other status.
+    Other,
+}
+
+impl WatchErrorReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Expired => "expired",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Server => "server",
+            Self::Connection => "connection",
+            Self::Unreadable => "unreadable",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The stages of the stream, as labels.
+pub const STAGES: [&str; 4] = ["offline", "hello", "syncing", "live"];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MessageLabel {
+    message: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchErrorLabels {
+    kind: Label,
+    reason: Label,
+}
+
+/// A label's value, one of a set that is fixed at compile time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Label(&'static str);
+
+impl EncodeLabelValue for Label {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("switchyard_agent");
+        let metrics = Self {
+            registry: Arc::default(),
+            services: Gauge::default(),
+            endpoints: Gauge::default(),
+            stage: Family::default(),
+            epoch: Gauge::default(),
+            connection_attempts: Counter::default(),
+            sent: Family::default(),
+            received: Family::default(),
+            unacknowledged: Gauge::default(),
+            watch_errors: Family::default(),
+        };
+        registry.register("services", "Service ports that the hub asked to watch", metrics.services.clone());
+        registry.register("endpoints", "Endpoints behind the watched Service ports", metrics.endpoints.clone());
+        registry.register("stage", "1 for the stage that the stream to the hub is in", metrics.stage.clone());
+        registry.register("hub_epoch", "The highest epoch of the hub that was seen", metrics.epoch.clone());
+        registry.register("connection_attempts", "Attempts to reach the hub", metrics.connection_attempts.clone());
+        registry.register("messages_sent", "Messages sent to the hub", metrics.sent.clone());
+        registry.register("messages_received", "Messages received from the hub", metrics.received.clone());
+        registry.register("unacknowledged_messages", "Messages the hub has not acknowledged", metrics.unacknowledged.clone());
+        registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
+        Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// What is known now.
+    pub fn inventory(&self, services: usize, endpoints: usize) {
+        self.services.set(i64::try_from(services).unwrap_or(i64::MAX));
+        self.endpoints.set(i64::try_from(endpoints).unwrap_or(i64::MAX));
+    }
+
+    /// How the stream stands; `stage` is one of [`STAGES`].
+    pub fn stream(&self, stage: &'static str, epoch: u64, unacknowledged: usize) {
+        for known in STAGES {
+            self.stage.get_or_create(&StageLabel { stage: Label(known) }).set(i64::from(known == stage));
+        }
+        self.epoch.set(epoch);
+        self.unacknowledged.set(i64::try_from(unacknowledged).unwrap_or(i64::MAX));
+    }
+
+    /// The hub is being dialled.
+    pub fn connection_attempt(&self) {
+        self.connection_attempts.inc();
+    }
+
+    /// A message went out.
+    pub fn sent(&self, message: &'static str) {
+        self.sent.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// A message came in.
+    pub fn received(&self, message: &'static str) {
+        self.received.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// An attempt to list or watch failed.
+    pub fn watch_error(&self, kind: SourceKind, reason: WatchErrorReason) {
+        let labels = WatchErrorLabels { kind: Label(kind.as_str()), reason: Label(reason.as_str()) };
+        self.watch_errors.get_or_create(&labels).inc();
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail; should it ever, an empty page says so more plainly than half a page.
+        if encode(&mut text, &self.registry).is_err() {
+            text.clear();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.inventory(2, 7);
+        metrics.stream("live", 3, 1);
+        metrics.sent("changes");
+        metrics.watch_error(SourceKind::Pod, WatchErrorReason::Forbidden);
+        let page = metrics.encode();
+        for line in [
+            "switchyard_agent_endpoints 7",
+            "switchyard_agent_stage{stage=\"live\"} 1",
+            "switchyard_agent_stage{stage=\"offline\"} 0",
+            "switchyard_agent_hub_epoch 3",
+            "switchyard_agent_messages_sent_total{message=\"changes\"} 1",
+            "switchyard_agent_watch_errors_total{kind=\"Pod\",reason=\"forbidden\"} 1",
+        ] {
+            assert!(page.lines().any(|shown| shown == line), "{line} is not in\n{page}");
+        }
+    }
+}

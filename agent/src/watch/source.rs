@@ -1,0 +1,193 @@
+//! One watcher: follows one kind in one namespace for as long as it is wanted, and tells the index what it sees.
+//!
+//! Retries are ours and not kube's default backoff (0.8 to 30 s): while a watcher waits, dead pods keep their traffic.
+
+use std::fmt::Debug;
+
+use futures::{Stream, StreamExt};
+use kube::{
+    Api, Resource,
+    core::Status,
+    runtime::watcher::{self, Event},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{SourceUpdate, strip::Strip};
+use crate::{
+    backoff::Backoff,
+    index::objects::{SourceEvent, SourceRun},
+    metrics::{Metrics, WatchErrorReason},
+    text::truncated,
+};
+
+/// Objects a list page. The API server's own clients use 500; a page of full pods is then about 5 MB for a moment.
+const PAGE_SIZE: u32 = 500;
+/// Seconds the API server keeps one watch open. A connection that died in silence is noticed 5 s after that, so this bounds
+/// how long dead pods can go unseen; a new watch a minute and source costs the server next to nothing.
+const WATCH_SECONDS: u32 = 60;
+/// The contract's bound on messages for people, in characters.
+const MAX_MESSAGE: usize = 1024;
+
+/// Follows `api` until the receiver of updates is gone. Cancel by dropping the future.
+pub async fn follow<K>(api: Api<K>, from: SourceRun, updates: mpsc::Sender<SourceUpdate>, metrics: Metrics)
+where
+    K: Strip + Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut follower = Follower { from, updates, metrics, failing: None, backoff: Backoff::default() };
+    loop {
+        let stream = kube::runtime::watcher(api.clone(), config());
+        match follower.run(stream).await {
+            // An event that cannot be read is an event lost: only a new list tells what it said.
+            Outcome::Relist => {}
+            Outcome::Unwanted => return,
+        }
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_SECONDS)
+}
+
+enum Outcome {
+    Relist,
+    Unwanted,
+}
+
+struct Follower {
+    from: SourceRun,
+    updates: mpsc::Sender<SourceUpdate>,
+    metrics: Metrics,
+    /// What was last logged and reported as wrong.
+    failing: Option<String>,
+    backoff: Backoff,
+}
+
+impl Follower {
+    async fn run<K: Strip>(&mut self, stream: impl Stream<Item = watcher::Result<Event<K>>>) -> Outcome {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(next) = stream.next().await {
+            let wanted = match next {
+                Ok(event) => self.pass_on(event).await,
+                Err(error) => {
+                    let wanted = self.fail(&error).await;
+                    if wanted && lost_an_event(&error) {
+                        return Outcome::Relist;
+                    }
+                    wanted
+                }
+            };
+            if !wanted {
+                return Outcome::Unwanted;
+            }
+        }
+        Outcome::Relist
+    }
+
+    async fn pass_on<K: Strip>(&mut self, event: Event<K>) -> bool {
+        let event = match event {
+            Event::Init => Some(SourceEvent::ListStarted),
+            Event::InitApply(object) => object.strip().map(SourceEvent::Listed),
+            Event::InitDone => Some(SourceEvent::ListDone),
+            Event::Apply(object) => object.strip().map(SourceEvent::Applied),
+            Event::Delete(object) => object.strip().map(SourceEvent::Deleted),
+        };
+        let Some(event) = event else { return true };
+        // kube announces each attempt to list before it is made, so the start of a list is no sign of life.
+        if !matches!(event, SourceEvent::ListStarted) {
+            self.recovered();
+        }
+        self.tell(event).await
+    }
+
+    async fn fail(&mut self, error: &watcher::Error) -> bool {
+        let failure = describe(error);
+        let kind = self.from.source.kind;
+        self.metrics.watch_error(kind, failure.reason);
+        if self.failing.as_ref() != Some(&failure.message) {
+            warn!(
+                kind = kind.as_str(),
+                namespace = self.from.source.namespace,
+                error = failure.message,
+                "A watch fails; what it showed last stays in force while it is tried again"
+            );
+            self.failing = Some(failure.message.clone());
+        }
+        let wanted = self.tell(SourceEvent::Failing(failure.message)).await;
+        if wanted {
+            tokio::time::sleep(self.backoff.next(rand::random())).await;
+        }
+        wanted
+    }
+
+    fn recovered(&mut self) {
+        self.backoff.reset();
+        if self.failing.take().is_some() {
+            info!(kind = self.from.source.kind.as_str(), namespace = self.from.source.namespace, "A watch works again");
+        }
+    }
+
+    /// False when nobody listens any more.
+    async fn tell(&self, event: SourceEvent) -> bool {
+        self.updates.send(SourceUpdate { from: self.from.clone(), event }).await.is_ok()
+    }
+}
+
+/// True when the error stands for a watch event that could not be decoded.
+fn lost_an_event(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
+}
+
+struct Failure {
+    reason: WatchErrorReason,
+    message: String,
+}
+
+fn describe(error: &watcher::Error) -> Failure {
+    let cause = match error {
+        watcher::Error::InitialListFailed(cause)
+        | watcher::Error::WatchStartFailed(cause)
+        | watcher::Error::WatchFailed(cause) => cause,
+        watcher::Error::WatchError(status) => return describe_status(status),
+        watcher::Error::NoResourceVersion => {
+            return Failure { reason: WatchErrorReason::Unreadable, message: error.to_string() };
+        }
+    };
+    match cause {
+        kube::Error::Api(status) => describe_status(status),
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
+            Failure { reason: WatchErrorReason::Unreadable, message: chain(cause) }
+        }
+        other => Failure { reason: WatchErrorReason::Connection, message: chain(other) },
+    }
+}
+
+fn describe_status(status: &Status) -> Failure {
+    let reason = match status.code {
+        401 => WatchErrorReason::Unauthorized,
+        403 => WatchErrorReason::Forbidden,
+        404 => WatchErrorReason::NotFound,
+        410 => WatchErrorReason::Expired,
+        429 => WatchErrorReason::TooManyRequests,
+        500.. => WatchErrorReason::Server,
+        _ => WatchErrorReason::Other,
+    };
+    let text = if status.message.is_empty() { &status.reason } else { &status.message };
+    Failure { reason, message: truncated(&format!("{text} (HTTP {})", status.code), MAX_MESSAGE) }
+}
+
+/// The error and its causes; a cause that an outer message already contains is not repeated.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = inner.source();
+    }
+    truncated(&message, MAX_MESSAGE)
+}

@@ -1,0 +1,298 @@
+//! Strips Kubernetes objects to what the index keeps, on arrival. Everything is bounded here, and what cannot be read is left out.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Pod, PodSpec, PodStatus, Service},
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::PartialObjectMeta;
+
+use crate::index::{
+    eni,
+    objects::{
+        ContainerPort, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, SliceEndpoint, SliceObject,
+        SourceKind,
+    },
+};
+
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// A dual-stack pod has two.
+const MAX_POD_IPS: usize = 8;
+/// Far past the pods of service meshes, which declare about ten.
+const MAX_CONTAINER_PORTS: usize = 64;
+/// One for each load balancer that gates the pod.
+const MAX_READINESS_GATES: usize = 32;
+/// Five of Kubernetes' own, and one for each gate.
+const MAX_CONDITIONS: usize = 64;
+/// The API server admits at most 1000 endpoints and 100 ports in a slice; the bound is for a server that does not.
+const MAX_SLICE_ENDPOINTS: usize = 1000;
+const MAX_SLICE_PORTS: usize = 100;
+
+/// A Kubernetes kind that the agent watches.
+pub trait Strip {
+    /// Which kind it is.
+    const KIND: SourceKind;
+    /// What is kept of it; None for an object without a name, which no API server sends.
+    fn strip(self) -> Option<Object>;
+}
+
+impl Strip for Service {
+    const KIND: SourceKind = SourceKind::Service;
+
+    fn strip(self) -> Option<Object> {
+        let spec = self.spec.unwrap_or_default();
+        let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
+            let name = port.name.unwrap_or_default();
+            Some(ServicePort { name, port: port_number(port.port)?, node_port: port.node_port.unwrap_or_default() })
+        });
+        Some(Object::Service(ServiceObject {
+            name: self.metadata.name?,
+            ports: ports.collect(),
+            primary_family: spec.ip_families.unwrap_or_default().first().and_then(|family| parse_family(family)),
+            has_selector: spec.selector.is_some_and(|selector| !selector.is_empty()),
+            external_name: spec.type_.as_deref() == Some("ExternalName"),
+            health_check_node_port: spec.health_check_node_port.unwrap_or_default(),
+            deleting: self.metadata.deletion_timestamp.is_some(),
+        }))
+    }
+}
+
+impl Strip for EndpointSlice {
+    const KIND: SourceKind = SourceKind::EndpointSlice;
+
+    fn strip(self) -> Option<Object> {
+        let namespace = self.metadata.namespace.unwrap_or_default();
+        let ports = self.ports.unwrap_or_default().into_iter().filter_map(|port| {
+            let number = port_number(port.port?)?;
+            Some((port.name.unwrap_or_default(), number))
+        });
+        let endpoints = self.endpoints.into_iter().take(MAX_SLICE_ENDPOINTS);
+        Some(Object::EndpointSlice(SliceObject {
+            name: self.metadata.name?,
+            service: take_text(self.metadata.labels, SERVICE_NAME_LABEL),
+            family: parse_family(&self.address_type),
+            ports: ports.take(MAX_SLICE_PORTS).collect(),
+            endpoints: endpoints.map(|endpoint| slice_endpoint(endpoint, &namespace)).collect(),
+        }))
+    }
+}
+
+impl Strip for Pod {
+    const KIND: SourceKind = SourceKind::Pod;
+
+    fn strip(self) -> Option<Object> {
+        let ObjectMeta { name, uid, annotations, deletion_timestamp, .. } = self.metadata;
+        let status = self.status.unwrap_or_default();
+        let spec = self.spec.unwrap_or_default();
+        let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let identity = PodObject {
+            name: name?,
+            uid: uid.unwrap_or_default(),
+            deletion_timestamp: deletion_timestamp.map(|time| time.0),
+            finished,
+            ..PodObject::default()
+        };
+        if finished {
+            // A namespace full of finished jobs costs a name and a UID each.
+            return Some(Object::Pod(Box::new(identity)));
+        }
+        let enis = eni::parse(&take_text(annotations, eni::ANNOTATION));
+        Some(Object::Pod(Box::new(PodObject {
+            ips: pod_ips(&status),
+            enis,
+            container_ports: container_ports(&spec),
+            readiness_gates: readiness_gates(&spec),
+            conditions: conditions(status),
+            node: spec.node_name.unwrap_or_default(),
+            ..identity
+        })))
+    }
+}
+
+impl Strip for PartialObjectMeta<Node> {
+    const KIND: SourceKind = SourceKind::Node;
+
+    fn strip(self) -> Option<Object> {
+        let zone = take_text(self.metadata.labels, ZONE_LABEL);
+        Some(Object::Node(NodeObject { name: self.metadata.name?, zone }))
+    }
+}
+
+fn slice_endpoint(endpoint: Endpoint, namespace: &str) -> SliceEndpoint {
+    let conditions = endpoint.conditions.unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    let target = endpoint.target_ref.filter(|target| {
+        // A Service selects pods of its own namespace only; a reference elsewhere is an address without a pod to us.
+        target.kind.as_deref() == Some("Pod") && target.namespace.as_deref().is_none_or(|other| other == namespace)
+    });
+    SliceEndpoint {
+        addresses: endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()).collect(),
+        ready,
+        serving: conditions.serving.unwrap_or(ready),
+        terminating: conditions.terminating.unwrap_or(false),
+        pod: target.and_then(|target| Some(PodRef { name: target.name?, uid: target.uid.unwrap_or_default() })),
+        node: endpoint.node_name.unwrap_or_default(),
+        zone: endpoint.zone.unwrap_or_default(),
+    }
+}
+
+fn pod_ips(status: &PodStatus) -> Vec<String> {
+    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).chain(status.pod_ip.clone());
+    let mut ips = Vec::new();
+    for ip in all {
+        if !ips.contains(&ip) && ips.len() < MAX_POD_IPS {
+            ips.push(ip);
+        }
+    }
+    ips
+}
+
+fn container_ports(spec: &PodSpec) -> Vec<ContainerPort> {
+    // An init container that keeps running (a sidecar) may listen as well.
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
+        Some(ContainerPort {
+            name: port.name.clone().unwrap_or_default(),
+            port: port_number(port.container_port)?,
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+        })
+    });
+    ports.take(MAX_CONTAINER_PORTS).collect()
+}
+
+fn readiness_gates(spec: &PodSpec) -> Vec<String> {
+    let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone());
+    gates.take(MAX_READINESS_GATES).collect()
+}
+
+fn conditions(status: PodStatus) -> Vec<(String, String)> {
+    let conditions = status.conditions.unwrap_or_default().into_iter();
+    let mut conditions: Vec<_> =
+        conditions.map(|condition| (condition.type_, condition.status)).take(MAX_CONDITIONS).collect();
+    // The order has no meaning, and a change of it alone must not travel.
+    conditions.sort();
+    conditions
+}
+
+fn parse_family(text: &str) -> Option<Family> {
+    match text {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn port_number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|&port| port > 0)
+}
+
+fn take_text(map: Option<BTreeMap<String, String>>, key: &str) -> String {
+    map.and_then(|mut map| map.remove(key)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(value: Value) -> PodObject {
+        match serde_json::from_value::<Pod>(value).expect("a pod").strip() {
+            Some(Object::Pod(pod)) => *pod,
+            other => panic!("not a pod: {other:?}"),
+        }
+    }
+
+    fn slice(value: Value) -> SliceObject {
+        match serde_json::from_value::<EndpointSlice>(value).expect("a slice").strip() {
+            Some(Object::EndpointSlice(slice)) => slice,
+            other => panic!("not a slice: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_keeps_what_the_hub_needs_and_nothing_else() {
+        let stripped = pod(json!({
+            "metadata": {"name": "web-0", "uid": "u", "deletionTimestamp": "2026-05-01T10:00:00Z",
+                "annotations": {"vpc.amazonaws.com/pod-eni": r#"[{"eniId":"eni-1","privateIp":"10.0.0.9"}]"#}},
+            "spec": {"nodeName": "n1", "readinessGates": [{"conditionType": "switchyard.dev/ready"}],
+                "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "2001:db8::1"}],
+                "conditions": [{"type": "Ready", "status": "True"}, {"type": "Initialized", "status": "True"}]}
+        }));
+        assert_eq!(stripped.ips, ["10.0.0.1", "2001:db8::1"]);
+        assert_eq!(stripped.enis[0].private_ip, "10.0.0.9");
+        let http = ContainerPort { name: "http".to_owned(), port: 8080, protocol: "TCP".to_owned() };
+        assert_eq!(stripped.container_ports, [http]);
+        assert_eq!(stripped.readiness_gates, ["switchyard.dev/ready"]);
+        assert_eq!(stripped.conditions[0].0, "Initialized");
+        assert_eq!(stripped.node, "n1");
+        assert!(stripped.deletion_timestamp.is_some() && !stripped.finished);
+    }
+
+    #[test]
+    fn a_finished_pod_keeps_only_who_it_was() {
+        for phase in ["Succeeded", "Failed"] {
+            let stripped = pod(json!({
+                "metadata": {"name": "job-0", "uid": "u"}, "spec": {"nodeName": "n1", "containers": []},
+                "status": {"phase": phase, "podIP": "10.0.0.1"}
+            }));
+            let expected =
+                PodObject { name: "job-0".to_owned(), uid: "u".to_owned(), finished: true, ..PodObject::default() };
+            assert_eq!(stripped, expected);
+        }
+    }
+
+    #[test]
+    fn unknown_conditions_of_an_endpoint_read_as_the_kubernetes_api_says() {
+        let stripped = slice(json!({
+            "metadata": {"name": "s", "namespace": "shop", "labels": {"kubernetes.io/service-name": "checkout"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}, {"name": "all"}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "web-0", "uid": "u", "namespace": "shop"}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.3"], "targetRef": {"kind": "Pod", "name": "x", "uid": "u", "namespace": "other"}},
+                {"addresses": ["host.example.com"]}
+            ]
+        }));
+        assert_eq!((stripped.service.as_str(), stripped.family), ("checkout", Some(Family::V4)));
+        assert_eq!(stripped.ports, [("http".to_owned(), 8080)]);
+        let first = &stripped.endpoints[0];
+        assert!(first.ready && first.serving && !first.terminating);
+        assert_eq!(first.pod, Some(PodRef { name: "web-0".to_owned(), uid: "u".to_owned() }));
+        assert!(!stripped.endpoints[1].ready && !stripped.endpoints[1].serving);
+        assert_eq!(stripped.endpoints[2].pod, None, "a pod of another namespace is no pod of this Service");
+        assert_eq!(stripped.endpoints[3].addresses, Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn a_service_keeps_its_ports_and_its_primary_family() {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "checkout"},
+            "spec": {"ipFamilies": ["IPv6", "IPv4"], "selector": {"app": "checkout"}, "healthCheckNodePort": 30100,
+                "ports": [{"name": "http", "port": 80, "nodePort": 30080, "targetPort": "web"}, {"name": "bad", "port": 70000}]}
+        }))
+        .expect("a service");
+        let Some(Object::Service(stripped)) = service.strip() else { panic!("not a service") };
+        assert_eq!(stripped.primary_family, Some(Family::V6));
+        assert_eq!(stripped.ports, [ServicePort { name: "http".to_owned(), port: 80, node_port: 30080 }]);
+        assert!(stripped.has_selector && !stripped.external_name && !stripped.deleting);
+        assert_eq!(stripped.health_check_node_port, 30100);
+    }
+
+    #[test]
+    fn a_node_keeps_its_zone() {
+        let node: PartialObjectMeta<Node> = serde_json::from_value(json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "eu-central-1a"}}
+        }))
+        .expect("a node");
+        let expected = NodeObject { name: "n1".to_owned(), zone: "eu-central-1a".to_owned() };
+        assert_eq!(node.strip(), Some(Object::Node(expected)));
+    }
+}
