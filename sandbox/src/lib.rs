@@ -1,1 +1,5 @@
-//! Placeholder until the crate's first module lands.
+//! Try Switchyard without a cloud: an ELBv2 API with a real data plane, small Kubernetes API servers, pods that answer,
+//! and a load generator, in one process on loopback addresses.
+
+pub mod kube;
+pub mod serve;
