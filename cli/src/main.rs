@@ -1,1 +1,27 @@
-fn main() {}
+//! yardctl: the command line of the Switchyard hub.
+//!
+//! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
+//! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
+//! `changes` and `wait` decide (no IO), `render` and `output` show, `commands` put these together.
+//! The program must never link a database or an AWS client: it knows only what the hub tells it.
+
+mod args;
+mod changes;
+mod commands;
+mod error;
+mod hub;
+mod manifest;
+mod model;
+mod output;
+mod parse;
+mod render;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    commands::run_to_exit(cli)
+}

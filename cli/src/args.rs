@@ -1,0 +1,260 @@
+//! The command line. Only words and defaults; what they mean is in `commands`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{
+    parse::{self, PolicyName},
+    wait::Goal,
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  internal or unexpected error
+  2  wrong usage, or a file that cannot be read
+  3  refused as not valid; every violation is named
+  4  not found
+  5  conflict: the version changed since it was read
+  6  the hub cannot be reached or is unavailable
+  7  timeout while waiting; the state is not known (the message says how to look)
+  8  superseded by another change, deleted, or failed while waiting
+  9  permission denied";
+
+/// Command line of the Switchyard hub: weighted traffic between clusters behind one load balancer.
+#[derive(Debug, Parser)]
+#[command(name = "yardctl", version, after_help = EXIT_CODES, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Address of the hub; http:// is for this machine only
+    #[arg(
+        long,
+        global = true,
+        env = "SWITCHYARD_HUB",
+        default_value = "http://127.0.0.1:7400",
+        value_name = "URL"
+    )]
+    pub hub: String,
+    /// PEM file with the CA that signed the hub's certificate; https:// needs it
+    #[arg(long, global = true, env = "SWITCHYARD_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file with the client certificate
+    #[arg(long, global = true, env = "SWITCHYARD_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the client certificate's key
+    #[arg(long, global = true, env = "SWITCHYARD_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Allow http:// to another machine: everyone on the path can read and change what is sent
+    #[arg(long, global = true)]
+    pub insecure: bool,
+    /// What is written to stdout
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
+    /// Bound on a call with its retries, or on the whole wait with --wait [default: 10s, with --wait 5m]
+    #[arg(long, global = true, value_parser = parse::duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+    /// Colours on stdout (NO_COLOR is honoured by auto)
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+    /// Namespace [default: 'default' where one policy is named, all where things are listed]
+    #[arg(short, long, global = true, env = "SWITCHYARD_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON document; with --watch one object per line
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create or replace policies from YAML or JSON
+    Apply(Apply),
+    /// List policies, clusters or endpoints
+    #[command(subcommand)]
+    Get(Get),
+    /// What is asked, what is in force, and why they differ
+    Status(Status),
+    /// Override the weights of a policy; clusters left out keep theirs
+    Weights(Weights),
+    /// Delete something
+    #[command(subcommand)]
+    Delete(Delete),
+    /// What the hub would do now at the load balancer; writes nothing
+    Plan(PlanArgs),
+    /// Print a completion script for a shell
+    Completion {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the version of yardctl
+    Version,
+}
+
+/// How a change is made, the same for every change.
+#[derive(Debug, Args)]
+pub struct Change {
+    /// Show what would be done; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse when the policy is not at this version any more
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub expected_version: u64,
+    /// Id of this call; the same id again gives the first answer [default: a new UUID]
+    #[arg(long, value_parser = parse::request_id, value_name = "ID")]
+    pub request_id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// File, folder (its *.yaml, *.yml and *.json), or - for stdin; may be given several times
+    #[arg(short, long = "file", required = true, value_name = "FILE|DIR|-")]
+    pub file: Vec<PathBuf>,
+    #[command(flatten)]
+    pub change: Change,
+    /// Wait until this is true of every applied policy
+    #[arg(long, value_enum, value_name = "CONDITION", conflicts_with = "dry_run")]
+    pub wait: Option<Goal>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Get {
+    /// All policies, or one
+    #[command(visible_aliases = ["policy", "ctp"])]
+    Policies {
+        /// NAME or NAMESPACE/NAME
+        #[arg(value_parser = parse::policy_name)]
+        name: Option<PolicyName>,
+    },
+    /// All member clusters, or one
+    #[command(visible_alias = "cluster")]
+    Clusters { name: Option<String> },
+    /// What the agents report, address by address
+    #[command(visible_aliases = ["endpoint", "ep"])]
+    Endpoints {
+        /// Only this Service
+        service: Option<String>,
+        /// Only this cluster
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Only those that are not ready or are terminating
+        #[arg(long)]
+        unready: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = parse::policy_name)]
+    pub policy: PolicyName,
+    /// Stay and show each change: redrawn on a terminal, one line per change elsewhere
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Weights {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = parse::policy_name)]
+    pub policy: PolicyName,
+    /// Weights such as blue=90 green=10, each 0 to 999
+    #[arg(required = true, value_name = "CLUSTER=WEIGHT", value_parser = parse::weight)]
+    pub weights: Vec<(String, u32)>,
+    #[command(flatten)]
+    pub change: Change,
+    /// Wait until this is true of the version that this call creates
+    #[arg(long, value_enum, value_name = "CONDITION", conflicts_with = "dry_run")]
+    pub wait: Option<Goal>,
+    /// Why, for the audit log; at most 1024 characters
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Delete {
+    /// A policy: its rule goes first, then targets and target groups
+    Policy {
+        /// NAME or NAMESPACE/NAME
+        #[arg(value_parser = parse::policy_name)]
+        policy: PolicyName,
+        #[command(flatten)]
+        change: Change,
+        /// Wait until it is gone
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// NAME or NAMESPACE/NAME; all policies when left out
+    #[arg(value_parser = parse::policy_name)]
+    pub policy: Option<PolicyName>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_and_documentation_name_the_same_exit_codes() {
+        let help = Cli::command().render_long_help().to_string();
+        let docs = include_str!("../../docs/yardctl.md");
+        for code in 0..=9 {
+            assert!(help.contains(&format!("\n  {code}  ")), "--help lacks exit code {code}");
+            assert!(
+                docs.contains(&format!("| {code} |")),
+                "docs/yardctl.md lacks exit code {code}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_command_and_flag_is_in_the_documentation() {
+        fn walk(path: &str, command: &clap::Command, docs: &str) {
+            for argument in command.get_arguments() {
+                if let Some(long) = argument.get_long().filter(|long| *long != "help" && *long != "version") {
+                    assert!(
+                        docs.contains(&format!("--{long}")),
+                        "docs/yardctl.md lacks --{long} of `{path}`"
+                    );
+                }
+            }
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                assert!(docs.contains(&path), "docs/yardctl.md lacks `{path}`");
+                walk(&path, sub, docs);
+            }
+        }
+        walk("yardctl", &Cli::command(), include_str!("../../docs/yardctl.md"));
+    }
+}

@@ -1,0 +1,331 @@
+//! What can go wrong, as exit codes and as text for people.
+//!
+//! The only place that maps gRPC statuses to exit codes. Must not print: `commands` does that, once, at the end.
+
+use std::fmt;
+
+use prost::Message;
+use switchyard_proto::api::v1 as pb;
+use tonic::{Code, Status};
+
+use crate::model::Violation;
+
+/// Exit codes of the process. They are part of the interface: CD systems branch on them. See docs/yardctl.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Internal = 1,
+    Usage = 2,
+    Invalid = 3,
+    NotFound = 4,
+    Conflict = 5,
+    Unavailable = 6,
+    Timeout = 7,
+    Superseded = 8,
+    Denied = 9,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The stable word for `-o json`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Usage => "usage",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Superseded => "superseded",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// A command that did not do what was asked: what, why, and what to do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Failure {
+    pub exit: Exit,
+    pub what: String,
+    pub why: String,
+    pub remedy: String,
+    pub violations: Vec<Violation>,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self {
+            exit,
+            what: what.into(),
+            why: why.to_string(),
+            remedy: remedy.into(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub fn usage(what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, what, why, remedy)
+    }
+
+    /// The block for stderr: the line `error: what: why`, then violations, then the remedy.
+    pub fn report(&self) -> String {
+        let mut text = format!("error: {}: {}\n", plain(&self.what), plain(&self.why));
+        for violation in &self.violations {
+            text.push_str(&format!(
+                "  {} = {}\n    problem: {}\n    remedy:  {}\n",
+                plain(&violation.field),
+                if violation.value.is_empty() {
+                    "(empty)".into()
+                } else {
+                    plain(&violation.value)
+                },
+                plain(&violation.problem),
+                plain(&violation.remedy),
+            ));
+        }
+        if !self.remedy.is_empty() {
+            text.push_str(&format!("remedy: {}\n", plain(&self.remedy)));
+        }
+        text
+    }
+}
+
+/// One line without control characters. Texts come from other machines (an agent's error message travels through
+/// the hub to this terminal), and an escape sequence in them must not reach the terminal.
+pub fn plain(text: &str) -> String {
+    text.trim_end()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// What the call was, which decides what an unanswered one means.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'a> {
+    /// Changes nothing: an unanswered call can simply be made again.
+    Read,
+    /// May have been carried out although no answer came; the same id is safe to send again.
+    Write { request_id: &'a str },
+}
+
+/// The failure for a status that a call ended with. `what` reads like "cannot set weights of shop/checkout".
+pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
+    let again = match kind {
+        Kind::Read => String::new(),
+        Kind::Write { request_id } => {
+            format!(
+                "; whether it was carried out is not known, and the same command with --request-id {request_id} is safe to repeat"
+            )
+        }
+    };
+    let (exit, remedy) = match status.code() {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => return refused(what, status),
+        Code::Aborted | Code::AlreadyExists => return conflict(what, status),
+        Code::NotFound => (
+            Exit::NotFound,
+            "look for the right name with `yardctl get policies`".to_owned(),
+        ),
+        Code::PermissionDenied | Code::Unauthenticated => (
+            Exit::Denied,
+            "use a client certificate (--tls-cert, --tls-key) whose role allows this, or ask an admin of the hub"
+                .into(),
+        ),
+        Code::Unavailable | Code::ResourceExhausted => (
+            Exit::Unavailable,
+            format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),
+        ),
+        Code::DeadlineExceeded | Code::Cancelled => match kind {
+            Kind::Read => (
+                Exit::Unavailable,
+                format!("see that the hub at {hub} is well, or give a longer --timeout"),
+            ),
+            Kind::Write { .. } => (Exit::Timeout, format!("give a longer --timeout{again}")),
+        },
+        Code::Unimplemented => (
+            Exit::Internal,
+            "the hub does not know this call: use a yardctl of the hub's version, or update the hub".into(),
+        ),
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
+            (Exit::Internal, format!("look into the hub's log{again}"))
+        }
+    };
+    Failure::new(exit, what, with_causes(status), remedy)
+}
+
+fn refused(what: &str, status: &Status) -> Failure {
+    let violations: Vec<Violation> = pb::Violations::decode(status.details())
+        .map(|details| details.violations.into_iter().map(Violation::from).collect())
+        .unwrap_or_default();
+    let remedy = if violations.is_empty() {
+        "correct what the hub names, then try again"
+    } else {
+        ""
+    };
+    Failure {
+        violations,
+        ..Failure::new(Exit::Invalid, what, with_causes(status), remedy)
+    }
+}
+
+fn conflict(what: &str, status: &Status) -> Failure {
+    match pb::VersionConflict::decode(status.details()) {
+        Ok(conflict) if conflict != pb::VersionConflict::default() => Failure::new(
+            Exit::Conflict,
+            what,
+            format!(
+                "version {} was expected, version {} is there",
+                conflict.expected_version, conflict.present_version
+            ),
+            format!(
+                "somebody changed it: read it again with `yardctl status`, then repeat with --expected-version {}",
+                conflict.present_version
+            ),
+        ),
+        _ => Failure::new(
+            Exit::Conflict,
+            what,
+            with_causes(status),
+            "read the present state with `yardctl status`, then try again",
+        ),
+    }
+}
+
+/// The message with its causes: tonic's own statuses say only "transport error", the cause names the port or certificate.
+pub fn with_causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !line.is_empty() && !text.contains(&line) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    if text.is_empty() {
+        format!("the hub answered {:?} and no message", status.code())
+    } else {
+        text
+    }
+}
+
+/// Whether the same call may be sent again: the hub said UNAVAILABLE, or the connection broke under the call
+/// (a status that was made on this side carries its cause; one from the wire does not).
+pub fn is_transient(status: &Status) -> bool {
+    let made_here = std::error::Error::source(status).is_some();
+    match status.code() {
+        // A wrong certificate stays wrong; rustls has no code of its own in a gRPC status, only its text.
+        Code::Unavailable => !with_causes(status).contains("certificate"),
+        Code::Unknown | Code::Cancelled | Code::Internal => made_here,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [(Code, Exit, Exit); 16] = [
+        (Code::Cancelled, Exit::Unavailable, Exit::Timeout),
+        (Code::Unknown, Exit::Internal, Exit::Internal),
+        (Code::InvalidArgument, Exit::Invalid, Exit::Invalid),
+        (Code::DeadlineExceeded, Exit::Unavailable, Exit::Timeout),
+        (Code::NotFound, Exit::NotFound, Exit::NotFound),
+        (Code::AlreadyExists, Exit::Conflict, Exit::Conflict),
+        (Code::PermissionDenied, Exit::Denied, Exit::Denied),
+        (Code::ResourceExhausted, Exit::Unavailable, Exit::Unavailable),
+        (Code::FailedPrecondition, Exit::Invalid, Exit::Invalid),
+        (Code::Aborted, Exit::Conflict, Exit::Conflict),
+        (Code::OutOfRange, Exit::Invalid, Exit::Invalid),
+        (Code::Unimplemented, Exit::Internal, Exit::Internal),
+        (Code::Internal, Exit::Internal, Exit::Internal),
+        (Code::Unavailable, Exit::Unavailable, Exit::Unavailable),
+        (Code::DataLoss, Exit::Internal, Exit::Internal),
+        (Code::Unauthenticated, Exit::Denied, Exit::Denied),
+    ];
+
+    #[test]
+    fn every_grpc_code_has_one_exit_code_for_reads_and_one_for_writes() {
+        for (code, read, write) in ALL {
+            let status = Status::new(code, "because");
+            let failure = from_status("cannot look", "http://h", Kind::Read, &status);
+            assert_eq!(failure.exit, read, "{code:?} of a read");
+            assert!(!failure.remedy.is_empty(), "{code:?} has no remedy");
+            assert_eq!(failure.why, "because");
+            let failure = from_status("cannot write", "http://h", Kind::Write { request_id: "r-1" }, &status);
+            assert_eq!(failure.exit, write, "{code:?} of a write");
+        }
+    }
+
+    #[test]
+    fn an_unanswered_write_names_the_request_id_that_makes_repeating_safe() {
+        for code in [Code::Unavailable, Code::DeadlineExceeded] {
+            let kind = Kind::Write { request_id: "r-77" };
+            let failure = from_status("cannot set weights", "http://h", kind, &Status::new(code, "x"));
+            assert!(
+                failure.remedy.contains("--request-id r-77"),
+                "{code:?}: {}",
+                failure.remedy
+            );
+        }
+    }
+
+    #[test]
+    fn violations_are_reported_as_field_value_problem_and_remedy() {
+        let details = pb::Violations {
+            violations: vec![pb::Violation {
+                field: "spec.clusters[1].weight".into(),
+                value: "1000".into(),
+                problem: "is above 999".into(),
+                remedy: "use 0 to 999".into(),
+            }],
+        };
+        let status = Status::with_details(
+            Code::InvalidArgument,
+            "the policy is not valid",
+            details.encode_to_vec().into(),
+        );
+        let report = from_status("cannot apply a.yaml", "http://h", Kind::Read, &status).report();
+        assert_eq!(
+            report,
+            "error: cannot apply a.yaml: the policy is not valid\n  spec.clusters[1].weight = 1000\n    \
+             problem: is above 999\n    remedy:  use 0 to 999\n"
+        );
+    }
+
+    #[test]
+    fn a_version_conflict_names_both_versions_and_the_flag_that_resolves_it() {
+        let details = pb::VersionConflict {
+            expected_version: 3,
+            present_version: 5,
+        };
+        let status = Status::with_details(Code::Aborted, "stale", details.encode_to_vec().into());
+        let failure = from_status("cannot apply", "http://h", Kind::Read, &status);
+        assert_eq!(failure.exit, Exit::Conflict);
+        assert_eq!(failure.why, "version 3 was expected, version 5 is there");
+        assert!(failure.remedy.contains("--expected-version 5"));
+    }
+
+    #[test]
+    fn details_that_are_not_ours_fall_back_to_the_message() {
+        for code in [Code::Aborted, Code::InvalidArgument] {
+            let status = Status::with_details(code, "plain message", vec![0xff, 0xff, 0xff].into());
+            let failure = from_status("cannot apply", "http://h", Kind::Read, &status);
+            assert_eq!(failure.why, "plain message");
+            assert!(failure.violations.is_empty());
+        }
+    }
+
+    #[test]
+    fn escape_sequences_from_another_machine_do_not_reach_the_terminal() {
+        let failure = Failure::new(Exit::Internal, "a\u{1b}[2Jb", "c\nd", "");
+        assert_eq!(failure.report(), "error: a [2Jb: c d\n");
+    }
+}

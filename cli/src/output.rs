@@ -1,0 +1,98 @@
+//! Where text goes: results to stdout in the format asked for, progress and errors to stderr.
+//!
+//! The only module that writes to the terminal and reads the wall clock.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    args::{ColorChoice, Format},
+    error::{Exit, Failure, plain},
+    render::Paint,
+};
+
+/// How results are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    pub format: Format,
+    pub paint: Paint,
+}
+
+impl Output {
+    pub fn new(format: Format, color: ColorChoice) -> Self {
+        let colored = match color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => {
+                // https://no-color.org: any non-empty value switches colours off.
+                std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && on_terminal()
+            }
+        };
+        Self {
+            format,
+            paint: Paint { colored },
+        }
+    }
+
+    /// Writes one result: the value as a document, or for people what `table` makes of it.
+    pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce(Paint, Timestamp) -> String) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => write(&table(self.paint, now())),
+            Format::Json => {
+                let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
+                write(&format!("{text}\n"))
+            }
+            Format::Yaml => write(&serde_norway::to_string(value).map_err(|error| unwritable(&error))?),
+        }
+    }
+}
+
+/// One JSON object on one line.
+pub fn json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| unwritable(&error))?;
+    write(&format!("{text}\n"))
+}
+
+/// Writes to stdout. A reader that went away (`| head`) got what it wanted: that ends the program quietly.
+pub fn write(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(unwritable(&error)),
+    }
+}
+
+fn unwritable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        Exit::Internal,
+        "cannot write the result",
+        error,
+        "see that stdout is open and has room",
+    )
+}
+
+/// A line of progress on stderr, with the time, fit for a log file.
+pub fn progress(line: &str) {
+    note(&stamped(now(), line));
+}
+
+/// Text on stderr as it is. A closed stderr must not stop the work.
+pub fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// `2026-01-02T03:04:05Z text`, one line.
+pub fn stamped(at: Timestamp, line: &str) -> String {
+    format!("{} {}\n", at.strftime("%Y-%m-%dT%H:%M:%SZ"), plain(line))
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+pub fn on_terminal() -> bool {
+    io::stdout().is_terminal()
+}

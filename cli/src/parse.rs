@@ -1,0 +1,229 @@
+//! The words of the command line as values: weights, policy names, durations. No IO.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::SignedDuration;
+
+use crate::{error::Failure, model::PolicyRef};
+
+/// A rule's forward action takes 0..=999 for each target group (ELBv2 API, TargetGroupTuple).
+pub const MAX_WEIGHT: u32 = 999;
+/// Longer waits belong into a job that is run again, not into one process.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+/// The hub's own bound on request ids.
+const MAX_REQUEST_ID: usize = 128;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseError {
+    #[error("'{0}' is not CLUSTER=WEIGHT; write for example blue=90")]
+    NoEquals(String),
+    #[error("'{0}' names no cluster; write for example blue=90")]
+    NoCluster(String),
+    #[error("the weight '{weight}' of cluster '{cluster}' is not a whole number; use 0 to {MAX_WEIGHT}")]
+    NotANumber { cluster: String, weight: String },
+    #[error("the weight {weight} of cluster '{cluster}' is above the load balancer's limit; use 0 to {MAX_WEIGHT}")]
+    TooHeavy { cluster: String, weight: u64 },
+    #[error("'{0}' is not a policy name; write NAME or NAMESPACE/NAME")]
+    PolicyName(String),
+    #[error("'{0}' is not a duration; write for example 30s, 5m or 1h30m")]
+    Duration(String),
+    #[error("the duration '{0}' is out of range; use more than 0 and at most 24h")]
+    DurationRange(String),
+    #[error(
+        "a request id has 1 to {MAX_REQUEST_ID} printable characters without spaces, this one does not; give another"
+    )]
+    RequestId,
+}
+
+/// `blue=90`.
+pub fn weight(text: &str) -> Result<(String, u32), ParseError> {
+    let (cluster, weight) = text.split_once('=').ok_or_else(|| ParseError::NoEquals(text.into()))?;
+    if cluster.is_empty() {
+        return Err(ParseError::NoCluster(text.into()));
+    }
+    let number: u64 = weight.parse().map_err(|_| ParseError::NotANumber {
+        cluster: cluster.into(),
+        weight: weight.into(),
+    })?;
+    match u32::try_from(number) {
+        Ok(weight) if weight <= MAX_WEIGHT => Ok((cluster.into(), weight)),
+        _ => Err(ParseError::TooHeavy {
+            cluster: cluster.into(),
+            weight: number,
+        }),
+    }
+}
+
+/// All weights of one command; a cluster that is named twice is a mistake, not a choice.
+pub fn weights(pairs: &[(String, u32)]) -> Result<BTreeMap<String, u32>, Failure> {
+    let mut map = BTreeMap::new();
+    for (cluster, weight) in pairs {
+        if let Some(first) = map.insert(cluster.clone(), *weight) {
+            return Err(Failure::usage(
+                "cannot read the weights",
+                format!("cluster '{cluster}' is given twice, as {first} and as {weight}"),
+                "name each cluster once",
+            ));
+        }
+    }
+    Ok(map)
+}
+
+/// A policy as typed: the namespace may come from `-n` or from the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyName {
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+/// `checkout` or `shop/checkout`.
+pub fn policy_name(text: &str) -> Result<PolicyName, ParseError> {
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts.as_slice() {
+        [name] if !name.is_empty() => Ok(PolicyName {
+            namespace: None,
+            name: (*name).into(),
+        }),
+        [namespace, name] if !namespace.is_empty() && !name.is_empty() => Ok(PolicyName {
+            namespace: Some((*namespace).into()),
+            name: (*name).into(),
+        }),
+        _ => Err(ParseError::PolicyName(text.into())),
+    }
+}
+
+impl PolicyName {
+    /// The full name. `-n` and a namespace in the name must not contradict each other.
+    pub fn resolve(&self, flag: Option<&str>) -> Result<PolicyRef, Failure> {
+        let namespace = match (self.namespace.as_deref(), flag) {
+            (Some(own), Some(flag)) if own != flag => {
+                return Err(Failure::usage(
+                    format!("cannot tell which policy '{own}/{}' is", self.name),
+                    format!("-n says namespace '{flag}', the name says '{own}'"),
+                    "leave out one of the two",
+                ));
+            }
+            (Some(own), _) => own,
+            (None, Some(flag)) => flag,
+            (None, None) => "default",
+        };
+        Ok(PolicyRef {
+            namespace: namespace.into(),
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// `30s`, `5m`, `1h30m`; more than nothing, at most a day.
+pub fn duration(text: &str) -> Result<Duration, ParseError> {
+    let parsed: SignedDuration = text.parse().map_err(|_| ParseError::Duration(text.into()))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() && duration <= MAX_DURATION => Ok(duration),
+        _ => Err(ParseError::DurationRange(text.into())),
+    }
+}
+
+/// An id for the call, so that sending it again gives the first answer.
+pub fn request_id(text: &str) -> Result<String, ParseError> {
+    if text.is_empty() || text.len() > MAX_REQUEST_ID || !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(ParseError::RequestId);
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_a_cluster_an_equals_sign_and_a_number() {
+        assert_eq!(weight("blue=90"), Ok(("blue".into(), 90)));
+        assert_eq!(weight("eu-west-1.blue=0"), Ok(("eu-west-1.blue".into(), 0)));
+        assert_eq!(weight("blue=999"), Ok(("blue".into(), 999)));
+    }
+
+    #[test]
+    fn a_bad_weight_names_the_argument_and_the_remedy() {
+        for (text, expected) in [
+            ("blue", "'blue' is not CLUSTER=WEIGHT; write for example blue=90"),
+            ("=90", "'=90' names no cluster; write for example blue=90"),
+            (
+                "blue=",
+                "the weight '' of cluster 'blue' is not a whole number; use 0 to 999",
+            ),
+            (
+                "blue=-1",
+                "the weight '-1' of cluster 'blue' is not a whole number; use 0 to 999",
+            ),
+            (
+                "blue=9.5",
+                "the weight '9.5' of cluster 'blue' is not a whole number; use 0 to 999",
+            ),
+            (
+                "blue=90=1",
+                "the weight '90=1' of cluster 'blue' is not a whole number; use 0 to 999",
+            ),
+            (
+                "blue=1000",
+                "the weight 1000 of cluster 'blue' is above the load balancer's limit; use 0 to 999",
+            ),
+            (
+                "blue=4294967296",
+                "the weight 4294967296 of cluster 'blue' is above the load balancer's limit; use 0 to 999",
+            ),
+        ] {
+            assert_eq!(weight(text).map_err(|e| e.to_string()), Err(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_cluster_named_twice_is_refused() {
+        let failure = weights(&[("blue".into(), 1), ("blue".into(), 2)]).unwrap_err();
+        assert_eq!(failure.exit, crate::error::Exit::Usage);
+        assert!(failure.why.contains("'blue' is given twice, as 1 and as 2"));
+    }
+
+    #[test]
+    fn a_policy_name_takes_its_namespace_from_the_name_the_flag_or_the_default() {
+        let of = |text: &str, flag| policy_name(text).unwrap().resolve(flag).unwrap().to_string();
+        assert_eq!(of("shop/checkout", None), "shop/checkout");
+        assert_eq!(of("shop/checkout", Some("shop")), "shop/checkout");
+        assert_eq!(of("checkout", Some("shop")), "shop/checkout");
+        assert_eq!(of("checkout", None), "default/checkout");
+    }
+
+    #[test]
+    fn a_namespace_that_contradicts_the_flag_is_refused() {
+        let failure = policy_name("shop/checkout").unwrap().resolve(Some("bar")).unwrap_err();
+        assert_eq!(failure.exit, crate::error::Exit::Usage);
+        assert_eq!(failure.why, "-n says namespace 'bar', the name says 'shop'");
+    }
+
+    #[test]
+    fn a_malformed_policy_name_is_refused() {
+        for text in ["", "/", "a/", "/b", "a/b/c"] {
+            assert_eq!(policy_name(text), Err(ParseError::PolicyName(text.into())));
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_people_write_them() {
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "5", "five", "m"] {
+            assert_eq!(duration(text), Err(ParseError::Duration(text.into())), "{text:?}");
+        }
+        for text in ["0s", "-5m", "25h"] {
+            assert_eq!(duration(text), Err(ParseError::DurationRange(text.into())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_bounded_and_printable() {
+        assert_eq!(request_id("deploy-1234"), Ok("deploy-1234".into()));
+        for bad in ["", "a b", "a\nb", &"x".repeat(129)] {
+            assert_eq!(request_id(bad), Err(ParseError::RequestId));
+        }
+    }
+}

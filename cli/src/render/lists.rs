@@ -1,0 +1,397 @@
+//! Tables of policies, clusters, endpoints and plans. Pure.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    age,
+    table::{Cell, Paint, Table, Tone},
+};
+use crate::{
+    error::plain,
+    model::{Cluster, ClusterStatus, Endpoint, Link, Plan, Policy, Truth},
+};
+
+pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {
+    if policies.is_empty() {
+        return "No policies.\n".into();
+    }
+    let mut table = Table::new(&[
+        "NAMESPACE",
+        "NAME",
+        "VERSION",
+        "REQUESTED",
+        "AT LB",
+        "ACCEPTED",
+        "PROGRAMMED",
+        "CONVERGED",
+        "NOTES",
+        "AGE",
+    ]);
+    for policy in policies {
+        let clusters = &policy.status.clusters;
+        table.row(vec![
+            Cell::left(&policy.reference.namespace),
+            Cell::left(&policy.reference.name),
+            Cell::right(policy.version),
+            Cell::left(weights(clusters, |cluster| Some(cluster.requested_weight))),
+            Cell::left(weights(clusters, |cluster| cluster.programmed_weight)),
+            truth(policy, "Accepted"),
+            truth(policy, "Programmed"),
+            truth(policy, "Converged"),
+            Cell::right(policy.status.notes.len()),
+            Cell::left(age(policy.created_at, now)),
+        ]);
+    }
+    table.render(paint)
+}
+
+/// `blue=90,green=10`; `?` for a weight that is not known.
+fn weights(clusters: &[ClusterStatus], of: impl Fn(&ClusterStatus) -> Option<u32>) -> String {
+    let words: Vec<String> = clusters
+        .iter()
+        .map(|cluster| {
+            let weight = of(cluster).map_or("?".to_owned(), |weight| weight.to_string());
+            format!("{}={weight}", cluster.cluster)
+        })
+        .collect();
+    words.join(",")
+}
+
+/// A condition counts only for the present version; an older verdict is shown as unknown.
+fn truth(policy: &Policy, kind: &str) -> Cell {
+    match policy.condition(kind) {
+        Some(condition) if condition.observed_version >= policy.version => match condition.status {
+            Truth::True => Cell::toned("True", Tone::Good),
+            Truth::False => Cell::toned("False", Tone::Bad),
+            Truth::Unknown | Truth::Unspecified => Cell::toned("Unknown", Tone::Doubt),
+        },
+        _ => Cell::toned("Unknown", Tone::Doubt),
+    }
+}
+
+pub fn clusters(clusters: &[Cluster], paint: Paint, now: Timestamp) -> String {
+    if clusters.is_empty() {
+        return "No clusters: no agent has connected yet.\n".into();
+    }
+    let mut table = Table::new(&[
+        "NAME",
+        "REGION",
+        "VPC",
+        "LINK",
+        "LAST SEEN",
+        "AGENT",
+        "ENDPOINTS",
+        "PROBLEMS",
+    ]);
+    for cluster in clusters {
+        let problems = cluster.problems.len();
+        table.row(vec![
+            Cell::left(&cluster.name),
+            Cell::left(&cluster.region),
+            Cell::left(&cluster.vpc_id),
+            Cell::toned(
+                cluster.link,
+                if cluster.link == Link::Connected {
+                    Tone::Good
+                } else {
+                    Tone::Doubt
+                },
+            ),
+            Cell::left(age(cluster.last_seen, now)),
+            Cell::left(&cluster.agent_version),
+            Cell::right(cluster.endpoints),
+            Cell::right(problems).tone(if problems > 0 { Tone::Bad } else { Tone::Plain }),
+        ]);
+    }
+    let mut text = table.render(paint);
+    let lines: Vec<String> = clusters
+        .iter()
+        .flat_map(|cluster| cluster.problems.iter().map(move |problem| (cluster, problem)))
+        .map(|(cluster, problem)| {
+            let place = if problem.namespace.is_empty() {
+                "all namespaces"
+            } else {
+                &problem.namespace
+            };
+            plain(&format!(
+                "{}: {} in {place}: {}",
+                cluster.name, problem.kind, problem.message
+            ))
+        })
+        .collect();
+    if !lines.is_empty() {
+        text.push_str(&format!(
+            "\n{}\n",
+            paint.text(
+                Tone::Title,
+                "WATCHES THAT FAIL (what they reported before stays in force)"
+            )
+        ));
+        lines
+            .iter()
+            .for_each(|line| text.push_str(&format!("  {}\n", paint.text(Tone::Bad, line))));
+    }
+    text
+}
+
+pub fn endpoints(endpoints: &[Endpoint], paint: Paint, now: Timestamp) -> String {
+    if endpoints.is_empty() {
+        return "No endpoints.\n".into();
+    }
+    let mut table = Table::new(&[
+        "CLUSTER",
+        "NAMESPACE",
+        "SERVICE",
+        "PORT",
+        "ADDRESS",
+        "STATE",
+        "POD",
+        "NODE",
+        "ZONE",
+        "CHANGED",
+    ]);
+    for endpoint in endpoints {
+        let (state, tone) = state(endpoint);
+        let address = if endpoint.address.contains(':') {
+            format!("[{}]:{}", endpoint.address, endpoint.port)
+        } else {
+            format!("{}:{}", endpoint.address, endpoint.port)
+        };
+        table.row(vec![
+            Cell::left(&endpoint.cluster),
+            Cell::left(&endpoint.namespace),
+            Cell::left(&endpoint.service),
+            Cell::left(&endpoint.service_port),
+            Cell::left(address),
+            Cell::toned(state, tone),
+            Cell::left(&endpoint.pod),
+            Cell::left(&endpoint.node),
+            Cell::left(&endpoint.zone),
+            Cell::left(age(endpoint.updated_at, now)),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn state(endpoint: &Endpoint) -> (&'static str, Tone) {
+    match (endpoint.terminating, endpoint.ready, endpoint.serving) {
+        (true, _, true) => ("terminating, serving", Tone::Doubt),
+        (true, _, false) => ("terminating", Tone::Doubt),
+        (false, true, _) => ("ready", Tone::Good),
+        (false, false, _) => ("not ready", Tone::Bad),
+    }
+}
+
+pub fn plan(plan: &Plan, paint: Paint) -> String {
+    let mut text = if plan.steps.is_empty() {
+        "Nothing to do at the load balancer.\n".to_owned()
+    } else {
+        let mut table = Table::new(&["STEP", "POLICY", "OPERATION", "WHAT", "WHY"]);
+        for (index, step) in plan.steps.iter().enumerate() {
+            table.row(vec![
+                Cell::right(index + 1),
+                Cell::left(&step.policy),
+                Cell::left(&step.operation),
+                Cell::left(&step.summary),
+                Cell::left(&step.reason),
+            ]);
+        }
+        table.render(paint)
+    };
+    if !plan.notes.is_empty() {
+        text.push_str(&format!("\n{}\n", paint.text(Tone::Title, "HELD OR WAITING")));
+        for note in &plan.notes {
+            let whom = if note.cluster.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", note.cluster)
+            };
+            let line = plain(&format!("{}{whom}: {}: {}", note.policy, note.reason, note.message));
+            text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &line)));
+        }
+    }
+    text
+}
+
+/// `shared-public:443  shop.example.com /checkout*  ->  checkout:http`, as far as the spec says so.
+pub fn spec_line(spec: &Value) -> Option<String> {
+    let word = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let at = |pointer: &str| spec.pointer(pointer).and_then(word);
+    let balancer = at("/listener/loadBalancer")
+        .or_else(|| at("/listener/loadBalancerArn"))
+        .or_else(|| at("/listener/arn"));
+    let listener = match (balancer, at("/listener/port")) {
+        (Some(balancer), Some(port)) => format!("{balancer}:{port}"),
+        (Some(balancer), None) => balancer,
+        _ => return None,
+    };
+    let list = |pointer: &str| {
+        spec.pointer(pointer)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let mut parts: Vec<String> = list("/match/hostnames").iter().filter_map(word).collect();
+    parts.extend(list("/match/paths").iter().filter_map(|path| {
+        let value = path.get("value").and_then(Value::as_str)?;
+        let prefix = path.get("type").and_then(Value::as_str) == Some("Prefix");
+        Some(if prefix { format!("{value}*") } else { value.to_owned() })
+    }));
+    let matches = if parts.is_empty() {
+        "every request".to_owned()
+    } else {
+        parts.join(" ")
+    };
+    let service = match (at("/backend/service/name"), at("/backend/service/port")) {
+        (Some(name), Some(port)) => format!("{name}:{port}"),
+        (Some(name), None) => name,
+        _ => return None,
+    };
+    Some(format!("{listener}  {matches}  ->  {service}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Note, PolicyRef, SourceProblem, Step, fixtures};
+
+    const BARE: Paint = Paint { colored: false };
+
+    fn now() -> Timestamp {
+        "2026-01-02T03:04:05Z".parse().unwrap()
+    }
+
+    #[test]
+    fn policies_show_requested_and_programmed_weights_and_the_three_truths() {
+        let text = policies(&[fixtures::policy(7)], BARE, now());
+        let expected = "\
+NAMESPACE  NAME      VERSION  REQUESTED         AT LB             ACCEPTED  PROGRAMMED  CONVERGED  NOTES  AGE
+shop       checkout        7  blue=90,green=10  blue=100,green=?  True      False       Unknown        1  1d3h
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_truth_about_an_older_version_is_shown_as_unknown() {
+        let mut policy = fixtures::policy(7);
+        policy.version = 8;
+        let text = policies(&[policy], BARE, now());
+        assert!(!text.contains("True"), "{text}");
+    }
+
+    #[test]
+    fn clusters_show_the_link_and_every_failing_watch() {
+        let blue = Cluster {
+            name: "blue".into(),
+            region: "eu-west-1".into(),
+            vpc_id: "vpc-1".into(),
+            link: Link::Connected,
+            last_seen: Some("2026-01-02T03:04:00Z".parse().unwrap()),
+            agent_version: "0.1.0".into(),
+            endpoints: 12,
+            problems: vec![SourceProblem {
+                namespace: "shop".into(),
+                kind: "Service".into(),
+                message: "forbidden".into(),
+            }],
+        };
+        let text = clusters(&[blue], BARE, now());
+        let expected = "\
+NAME  REGION     VPC    LINK       LAST SEEN  AGENT  ENDPOINTS  PROBLEMS
+blue  eu-west-1  vpc-1  connected  5s         0.1.0         12         1
+
+WATCHES THAT FAIL (what they reported before stays in force)
+  blue: Service in shop: forbidden
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn endpoints_show_address_and_state() {
+        let endpoint = |address: &str, ready, serving, terminating| Endpoint {
+            cluster: "blue".into(),
+            namespace: "shop".into(),
+            service: "checkout".into(),
+            service_port: "http".into(),
+            address: address.into(),
+            port: 8080,
+            ready,
+            serving,
+            terminating,
+            pod: "checkout-1".into(),
+            pod_uid: "u".into(),
+            node: "n1".into(),
+            zone: "a".into(),
+            eni_ids: vec![],
+            updated_at: None,
+        };
+        let all = [
+            endpoint("10.0.0.1", true, true, false),
+            endpoint("fd00::1", false, false, false),
+            endpoint("10.0.0.3", false, true, true),
+        ];
+        let text = endpoints(&all, BARE, now());
+        let expected = "\
+CLUSTER  NAMESPACE  SERVICE   PORT  ADDRESS         STATE                 POD         NODE  ZONE  CHANGED
+blue     shop       checkout  http  10.0.0.1:8080   ready                 checkout-1  n1    a     -
+blue     shop       checkout  http  [fd00::1]:8080  not ready             checkout-1  n1    a     -
+blue     shop       checkout  http  10.0.0.3:8080   terminating, serving  checkout-1  n1    a     -
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_plan_shows_steps_in_order_and_what_waits() {
+        let reference = PolicyRef {
+            namespace: "shop".into(),
+            name: "checkout".into(),
+        };
+        let step = |operation: &str, summary: &str| Step {
+            policy: reference.clone(),
+            operation: operation.into(),
+            summary: summary.into(),
+            reason: "weights changed".into(),
+        };
+        let note = Note {
+            policy: reference.clone(),
+            cluster: "green".into(),
+            reason: "Held".into(),
+            message: "2 targets are kept".into(),
+        };
+        let given = Plan {
+            steps: vec![
+                step("RegisterTargets", "2 targets"),
+                step("ModifyRule", "blue 90, green 10"),
+            ],
+            notes: vec![note],
+            made_at: None,
+        };
+        let text = plan(&given, BARE);
+        let expected = "\
+STEP  POLICY         OPERATION        WHAT               WHY
+   1  shop/checkout  RegisterTargets  2 targets          weights changed
+   2  shop/checkout  ModifyRule       blue 90, green 10  weights changed
+
+HELD OR WAITING
+  shop/checkout green: Held: 2 targets are kept
+";
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn nothing_is_said_in_words() {
+        let empty = Plan {
+            steps: vec![],
+            notes: vec![],
+            made_at: None,
+        };
+        assert_eq!(plan(&empty, BARE), "Nothing to do at the load balancer.\n");
+        assert_eq!(policies(&[], BARE, now()), "No policies.\n");
+        assert_eq!(endpoints(&[], BARE, now()), "No endpoints.\n");
+    }
+}

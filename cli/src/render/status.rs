@@ -1,0 +1,281 @@
+//! The status page of one policy: the page that is read at 3 a.m. Verdict first, then where it hurts. Pure.
+
+use jiff::Timestamp;
+
+use super::{
+    age, lists, share,
+    table::{Cell, Paint, Table, Tone},
+};
+use crate::{
+    changes::condition_line,
+    error::plain,
+    model::{ClusterStatus, Condition, Link, Policy, Truth},
+};
+
+/// The whole page.
+pub fn status(policy: &Policy, paint: Paint, now: Timestamp) -> String {
+    let mut page = headline(policy, paint);
+    page.push_str(&facts(policy, now));
+    page.push_str(&format!("\n{}", conditions(policy, now).render(paint)));
+    if policy.status.clusters.is_empty() {
+        page.push_str("\nThe hub has not told anything about clusters yet.\n");
+    } else {
+        page.push_str(&format!("\n{}", weights(&policy.status.clusters).render(paint)));
+        page.push_str(&reasons(&policy.status.clusters, paint));
+        page.push_str(&format!("\n{}", targets(&policy.status.clusters).render(paint)));
+    }
+    page.push_str(&notes(policy, paint));
+    page
+}
+
+/// One line that says how it stands.
+fn headline(policy: &Policy, paint: Paint) -> String {
+    let name = plain(&policy.reference.to_string());
+    let (tone, verdict) = verdict(policy);
+    format!(
+        "{}  {}\n",
+        paint.text(Tone::Title, &name),
+        paint.text(tone, &plain(&verdict))
+    )
+}
+
+fn verdict(policy: &Policy) -> (Tone, String) {
+    if policy.deleting_since.is_some() {
+        return (Tone::Doubt, "BEING DELETED".into());
+    }
+    if policy.status.observed_version < policy.version {
+        let seen = policy.status.observed_version;
+        return (
+            Tone::Doubt,
+            format!(
+                "NOT JUDGED YET: version {} is accepted, what follows speaks of version {seen}",
+                policy.version
+            ),
+        );
+    }
+    // The first condition that is not true, in the order in which they build on each other.
+    for kind in ["Accepted", "ResolvedRefs", "Programmed", "Converged"] {
+        match policy.condition(kind) {
+            Some(condition) if condition.status == Truth::True => {}
+            Some(condition) => {
+                let tone = if condition.status == Truth::False {
+                    Tone::Bad
+                } else {
+                    Tone::Doubt
+                };
+                return (tone, format!("NOT CONVERGED: {}", condition_line(condition)));
+            }
+            None => return (Tone::Doubt, format!("NOT CONVERGED: {kind} is not judged yet")),
+        }
+    }
+    let differs = policy
+        .status
+        .clusters
+        .iter()
+        .any(|c| c.requested_weight != c.effective_weight);
+    if differs {
+        return (
+            Tone::Doubt,
+            "CONVERGED, but not to the weights that were asked for".into(),
+        );
+    }
+    if policy.status.clusters.iter().any(|c| c.link == Link::Stale) {
+        return (
+            Tone::Doubt,
+            "CONVERGED, but a cluster is not heard of: its targets are frozen".into(),
+        );
+    }
+    (Tone::Good, "CONVERGED".into())
+}
+
+fn facts(policy: &Policy, now: Timestamp) -> String {
+    let mut lines = vec![
+        (
+            "version",
+            format!("{}, generation {}", policy.version, policy.generation),
+        ),
+        ("changed", ago(policy.updated_at, now)),
+    ];
+    if policy.deleting_since.is_some() {
+        lines.push(("deleting", ago(policy.deleting_since, now)));
+    }
+    if let Some(spec) = lists::spec_line(&policy.spec) {
+        lines.push(("spec", spec));
+    }
+    match &policy.status.rule {
+        Some(rule) => {
+            lines.push((
+                "rule",
+                format!("priority {}, {}", rule.priority, or_dash(&rule.rule_arn)),
+            ));
+            lines.push(("listener", or_dash(&rule.listener_arn).to_owned()));
+            lines.push(("programmed", ago(rule.programmed_at, now)));
+        }
+        None => lines.push(("rule", "none at the load balancer".into())),
+    }
+    lines.push(("status of", ago(policy.status.updated_at, now)));
+    lines
+        .iter()
+        .map(|(name, value)| format!("  {name:<11} {}\n", plain(value)))
+        .collect()
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// `2026-01-02T03:00:00Z (4m05s ago)`.
+fn ago(at: Option<Timestamp>, now: Timestamp) -> String {
+    match at {
+        Some(time) => format!("{} ({} ago)", time.strftime("%Y-%m-%dT%H:%M:%SZ"), age(at, now)),
+        None => "-".into(),
+    }
+}
+
+fn conditions(policy: &Policy, now: Timestamp) -> Table {
+    let mut table = Table::new(&["CONDITION", "STATUS", "VERSION", "SINCE", "REASON", "MESSAGE"]);
+    for condition in &policy.status.conditions {
+        table.row(vec![
+            Cell::left(&condition.r#type),
+            Cell::toned(condition.status, tone(condition)),
+            Cell::right(condition.observed_version),
+            Cell::left(age(condition.last_transition_time, now)),
+            Cell::left(&condition.reason),
+            Cell::left(&condition.message),
+        ]);
+    }
+    table
+}
+
+/// FailedOver is the one condition whose truth is the bad news.
+fn tone(condition: &Condition) -> Tone {
+    let inverted = condition.r#type == "FailedOver";
+    match condition.status {
+        Truth::True if inverted => Tone::Doubt,
+        Truth::False if inverted => Tone::Good,
+        Truth::True => Tone::Good,
+        Truth::False => Tone::Bad,
+        Truth::Unknown | Truth::Unspecified => Tone::Doubt,
+    }
+}
+
+/// SHARE is what clients get: of the weights that were read back from the load balancer, not of those asked for.
+fn weights(clusters: &[ClusterStatus]) -> Table {
+    let mut table = Table::new(&[
+        "CLUSTER",
+        "LINK",
+        "REQUESTED",
+        "EFFECTIVE",
+        "PROGRAMMED",
+        "SHARE",
+        "WHY",
+    ]);
+    let sum: u32 = clusters.iter().filter_map(|c| c.programmed_weight).sum();
+    for cluster in clusters {
+        let settled = cluster.programmed_weight == Some(cluster.effective_weight);
+        let programmed = cluster
+            .programmed_weight
+            .map_or("-".to_owned(), |weight| weight.to_string());
+        let mut effective = Cell::right(cluster.effective_weight);
+        if cluster.effective_weight != cluster.requested_weight {
+            effective = effective.tone(Tone::Doubt);
+        }
+        let mut programmed = Cell::right(programmed);
+        if !settled {
+            programmed = programmed.tone(Tone::Doubt);
+        }
+        table.row(vec![
+            Cell::left(&cluster.cluster),
+            Cell::toned(
+                cluster.link,
+                if cluster.link == Link::Connected {
+                    Tone::Good
+                } else {
+                    Tone::Doubt
+                },
+            ),
+            Cell::right(cluster.requested_weight),
+            effective,
+            programmed,
+            Cell::right(
+                cluster
+                    .programmed_weight
+                    .map_or("-".to_owned(), |weight| share(weight, sum)),
+            ),
+            Cell::left(&cluster.reason),
+        ]);
+    }
+    table
+}
+
+/// Why effective differs from requested, in full: the message does not fit a column.
+fn reasons(clusters: &[ClusterStatus], paint: Paint) -> String {
+    let mut text = String::new();
+    for cluster in clusters
+        .iter()
+        .filter(|c| !c.reason.is_empty() || !c.message.is_empty())
+    {
+        let line = format!("{}: {}: {}", cluster.cluster, or_dash(&cluster.reason), cluster.message);
+        text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &plain(&line))));
+    }
+    text
+}
+
+fn targets(clusters: &[ClusterStatus]) -> Table {
+    let mut table = Table::new(&[
+        "TARGETS",
+        "DESIRED",
+        "REGISTERED",
+        "HEALTHY",
+        "UNHEALTHY",
+        "INITIAL",
+        "DRAINING",
+        "UNUSED",
+        "HELD",
+        "TARGET GROUP",
+    ]);
+    for cluster in clusters {
+        let counts = &cluster.targets;
+        let warn = |count: u32, tone| {
+            if count > 0 {
+                Cell::right(count).tone(tone)
+            } else {
+                Cell::right(count)
+            }
+        };
+        table.row(vec![
+            Cell::left(&cluster.cluster),
+            Cell::right(counts.desired),
+            Cell::right(counts.registered),
+            Cell::right(counts.healthy),
+            warn(counts.unhealthy, Tone::Bad),
+            warn(counts.initial, Tone::Doubt),
+            Cell::right(counts.draining),
+            Cell::right(counts.unused),
+            warn(counts.held, Tone::Doubt),
+            Cell::left(&cluster.target_group_arn),
+        ]);
+    }
+    table
+}
+
+fn notes(policy: &Policy, paint: Paint) -> String {
+    if policy.status.notes.is_empty() {
+        return "\nNothing is held or waiting.\n".into();
+    }
+    let mut text = format!("\n{}\n", paint.text(Tone::Title, "HELD OR WAITING"));
+    for note in &policy.status.notes {
+        let whom = if note.cluster.is_empty() {
+            "(policy)"
+        } else {
+            &note.cluster
+        };
+        let line = plain(&format!("{whom}: {}: {}", note.reason, note.message));
+        text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &line)));
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

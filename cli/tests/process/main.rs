@@ -1,0 +1,5 @@
+//! The real `yardctl` process against a hub that answers from a script: what is sent, what is printed, exit codes.
+
+mod commands;
+mod support;
+mod weights;

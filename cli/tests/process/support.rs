@@ -1,0 +1,345 @@
+//! A hub that answers from a script, on a free port, and the real `yardctl` process against it.
+//!
+//! Each call takes the next answer of its own queue. A call for which the script has nothing left is answered with
+//! INTERNAL, so that a test cannot pass by an answer nobody wrote. All requests are kept for the test to look at.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use switchyard_proto::api::v1::{
+    self as pb,
+    cluster_service_server::{ClusterService, ClusterServiceServer},
+    policy_service_server::{PolicyService, PolicyServiceServer},
+};
+use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tonic::{Request, Response, Status};
+
+/// No command of these tests needs this long; one that does hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// One answer of a call.
+pub enum Answer<T> {
+    Ok(T),
+    Refuse(Status),
+    /// The caller's patience decides.
+    Never,
+}
+
+/// One thing that a watch stream does. A stream ends when its script does.
+pub enum Beat {
+    Event(pb::WatchEvent, Box<pb::Policy>),
+    Synced,
+    Break(Status),
+    /// Nothing more, but the stream stays open.
+    Hold,
+}
+
+type Queue<T> = Mutex<VecDeque<Answer<T>>>;
+
+/// What the hub will answer, call by call.
+#[derive(Default)]
+pub struct Script {
+    pub apply: Queue<pb::ApplyPolicyResponse>,
+    pub get: Queue<pb::GetPolicyResponse>,
+    pub list: Queue<pb::ListPoliciesResponse>,
+    pub watch: Mutex<VecDeque<Answer<Vec<Beat>>>>,
+    pub delete: Queue<pb::DeletePolicyResponse>,
+    pub weights: Queue<pb::SetWeightsResponse>,
+    pub plan: Queue<pb::GetPlanResponse>,
+    pub clusters: Queue<pb::ListClustersResponse>,
+    pub endpoints: Queue<pb::ListEndpointsResponse>,
+}
+
+pub fn queue<T>(answers: impl IntoIterator<Item = Answer<T>>) -> Mutex<VecDeque<Answer<T>>> {
+    Mutex::new(answers.into_iter().collect())
+}
+
+/// What the hub was asked.
+#[derive(Default)]
+pub struct Seen {
+    pub apply: Mutex<Vec<pb::ApplyPolicyRequest>>,
+    pub list: Mutex<Vec<pb::ListPoliciesRequest>>,
+    pub watch: Mutex<Vec<pb::WatchPoliciesRequest>>,
+    pub delete: Mutex<Vec<pb::DeletePolicyRequest>>,
+    pub weights: Mutex<Vec<pb::SetWeightsRequest>>,
+    pub endpoints: Mutex<Vec<pb::ListEndpointsRequest>>,
+}
+
+async fn next<T>(call: &str, queue: &Mutex<VecDeque<Answer<T>>>) -> Result<T, Status> {
+    let answer = queue.lock().unwrap().pop_front();
+    match answer {
+        Some(Answer::Ok(answer)) => Ok(answer),
+        Some(Answer::Refuse(status)) => Err(status),
+        Some(Answer::Never) => std::future::pending().await,
+        None => Err(Status::internal(format!("the script has no answer left for {call}"))),
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    script: Arc<Script>,
+    seen: Arc<Seen>,
+}
+
+#[tonic::async_trait]
+impl PolicyService for Service {
+    type WatchPoliciesStream = Pin<Box<dyn Stream<Item = Result<pb::WatchPoliciesResponse, Status>> + Send>>;
+
+    async fn apply_policy(
+        &self,
+        request: Request<pb::ApplyPolicyRequest>,
+    ) -> Result<Response<pb::ApplyPolicyResponse>, Status> {
+        self.seen.apply.lock().unwrap().push(request.into_inner());
+        next("ApplyPolicy", &self.script.apply).await.map(Response::new)
+    }
+
+    async fn get_policy(&self, _: Request<pb::GetPolicyRequest>) -> Result<Response<pb::GetPolicyResponse>, Status> {
+        next("GetPolicy", &self.script.get).await.map(Response::new)
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<pb::ListPoliciesRequest>,
+    ) -> Result<Response<pb::ListPoliciesResponse>, Status> {
+        self.seen.list.lock().unwrap().push(request.into_inner());
+        next("ListPolicies", &self.script.list).await.map(Response::new)
+    }
+
+    async fn watch_policies(
+        &self,
+        request: Request<pb::WatchPoliciesRequest>,
+    ) -> Result<Response<Self::WatchPoliciesStream>, Status> {
+        self.seen.watch.lock().unwrap().push(request.into_inner());
+        let beats = next("WatchPolicies", &self.script.watch).await?;
+        let stream = tokio_stream::iter(beats).then(|beat| async move {
+            match beat {
+                Beat::Event(event, policy) => Ok(pb::WatchPoliciesResponse {
+                    event: event as i32,
+                    policy: Some(*policy),
+                }),
+                Beat::Synced => Ok(pb::WatchPoliciesResponse {
+                    event: pb::WatchEvent::Synced as i32,
+                    policy: None,
+                }),
+                Beat::Break(status) => Err(status),
+                Beat::Hold => std::future::pending().await,
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<pb::DeletePolicyRequest>,
+    ) -> Result<Response<pb::DeletePolicyResponse>, Status> {
+        self.seen.delete.lock().unwrap().push(request.into_inner());
+        next("DeletePolicy", &self.script.delete).await.map(Response::new)
+    }
+
+    async fn set_weights(
+        &self,
+        request: Request<pb::SetWeightsRequest>,
+    ) -> Result<Response<pb::SetWeightsResponse>, Status> {
+        self.seen.weights.lock().unwrap().push(request.into_inner());
+        next("SetWeights", &self.script.weights).await.map(Response::new)
+    }
+
+    async fn get_plan(&self, _: Request<pb::GetPlanRequest>) -> Result<Response<pb::GetPlanResponse>, Status> {
+        next("GetPlan", &self.script.plan).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for Service {
+    async fn list_clusters(
+        &self,
+        _: Request<pb::ListClustersRequest>,
+    ) -> Result<Response<pb::ListClustersResponse>, Status> {
+        next("ListClusters", &self.script.clusters).await.map(Response::new)
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<pb::ListEndpointsRequest>,
+    ) -> Result<Response<pb::ListEndpointsResponse>, Status> {
+        self.seen.endpoints.lock().unwrap().push(request.into_inner());
+        next("ListEndpoints", &self.script.endpoints).await.map(Response::new)
+    }
+}
+
+/// The scripted hub; it goes away with the test's runtime.
+pub struct Hub {
+    pub url: String,
+    pub seen: Arc<Seen>,
+}
+
+impl Hub {
+    pub async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Seen::default());
+        let service = Service {
+            script: Arc::new(script),
+            seen: seen.clone(),
+        };
+        let server = tonic::transport::Server::builder()
+            .add_service(PolicyServiceServer::new(service.clone()))
+            .add_service(ClusterServiceServer::new(service))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        Self { url, seen }
+    }
+
+    /// Runs yardctl against this hub; words are split at blanks.
+    pub async fn yardctl(&self, line: &str) -> Ran {
+        yardctl_with(&format!("--hub {} {line}", self.url), "").await
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// stdout as one JSON document.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+/// Runs yardctl with nothing of this machine's environment that it looks at.
+pub async fn yardctl_with(line: &str, stdin: &str) -> Ran {
+    let mut child = command(line).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // A process that ends without reading its stdin is no error of the test.
+    let _ = input.write_all(stdin.as_bytes()).await;
+    drop(input);
+    let output = tokio::time::timeout(DEADLINE, child.wait_with_output())
+        .await
+        .unwrap_or_else(|_| panic!("`yardctl {line}` did not end within {DEADLINE:?}"))
+        .unwrap();
+    Ran {
+        code: output.status.code().expect("yardctl ends by itself"),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_yardctl"));
+    command.args(line.split_whitespace()).kill_on_drop(true);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null());
+    for name in ["HUB", "TLS_CA", "TLS_CERT", "TLS_KEY", "NAMESPACE"] {
+        command.env_remove(format!("SWITCHYARD_{name}"));
+    }
+    command
+}
+
+/// shop/checkout at `version`, whose three conditions are true up to `reached` (0: none, 3: all).
+pub fn policy(version: u64, reached: usize) -> pb::Policy {
+    let conditions = ["Accepted", "Programmed", "Converged"]
+        .iter()
+        .enumerate()
+        .map(|(index, kind)| pb::Condition {
+            r#type: (*kind).into(),
+            status: if index < reached {
+                pb::ConditionStatus::True
+            } else {
+                pb::ConditionStatus::Unknown
+            } as i32,
+            reason: "AsScripted".into(),
+            message: String::new(),
+            observed_version: version,
+            last_transition_time: Some(prost_types::Timestamp {
+                seconds: 1_767_322_800,
+                nanos: 0,
+            }),
+        })
+        .collect();
+    let cluster = |name: &str, weight: u32| pb::ClusterStatus {
+        cluster: name.into(),
+        requested_weight: weight,
+        effective_weight: weight,
+        programmed_weight: Some(weight),
+        targets: Some(pb::TargetCounts {
+            desired: 2,
+            registered: 2,
+            healthy: 2,
+            ..Default::default()
+        }),
+        link: pb::ClusterLink::Connected as i32,
+        ..Default::default()
+    };
+    pb::Policy {
+        r#ref: Some(pb::PolicyRef {
+            namespace: "shop".into(),
+            name: "checkout".into(),
+        }),
+        uid: "u-1".into(),
+        version,
+        generation: 1,
+        spec_json: "{\"order\":100}".into(),
+        created_at: Some(prost_types::Timestamp {
+            seconds: 1_767_322_800,
+            nanos: 0,
+        }),
+        status: Some(pb::PolicyStatus {
+            observed_version: version,
+            conditions,
+            clusters: vec![cluster("blue", 90), cluster("green", 10)],
+            notes: vec![pb::PlanNote {
+                cluster: "green".into(),
+                reason: "DeregistrationHeld".into(),
+                message: "1 target is kept until it has drained".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+pub fn changed(policy: pb::Policy) -> Beat {
+    Beat::Event(pb::WatchEvent::Changed, Box::new(policy))
+}
+
+pub fn present(policy: pb::Policy) -> Beat {
+    Beat::Event(pb::WatchEvent::Present, Box::new(policy))
+}
+
+pub fn weights_answer(policy: pb::Policy) -> Answer<pb::SetWeightsResponse> {
+    Answer::Ok(pb::SetWeightsResponse {
+        policy: Some(policy),
+        plan: None,
+    })
+}
+
+pub fn plan() -> pb::Plan {
+    let policy = Some(pb::PolicyRef {
+        namespace: "shop".into(),
+        name: "checkout".into(),
+    });
+    pb::Plan {
+        steps: vec![pb::PlanStep {
+            policy,
+            operation: "ModifyRule".into(),
+            summary: "blue 90, green 10".into(),
+            reason: "weights changed".into(),
+        }],
+        notes: vec![],
+        made_at: None,
+    }
+}
