@@ -1,10 +1,15 @@
 //! The agent of one member cluster: it watches Services, EndpointSlices, Pods and Nodes, joins them into endpoints, and streams
 //! those to the hub. It holds no AWS credentials and writes nothing to Kubernetes.
 //!
-//! `index` decides what is so (pure), `watch` is the only user of the Kubernetes client, `link` speaks with the hub.
+//! `index` decides what is so (pure), `watch` is the only user of the Kubernetes client, `link` speaks with the hub, `app` puts
+//! them together.
 
+pub mod app;
+pub mod args;
 pub mod backoff;
+pub mod http;
 pub mod index;
+pub mod link;
 pub mod metrics;
 mod text;
 pub mod watch;

@@ -289,6 +289,13 @@ impl Index {
         snapshot
     }
 
+    /// Nothing counts as sent any more: the next changes say everything again. For a hub that may have missed what was sent and
+    /// cannot be given a snapshot yet.
+    pub fn forget_sent(&mut self) {
+        self.watched.values_mut().for_each(Watched::forget_sent);
+        self.touched = true;
+    }
+
     /// At most `max` changes since what was last sent; they count as sent from now on. Services of namespaces that were never
     /// listed completely are left out: nothing is known of them. None when there is nothing to say.
     pub fn take_changes(&mut self, max: usize) -> Option<Batch> {

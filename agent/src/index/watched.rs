@@ -144,6 +144,15 @@ impl Watched {
         }
     }
 
+    /// Nothing counts as sent any more.
+    pub fn forget_sent(&mut self) {
+        self.sent.clear();
+        self.sent_status = None;
+        self.sent_pods.clear();
+        self.evidence.gone_pods.clear();
+        self.pending = self.resolution.endpoints.keys().copied().collect();
+    }
+
     /// Moves changes into the batch until it holds `max` items, and counts them as sent.
     pub fn fill(&mut self, batch: &mut Batch, max: usize, pods: Option<&Store<Arc<PodObject>>>) {
         if batch.len() < max && self.sent_status.as_ref() != Some(&self.resolution.status) {

@@ -118,38 +118,26 @@ impl Watchers {
     }
 
     fn start(&mut self, from: SourceRun) -> AbortHandle {
-        let client = self.observed_client(&from);
-        let (updates, metrics) = (self.updates.clone(), self.metrics.clone());
+        let (client, updates, metrics) = (self.client.clone(), self.updates.clone(), self.metrics.clone());
         let namespace = from.source.namespace.clone();
         match from.source.kind {
             SourceKind::Service => {
-                let api = Api::<Service>::namespaced(client, &namespace);
-                self.tasks.spawn(source::follow(api, from, updates, metrics))
+                let api = move |client| Api::<Service>::namespaced(client, &namespace);
+                self.tasks.spawn(source::follow(client, api, from, updates, metrics))
             }
             SourceKind::EndpointSlice => {
-                let api = Api::<EndpointSlice>::namespaced(client, &namespace);
-                self.tasks.spawn(source::follow(api, from, updates, metrics))
+                let api = move |client| Api::<EndpointSlice>::namespaced(client, &namespace);
+                self.tasks.spawn(source::follow(client, api, from, updates, metrics))
             }
             SourceKind::Pod => {
-                let api = Api::<Pod>::namespaced(client, &namespace);
-                self.tasks.spawn(source::follow(api, from, updates, metrics))
+                let api = move |client| Api::<Pod>::namespaced(client, &namespace);
+                self.tasks.spawn(source::follow(client, api, from, updates, metrics))
             }
             SourceKind::Node => {
-                let api = Api::<PartialObjectMeta<Node>>::all(client);
-                self.tasks.spawn(source::follow(api, from, updates, metrics))
+                let api = Api::<PartialObjectMeta<Node>>::all;
+                self.tasks.spawn(source::follow(client, api, from, updates, metrics))
             }
         }
-    }
-
-    fn observed_client(&self, from: &SourceRun) -> Client {
-        let (updates, from) = (self.updates.clone(), from.clone());
-        client::observed(self.client.clone(), move || {
-            let (updates, from) = (updates.clone(), from.clone());
-            async move {
-                // The index may be gone while the process ends; there is nobody left to tell then.
-                let _ = updates.send(SourceUpdate { from, event: SourceEvent::Following }).await;
-            }
-        })
     }
 
     /// Ends all watchers and waits for them.

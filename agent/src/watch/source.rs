@@ -2,11 +2,14 @@
 //!
 //! Retries are ours and not kube's default backoff (0.8 to 30 s): while a watcher waits, dead pods keep their traffic.
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures::{Stream, StreamExt};
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
     core::Status,
     runtime::watcher::{self, Event},
 };
@@ -14,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{SourceUpdate, strip::Strip};
+use super::{SourceUpdate, client::observed, strip::Strip};
 use crate::{
     backoff::Backoff,
     index::objects::{SourceEvent, SourceRun},
@@ -30,12 +33,30 @@ const WATCH_SECONDS: u32 = 60;
 /// The contract's bound on messages for people, in characters.
 const MAX_MESSAGE: usize = 1024;
 
-/// Follows `api` until the receiver of updates is gone. Cancel by dropping the future.
-pub async fn follow<K>(api: Api<K>, from: SourceRun, updates: mpsc::Sender<SourceUpdate>, metrics: Metrics)
-where
+/// Follows one source until the receiver of updates is gone. `api` says where the objects are. Cancel by dropping the future.
+pub async fn follow<K>(
+    client: Client,
+    api: impl FnOnce(Client) -> Api<K>,
+    from: SourceRun,
+    updates: mpsc::Sender<SourceUpdate>,
+    metrics: Metrics,
+) where
     K: Strip + Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut follower = Follower { from, updates, metrics, failing: None, backoff: Backoff::default() };
+    let reporter = Reporter { from, updates, failing: Arc::default() };
+    let on_watch = {
+        let reporter = reporter.clone();
+        move || {
+            let reporter = reporter.clone();
+            async move {
+                reporter.recovered();
+                // When nobody listens any more, the next event of the watcher finds that out and ends it.
+                let _ = reporter.tell(SourceEvent::Following).await;
+            }
+        }
+    };
+    let api = api(observed(client, on_watch));
+    let mut follower = Follower { reporter, metrics, backoff: Backoff::default() };
     loop {
         let stream = kube::runtime::watcher(api.clone(), config());
         match follower.run(stream).await {
@@ -56,11 +77,9 @@ enum Outcome {
 }
 
 struct Follower {
-    from: SourceRun,
-    updates: mpsc::Sender<SourceUpdate>,
+    reporter: Reporter,
     metrics: Metrics,
-    /// What was last logged and reported as wrong.
-    failing: Option<String>,
+    /// Reset by objects only: a server that accepts a watch and fails right after must not be asked without pause.
     backoff: Backoff,
 }
 
@@ -96,34 +115,49 @@ impl Follower {
         let Some(event) = event else { return true };
         // kube announces each attempt to list before it is made, so the start of a list is no sign of life.
         if !matches!(event, SourceEvent::ListStarted) {
-            self.recovered();
+            self.backoff.reset();
+            self.reporter.recovered();
         }
-        self.tell(event).await
+        self.reporter.tell(event).await
     }
 
     async fn fail(&mut self, error: &watcher::Error) -> bool {
         let failure = describe(error);
-        let kind = self.from.source.kind;
-        self.metrics.watch_error(kind, failure.reason);
-        if self.failing.as_ref() != Some(&failure.message) {
-            warn!(
-                kind = kind.as_str(),
-                namespace = self.from.source.namespace,
-                error = failure.message,
-                "A watch fails; what it showed last stays in force while it is tried again"
-            );
-            self.failing = Some(failure.message.clone());
-        }
-        let wanted = self.tell(SourceEvent::Failing(failure.message)).await;
+        self.metrics.watch_error(self.reporter.from.source.kind, failure.reason);
+        self.reporter.fails(&failure.message);
+        let wanted = self.reporter.tell(SourceEvent::Failing(failure.message)).await;
         if wanted {
             tokio::time::sleep(self.backoff.next(rand::random())).await;
         }
         wanted
     }
+}
 
-    fn recovered(&mut self) {
-        self.backoff.reset();
-        if self.failing.take().is_some() {
+/// Tells the index what happens, and the log when it changes.
+#[derive(Clone)]
+struct Reporter {
+    from: SourceRun,
+    updates: mpsc::Sender<SourceUpdate>,
+    /// What was last logged as wrong. Shared with the client's observer; held for a comparison only, never across an await.
+    failing: Arc<Mutex<Option<String>>>,
+}
+
+impl Reporter {
+    fn fails(&self, message: &str) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.as_deref() != Some(message) {
+            warn!(
+                kind = self.from.source.kind.as_str(),
+                namespace = self.from.source.namespace,
+                error = message,
+                "A watch fails; what it showed last stays in force while it is tried again"
+            );
+            *failing = Some(message.to_owned());
+        }
+    }
+
+    fn recovered(&self) {
+        if self.failing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             info!(kind = self.from.source.kind.as_str(), namespace = self.from.source.namespace, "A watch works again");
         }
     }

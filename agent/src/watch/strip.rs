@@ -15,7 +15,6 @@ use crate::index::{
     eni,
     objects::{
         ContainerPort, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, SliceEndpoint, SliceObject,
-        SourceKind,
     },
 };
 
@@ -35,15 +34,11 @@ const MAX_SLICE_PORTS: usize = 100;
 
 /// A Kubernetes kind that the agent watches.
 pub trait Strip {
-    /// Which kind it is.
-    const KIND: SourceKind;
     /// What is kept of it; None for an object without a name, which no API server sends.
     fn strip(self) -> Option<Object>;
 }
 
 impl Strip for Service {
-    const KIND: SourceKind = SourceKind::Service;
-
     fn strip(self) -> Option<Object> {
         let spec = self.spec.unwrap_or_default();
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
@@ -63,8 +58,6 @@ impl Strip for Service {
 }
 
 impl Strip for EndpointSlice {
-    const KIND: SourceKind = SourceKind::EndpointSlice;
-
     fn strip(self) -> Option<Object> {
         let namespace = self.metadata.namespace.unwrap_or_default();
         let ports = self.ports.unwrap_or_default().into_iter().filter_map(|port| {
@@ -83,8 +76,6 @@ impl Strip for EndpointSlice {
 }
 
 impl Strip for Pod {
-    const KIND: SourceKind = SourceKind::Pod;
-
     fn strip(self) -> Option<Object> {
         let ObjectMeta { name, uid, annotations, deletion_timestamp, .. } = self.metadata;
         let status = self.status.unwrap_or_default();
@@ -115,8 +106,6 @@ impl Strip for Pod {
 }
 
 impl Strip for PartialObjectMeta<Node> {
-    const KIND: SourceKind = SourceKind::Node;
-
     fn strip(self) -> Option<Object> {
         let zone = take_text(self.metadata.labels, ZONE_LABEL);
         Some(Object::Node(NodeObject { name: self.metadata.name?, zone }))

@@ -1,0 +1,112 @@
+//! /healthz, /readyz and /metrics. Small, read only, and without any object's name.
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{link::driver::Standing, metrics::Metrics};
+
+#[derive(Clone)]
+struct Shown {
+    metrics: Metrics,
+    standing: watch::Receiver<Standing>,
+}
+
+/// Serves until the token is cancelled.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    standing: watch::Receiver<Standing>,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(metrics, standing)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+fn router(metrics: Metrics, standing: watch::Receiver<Standing>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(page))
+        .with_state(Shown { metrics, standing })
+}
+
+/// Alive as long as the loop that owns the index runs; it drops its end of `standing` when it is gone.
+async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
+    match shown.standing.has_changed() {
+        Ok(_) => (StatusCode::OK, "ok\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+    }
+}
+
+/// Ready without a hub, too: a restart would not bring the hub back. Not ready while Services are to be watched that were never
+/// listed, so that a rollout with missing permissions stops here.
+async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+    let standing = *shown.standing.borrow();
+    if standing.is_ready() {
+        (StatusCode::OK, format!("ok, {}\n", standing.stage))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}, and not every watched namespace was listed yet\n", standing.stage))
+    }
+}
+
+async fn page(State(shown): State<Shown>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shown.metrics.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(router: &Router, path: &str) -> (StatusCode, String) {
+        let request = axum::http::Request::get(path).body(Body::empty()).expect("a request");
+        let response = router.clone().oneshot(request).await.expect("an answer");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn readiness_asks_for_synced_sources_only_once_there_are_services_to_watch() {
+        let (sender, receiver) = watch::channel(Standing { stage: "offline", has_watch_set: false, synced: true });
+        let router = router(Metrics::new(), receiver);
+        assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK);
+        sender.send_replace(Standing { stage: "syncing", has_watch_set: true, synced: false });
+        let (status, text) = ask(&router, "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "syncing, and not every watched namespace was listed yet\n");
+        sender.send_replace(Standing { stage: "live", has_watch_set: true, synced: true });
+        assert_eq!(ask(&router, "/readyz").await, (StatusCode::OK, "ok, live\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn health_ends_with_the_loop() {
+        let (sender, receiver) = watch::channel(Standing { stage: "live", has_watch_set: true, synced: true });
+        let router = router(Metrics::new(), receiver);
+        assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);
+        drop(sender);
+        assert_eq!(ask(&router, "/healthz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_as_openmetrics_text() {
+        let (_sender, receiver) = watch::channel(Standing { stage: "live", has_watch_set: true, synced: true });
+        let metrics = Metrics::new();
+        metrics.inventory(1, 3);
+        let (status, text) = ask(&router(metrics, receiver), "/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains("switchyard_agent_endpoints 3\n") && text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The loop that owns the index and the session: it feeds them what happens, one thing at a time, and does what they say.
+//!
+//! The only place where watchers, stream and clock meet. It decides nothing: rules belong in `index` and `session`.
+
+use std::time::Duration;
+
+use switchyard_proto::agent::v1::AgentMessage;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    convert::to_proto_message,
+    messages::{Identity, Outgoing},
+    session::{At, Input, Note, Output, Session, Settings},
+    transport::{Link, LinkEvent},
+};
+use crate::{
+    index::Index,
+    metrics::Metrics,
+    watch::{SourceUpdate, Watchers},
+};
+
+/// Updates that are taken in before the session is asked again. A list of a thousand pods is then four steps, not a thousand.
+const UPDATES_A_STEP: usize = 256;
+/// How long the hub has to end the stream in its turn when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How the agent stands, for probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The stage of the stream.
+    pub stage: &'static str,
+    /// The hub has said which Services to watch.
+    pub has_watch_set: bool,
+    /// Every source of the watch set was listed completely at least once.
+    pub synced: bool,
+}
+
+impl Standing {
+    /// Ready unless a watch set is known and not yet synced: without a hub the agent does all that it can do.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.has_watch_set || self.synced
+    }
+}
+
+/// The parts that the loop drives.
+pub struct Driver {
+    /// Who the agent is.
+    pub identity: Identity,
+    /// The stream.
+    pub link: Link,
+    /// The watchers.
+    pub watchers: Watchers,
+    /// What the watchers say.
+    pub updates: mpsc::Receiver<SourceUpdate>,
+    /// Counted here.
+    pub metrics: Metrics,
+    /// Published here.
+    pub standing: watch::Sender<Standing>,
+}
+
+impl Driver {
+    /// How an agent stands that has just started.
+    #[must_use]
+    pub fn first_standing() -> watch::Sender<Standing> {
+        watch::Sender::new(Standing { stage: "offline", has_watch_set: false, synced: false })
+    }
+
+    /// Runs until the token is cancelled, then half-closes the stream and ends the watchers.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { identity, link, watchers, updates, metrics, standing } = self;
+        let mut running = Running {
+            identity,
+            link,
+            watchers,
+            updates,
+            metrics,
+            standing,
+            index: Index::new(),
+            session: Some(Session::new(Settings::default())),
+            outbox: None,
+            started: Instant::now(),
+        };
+        running.watchers.want(&running.index.wanted_sources());
+        running.step(Input::Tick);
+        let mut batch = Vec::with_capacity(UPDATES_A_STEP);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                input = running.next(&mut batch) => running.step(input),
+            }
+        }
+        running.stop().await;
+    }
+}
+
+struct Running {
+    identity: Identity,
+    link: Link,
+    watchers: Watchers,
+    updates: mpsc::Receiver<SourceUpdate>,
+    metrics: Metrics,
+    standing: watch::Sender<Standing>,
+    index: Index,
+    /// Taken out during a step, which consumes it; there at all other times.
+    session: Option<Session>,
+    outbox: Option<mpsc::Sender<AgentMessage>>,
+    started: Instant,
+}
+
+impl Running {
+    /// The next thing that happens. Cancel safe: what was taken in is in the index.
+    async fn next(&mut self, batch: &mut Vec<SourceUpdate>) -> Input {
+        let session = self.session.as_ref().expect("the session is only out during a step, which does not await");
+        let wake = session.wake_at().map(|at| self.started + at);
+        let room = self.outbox.as_ref().filter(|_| session.wants_room());
+        tokio::select! {
+            event = self.link.next() => match event {
+                LinkEvent::Opened(outbox) => {
+                    self.outbox = Some(outbox);
+                    Input::Opened
+                }
+                LinkEvent::Received(message) => {
+                    self.metrics.received(message.label());
+                    Input::Received(message)
+                }
+                LinkEvent::Closed { reason, refused } => {
+                    self.outbox = None;
+                    Input::Closed { reason, refused }
+                }
+            },
+            _ = self.updates.recv_many(batch, UPDATES_A_STEP) => {
+                for SourceUpdate { from, event } in batch.drain(..) {
+                    self.index.handle(&from, event);
+                }
+                Input::IndexChanged
+            }
+            () = room_in(room) => Input::Tick,
+            () = sleep_until(wake) => Input::Tick,
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let at = At {
+            now: self.started.elapsed(),
+            room: self.outbox.as_ref().map_or(0, mpsc::Sender::capacity),
+            jitter: rand::random(),
+        };
+        let session = self.session.take().expect("the session is only out during a step, and steps do not nest");
+        let (outputs, session) = session.step(input, at, &mut self.index);
+        self.session = Some(session);
+        for output in outputs {
+            self.carry_out(output);
+        }
+        self.publish();
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Dial => {
+                self.metrics.connection_attempt();
+                self.link.dial();
+            }
+            Output::Send(message) => self.write(&message),
+            Output::Drop => {
+                self.outbox = None;
+                self.link.hang_up();
+            }
+            Output::WatchSetChanged => self.watchers.want(&self.index.wanted_sources()),
+            Output::Note(note) => log(note),
+        }
+    }
+
+    fn write(&mut self, message: &Outgoing) {
+        let Some(outbox) = &self.outbox else { return };
+        let label = message.body.label();
+        // There is room, so this fails only when the stream just ended; its end comes as the next event.
+        if outbox.try_send(to_proto_message(message, &self.identity, jiff::Timestamp::now())).is_ok() {
+            self.metrics.sent(label);
+        }
+    }
+
+    fn publish(&self) {
+        let Some(session) = &self.session else { return };
+        let (services, endpoints) = self.index.counts();
+        self.metrics.inventory(services, endpoints);
+        self.metrics.stream(session.stage(), session.highest_epoch(), session.unacknowledged());
+        let now = Standing {
+            stage: session.stage(),
+            has_watch_set: self.index.watch_set_version() > 0,
+            synced: self.index.all_synced(),
+        };
+        self.standing.send_if_modified(|standing| std::mem::replace(standing, now) != now);
+    }
+
+    async fn stop(mut self) {
+        self.outbox = None;
+        if tokio::time::timeout(FAREWELL, self.link.finish()).await.is_err() {
+            self.link.hang_up();
+        }
+        self.watchers.stop().await;
+    }
+}
+
+async fn room_in(outbox: Option<&mpsc::Sender<AgentMessage>>) {
+    match outbox {
+        // A closed channel has no room either; the end of the stream comes as an event of the link.
+        Some(outbox) if outbox.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log(note: Note) {
+    match note {
+        Note::Offline { reason, retry_in } => {
+            let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+            warn!(reason, retry_in_ms, "There is no stream to the hub; it is tried again");
+        }
+        Note::Welcomed { epoch, session_id, resumed } => info!(epoch, session_id, resumed, "The hub welcomed this agent"),
+        Note::WatchSet { version, services } => info!(version, services, "The hub named the Services to watch"),
+        Note::SnapshotHeld => warn!(
+            "The snapshot is held back, for some sources were never listed; what is known of the other namespaces is sent"
+        ),
+        Note::Snapshot { services, endpoints } => info!(services, endpoints, "A snapshot is sent to the hub"),
+        Note::Resync { reason } => warn!(reason, "The hub asked for a new snapshot"),
+        Note::Live { version } => info!(version, "The hub holds what this cluster shows"),
+    }
+}

@@ -1,0 +1,8 @@
+//! The stream to the hub. `session` is the state machine without IO, `convert` knows protobuf, `transport` is the tonic shell, and
+//! `driver` lets them work together with the index and the watchers.
+
+pub mod convert;
+pub mod driver;
+pub mod messages;
+pub mod session;
+pub mod transport;
