@@ -1,0 +1,203 @@
+//! A stand-in for Elastic Load Balancing v2: the API that the unmodified AWS SDK talks to, and a data plane that really
+//! forwards HTTP. It behaves as application load balancers do where it hurts: weights per request, health checks,
+//! fail-open, draining, propagation delay, throttling, quotas, and scripted faults.
+//!
+//! Not modelled: network and gateway load balancers, TLS (HTTPS listeners speak plain HTTP), HTTP/2 and gRPC to
+//! targets, authentication actions, regular expressions and transforms in rules, WebSockets, signature checks. What is
+//! not modelled is refused and never dropped in silence. Registration and deregistration reach the data plane at once;
+//! only rules and listeners take the propagation delay.
+//!
+//! This file is the composition: shared state, the way a call is carried out, and the tasks. Locks are taken in the
+//! order world, history, rng, and none is held across an await.
+
+mod actions;
+mod api;
+mod calls;
+mod conditions;
+mod config;
+mod control;
+mod counters;
+mod dataplane;
+mod errors;
+mod faults;
+mod health;
+mod limits;
+mod model;
+mod query;
+mod server;
+mod state_view;
+mod tags;
+mod throttle;
+mod xml;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    api::{Call, Effects, Handler},
+    calls::CallLog,
+    dataplane::DataPlane,
+    faults::Faults,
+    model::World,
+    query::Params,
+    throttle::Throttle,
+    xml::Xml,
+};
+pub use self::{
+    config::{BucketLimit, ElbConfig, RateLimits},
+    errors::{ApiError, ElbError},
+};
+
+/// Old states kept for stale reads while such a fault is armed.
+const MAX_HISTORY: usize = 256;
+
+/// One account and region of load balancers. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Elb {
+    inner: Arc<Inner>,
+}
+
+impl Elb {
+    pub fn new(config: ElbConfig) -> Self {
+        let now = Instant::now();
+        let (plane, partition) = (DataPlane::new(config.seed), watch::Sender::new(false));
+        Self {
+            inner: Arc::new(Inner {
+                world: Mutex::new(World::default()),
+                history: Mutex::new(VecDeque::new()),
+                rng: Mutex::new(StdRng::seed_from_u64(config.seed)),
+                throttle: Mutex::new(Throttle::new(config.rate_limits, now)),
+                calls: Mutex::new(CallLog::default()),
+                faults: Mutex::new(Faults::default()),
+                wake_health: Notify::new(),
+                partition,
+                plane,
+                config,
+            }),
+        }
+    }
+
+    /// Serves the API on `api`, the data plane on its own addresses, and checks health, until `shutdown`. Returns when
+    /// every task has ended: requests in flight get a few seconds. May be called once.
+    pub async fn serve(&self, api: TcpListener, shutdown: CancellationToken) -> Result<(), ElbError> {
+        let commands = self.inner.plane.take_commands().ok_or(ElbError::AlreadyServing)?;
+        // When this future is dropped half-way, everything it started must end too.
+        let stop = shutdown.child_token();
+        let _guard = stop.clone().drop_guard();
+        let inner = &self.inner;
+        tokio::join!(
+            server::run(Arc::clone(inner), api, stop.clone()),
+            dataplane::run(Arc::clone(inner), commands, stop.clone()),
+            health::run(Arc::clone(inner), stop.clone()),
+        );
+        Ok(())
+    }
+
+    /// The control API (JSON), to be mounted by the owner of the control port.
+    pub fn control_router(&self) -> axum::Router {
+        control::router(Arc::clone(&self.inner))
+    }
+}
+
+/// What all tasks share.
+struct Inner {
+    config: ElbConfig,
+    world: Mutex<World>,
+    history: Mutex<VecDeque<(Instant, World)>>,
+    rng: Mutex<StdRng>,
+    throttle: Mutex<Throttle>,
+    calls: Mutex<CallLog>,
+    faults: Mutex<Faults>,
+    wake_health: Notify,
+    /// True while connections to the API are cut.
+    partition: watch::Sender<bool>,
+    plane: DataPlane,
+}
+
+/// A lock whose holder panicked is taken over: the state is a test stand-in's, and every change is small.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.world)
+    }
+
+    /// Carries out one call of the API on the present state.
+    fn execute(&self, handler: Handler, params: &Params) -> Result<Xml, ApiError> {
+        self.change(params, |call| handler(call))
+    }
+
+    /// Carries out a read on the state of some time ago, as far back as history goes.
+    fn execute_stale(&self, handler: Handler, params: &Params, age: Duration) -> Result<Xml, ApiError> {
+        let now = Instant::now();
+        let old = {
+            let history = lock(&self.history);
+            let seen = |(at, _): &&(Instant, World)| now.saturating_duration_since(*at) >= age;
+            history
+                .iter()
+                .rev()
+                .find(seen)
+                .or(history.front())
+                .map(|(_, world)| world.clone())
+        };
+        let Some(mut world) = old else {
+            return self.execute(handler, params);
+        };
+        let (mut rng, mut effects) = (StdRng::seed_from_u64(0), Effects::default());
+        handler(&mut Call {
+            world: &mut world,
+            args: params.root(),
+            config: &self.config,
+            rng: &mut rng,
+            now,
+            effects: &mut effects,
+        })
+    }
+
+    /// Runs one change on the state and hands what it touched to the data plane and the health checker.
+    fn change<T>(
+        &self,
+        params: &Params,
+        work: impl FnOnce(&mut Call<'_>) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let now = Instant::now();
+        let mut world = self.world();
+        world.advance(now, &self.config);
+        let mut effects = Effects::default();
+        let outcome = work(&mut Call {
+            world: &mut world,
+            args: params.root(),
+            config: &self.config,
+            rng: &mut lock(&self.rng),
+            now,
+            effects: &mut effects,
+        })?;
+        world.advance(now, &self.config);
+        self.plane.publish(&world, effects, now, &self.config);
+        if lock(&self.faults).wants_history() {
+            self.remember(&world, now);
+        }
+        self.wake_health.notify_one();
+        Ok(outcome)
+    }
+
+    fn remember(&self, world: &World, now: Instant) {
+        let mut history = lock(&self.history);
+        if history.len() >= MAX_HISTORY {
+            history.pop_front();
+        }
+        history.push_back((now, world.clone()));
+    }
+}
