@@ -19,7 +19,7 @@ Exit codes:
   4  not found
   5  conflict: the version changed since it was read
   6  the hub cannot be reached or is unavailable
-  7  timeout while waiting; the state is not known (the message says how to look)
+  7  timeout or interrupted while waiting; the state is not known (the message says how to look)
   8  superseded by another change, deleted, or failed while waiting
   9  permission denied";
 
@@ -34,6 +34,7 @@ pub struct Cli {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Address of the hub; http:// is for this machine only
     #[arg(

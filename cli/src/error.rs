@@ -5,6 +5,7 @@
 use std::fmt;
 
 use prost::Message;
+use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 use tonic::{Code, Status};
 
@@ -92,6 +93,30 @@ impl Failure {
             text.push_str(&format!("remedy: {}\n", plain(&self.remedy)));
         }
         text
+    }
+}
+
+/// A failure as a document for `-o json|yaml`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub code: u8,
+    pub kind: &'static str,
+    pub what: String,
+    pub why: String,
+    pub remedy: String,
+    pub violations: Vec<Violation>,
+}
+
+impl Report {
+    pub fn new(failure: &Failure) -> Self {
+        Self {
+            code: failure.exit.code(),
+            kind: failure.exit.word(),
+            what: failure.what.clone(),
+            why: failure.why.clone(),
+            remedy: failure.remedy.clone(),
+            violations: failure.violations.clone(),
+        }
     }
 }
 

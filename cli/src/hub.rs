@@ -106,9 +106,10 @@ impl Hub {
             }
             if !told {
                 progress(&format!(
-                    "{}; trying for up to {:?}",
-                    with_causes(&status),
-                    self.timeout
+                    "the hub at {} is not available, trying for up to {:?}: {}",
+                    self.url,
+                    self.timeout,
+                    with_causes(&status)
                 ));
                 told = true;
             }

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     args::{Apply, Change, Format},
-    error::{Exit, Failure, Kind, plain},
+    error::{Exit, Failure, Kind, Report, plain},
     hub::Hub,
     manifest::{self, Document},
-    model::{Plan, Policy, Violation},
+    model::{Plan, Policy},
     output::{note, write},
     render::{self, Paint, Tone},
     wait::Until,
@@ -33,18 +33,9 @@ struct Applied {
     version: Option<u64>,
     warnings: Vec<String>,
     plan: Option<Plan>,
-    violations: Vec<Violation>,
-    error: Option<Problem>,
+    error: Option<Report>,
     wait: Option<Waited>,
     policy: Option<Policy>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Problem {
-    code: u8,
-    kind: &'static str,
-    message: String,
-    remedy: String,
 }
 
 #[derive(Serialize)]
@@ -123,8 +114,7 @@ impl Session<'_> {
         self.exit = self.exit.or(Some(failure.exit));
         note(&failure.report());
         Applied {
-            violations: failure.violations.clone(),
-            error: Some(problem(failure)),
+            error: Some(Report::new(failure)),
             ..blank(document, "failed", dry_run)
         }
     }
@@ -142,11 +132,11 @@ impl Session<'_> {
 
     async fn wait(&mut self, hub: &Hub, until: Until, result: &mut Applied, deadline: Instant) -> Result<(), Failure> {
         let Some(policy) = &result.policy else { return Ok(()) };
-        let end = wait_for(hub, until, policy, deadline).await?;
+        let end = wait_for(hub, until, policy, deadline).await;
         if let Some(failure) = end.failure {
             self.exit = self.exit.or(Some(failure.exit));
             note(&failure.report());
-            result.error = Some(problem(&failure));
+            result.error = Some(Report::new(&failure));
         } else if self.context.output.format == Format::Table {
             write(&format!("{} {}\n", policy.reference, end.waited.condition))?;
         }
@@ -211,19 +201,9 @@ fn blank(document: &Document, outcome: &'static str, dry_run: bool) -> Applied {
         version: None,
         warnings: vec![],
         plan: None,
-        violations: vec![],
         error: None,
         wait: None,
         policy: None,
-    }
-}
-
-fn problem(failure: &Failure) -> Problem {
-    Problem {
-        code: failure.exit.code(),
-        kind: failure.exit.word(),
-        message: failure.to_string(),
-        remedy: failure.remedy.clone(),
     }
 }
 

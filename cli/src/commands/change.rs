@@ -14,7 +14,7 @@ use crate::{
     error::{Exit, Failure, Kind},
     hub::Hub,
     model::{Plan, Policy, PolicyRef},
-    output::progress,
+    output::{note, progress},
     parse::{self, PolicyName},
     render,
     wait::Until,
@@ -33,7 +33,7 @@ struct Changed {
     wait: Option<Waited>,
 }
 
-pub async fn weights(context: &Context, args: Weights) -> Result<(), Failure> {
+pub async fn weights(context: &Context, args: Weights) -> Result<Option<Exit>, Failure> {
     let deadline = Instant::now() + context.wait_budget();
     let policy = args.policy.resolve(context.namespace())?;
     let weights = parse::weights(&args.weights)?;
@@ -76,7 +76,7 @@ pub async fn weights(context: &Context, args: Weights) -> Result<(), Failure> {
     finish(context, &hub, changed, args.wait.map(Until::True), deadline, "accepted").await
 }
 
-pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: bool) -> Result<(), Failure> {
+pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: bool) -> Result<Option<Exit>, Failure> {
     let deadline = Instant::now() + context.wait_budget();
     let policy = name.resolve(context.namespace())?;
     let id = request_id(change.request_id);
@@ -124,7 +124,7 @@ fn announce(doing: &str, policy: &PolicyRef, id: &str) {
     progress(&format!("{doing} {policy}, request {id}"));
 }
 
-/// Waits if asked to, shows the result in any case, then fails if the wait did.
+/// Waits if asked to, shows the result in any case, then tells how the wait failed.
 async fn finish(
     context: &Context,
     hub: &Hub,
@@ -132,10 +132,10 @@ async fn finish(
     until: Option<Until>,
     deadline: Instant,
     done: &str,
-) -> Result<(), Failure> {
+) -> Result<Option<Exit>, Failure> {
     let mut failure = None;
     if let Some(until) = until {
-        let end: End = wait_for(hub, until, &changed.policy, deadline).await?;
+        let end: End = wait_for(hub, until, &changed.policy, deadline).await;
         changed.policy = end.last.unwrap_or(changed.policy);
         changed.wait = Some(end.waited);
         failure = end.failure;
@@ -165,7 +165,11 @@ async fn finish(
             wait.unwrap_or_default()
         )
     })?;
-    failure.map_or(Ok(()), Err)
+    // Told here and not by the caller: the result is on stdout already, a document of the error must not follow it.
+    Ok(failure.map(|failure| {
+        note(&failure.report());
+        failure.exit
+    }))
 }
 
 /// An answer without its policy is a broken hub, not a success.

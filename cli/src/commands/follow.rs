@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
 
 use crate::{
     error::{Exit, Failure},
@@ -22,7 +25,7 @@ const STILL: Duration = Duration::from_secs(30);
 pub struct Waited {
     /// accepted, programmed, converged or deleted
     pub condition: String,
-    /// reached, superseded, deleted, failed or timeout
+    /// reached, superseded, deleted, failed, timeout, interrupted or unknown
     pub outcome: &'static str,
     pub message: String,
     pub seconds: f64,
@@ -36,9 +39,17 @@ pub struct End {
 }
 
 /// Waits until it is true of the version in `created`, at most until `deadline`.
-pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Instant) -> Result<End, Failure> {
+///
+/// Always gives an `End`, also when the watch is refused: the change itself was made, and its result must be shown.
+pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Instant) -> End {
     let subject = subject(until, created);
     let started = Instant::now();
+    let this = This {
+        subject: &subject,
+        until,
+        created,
+        started,
+    };
     progress(&format!(
         "waiting for {subject}, at most {}",
         seconds(deadline - started)
@@ -47,6 +58,7 @@ pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Insta
     let mut wait = Wait::new(until, created);
     let mut watch = hub.watch(&created.reference);
     let mut next = Some(Observation::Seen(Box::new(created.clone())));
+    let mut stop = Stop::listen();
     let mut still = interval_at(started + STILL, STILL);
     still.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -55,16 +67,50 @@ pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Insta
             wait = stepped;
             lines.iter().for_each(|line| progress(line));
             if let Some(ending) = ending {
-                return Ok(ended(&subject, until, created, wait.last().cloned(), ending, started));
+                return this.ended(ending, wait.last().cloned());
             }
         }
         tokio::select! {
-            news = watch.next() => next = Some(observation(news?)),
+            news = watch.next() => match news {
+                Ok(news) => next = Some(observation(news)),
+                Err(failure) => return this.unwatched(failure, wait.last().cloned()),
+            },
             _ = still.tick() => progress(&format!(
                 "still waiting for {subject}, {} so far, {} left: {}",
                 seconds(started.elapsed()), seconds(deadline - Instant::now()), wait.pending(),
             )),
-            () = sleep_until(deadline) => return Ok(timed_out(&subject, until, created, &wait, started)),
+            () = sleep_until(deadline) => return this.unknown("timeout", &wait),
+            () = stop.asked() => return this.unknown("interrupted", &wait),
+        }
+    }
+}
+
+/// Ctrl-c or SIGTERM (how a CD system cancels a job). Where they cannot be caught they end the process as ever.
+struct Stop {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl Stop {
+    fn listen() -> Self {
+        Self {
+            interrupt: signal(SignalKind::interrupt()).ok(),
+            terminate: signal(SignalKind::terminate()).ok(),
+        }
+    }
+
+    async fn asked(&mut self) {
+        async fn came(from: &mut Option<Signal>) {
+            match from {
+                Some(signal) => {
+                    signal.recv().await;
+                }
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = came(&mut self.interrupt) => {}
+            () = came(&mut self.terminate) => {}
         }
     }
 }
@@ -92,67 +138,85 @@ fn subject(until: Until, created: &Policy) -> String {
     }
 }
 
-fn word(until: Until) -> String {
-    match until {
-        Until::True(goal) => goal.condition().to_lowercase(),
-        Until::Gone => "deleted".into(),
-    }
-}
-
 /// To the nearest second: "4m59s" for a wait of five minutes that began a millisecond ago would puzzle.
 fn seconds(duration: Duration) -> String {
     short(i64::try_from((duration + Duration::from_millis(500)).as_secs()).unwrap_or(i64::MAX))
 }
 
-fn ended(subject: &str, until: Until, created: &Policy, last: Option<Policy>, ending: Ending, started: Instant) -> End {
-    let took = started.elapsed();
-    let look = format!("look with `yardctl status {}`", created.reference);
-    let (outcome, message, remedy) = match ending {
-        Ending::Reached => ("reached", String::new(), String::new()),
-        Ending::Superseded(why) => (
-            "superseded",
-            why,
-            format!("{look}; find out who changed it before you repeat your change"),
-        ),
-        Ending::Deleted(why) => ("deleted", why, format!("{look}; find out who deleted it")),
-        Ending::Failed(why) => ("failed", why, format!("{look}, correct the policy and apply it again")),
-    };
-    let failure = (outcome != "reached")
-        .then(|| Failure::new(Exit::Superseded, format!("{subject} will not come"), &message, remedy));
-    if failure.is_none() {
-        progress(&format!("done: {subject}, after {}", seconds(took)));
-    }
-    let waited = Waited {
-        condition: word(until),
-        outcome,
-        message,
-        seconds: rounded(took),
-    };
-    End { waited, last, failure }
+/// One wait, for the texts at its end.
+struct This<'a> {
+    subject: &'a str,
+    until: Until,
+    created: &'a Policy,
+    started: Instant,
 }
 
-fn timed_out(subject: &str, until: Until, created: &Policy, wait: &Wait, started: Instant) -> End {
-    let took = started.elapsed();
-    let pending = wait.pending();
-    let failure = Failure::new(
-        Exit::Timeout,
-        format!("{subject} was not seen within {}", seconds(took)),
-        &pending,
-        format!(
-            "the hub goes on by itself and the state is not known here: look with `yardctl status {} --watch`",
-            created.reference
-        ),
-    );
-    let waited = Waited {
-        condition: word(until),
-        outcome: "timeout",
-        message: pending,
-        seconds: rounded(took),
-    };
-    End {
-        waited,
-        last: wait.last().cloned(),
-        failure: Some(failure),
+impl This<'_> {
+    fn ended(&self, ending: Ending, last: Option<Policy>) -> End {
+        let look = format!("look with `yardctl status {}`", self.created.reference);
+        let (outcome, message, remedy) = match ending {
+            Ending::Reached => {
+                progress(&format!(
+                    "done: {}, after {}",
+                    self.subject,
+                    seconds(self.started.elapsed())
+                ));
+                return self.end("reached", String::new(), last, None);
+            }
+            Ending::Superseded(why) => (
+                "superseded",
+                why,
+                format!("{look}; find out who changed it before you repeat your change"),
+            ),
+            Ending::Deleted(why) => ("deleted", why, format!("{look}; find out who deleted it")),
+            Ending::Failed(why) => ("failed", why, format!("{look}, correct the policy and apply it again")),
+        };
+        let failure = Failure::new(
+            Exit::Superseded,
+            format!("{} will not come", self.subject),
+            &message,
+            remedy,
+        );
+        self.end(outcome, message, last, Some(failure))
+    }
+
+    /// Time is up, or somebody asked to stop: nothing is wrong with the change as far as is known.
+    fn unknown(&self, outcome: &'static str, wait: &Wait) -> End {
+        let pending = wait.pending();
+        let failure = Failure::new(
+            Exit::Timeout,
+            format!(
+                "{} was not seen within {} ({outcome})",
+                self.subject,
+                seconds(self.started.elapsed())
+            ),
+            &pending,
+            format!(
+                "the hub goes on by itself and the state is not known here: look with `yardctl status {} --watch`",
+                self.created.reference
+            ),
+        );
+        self.end(outcome, pending, wait.last().cloned(), Some(failure))
+    }
+
+    fn unwatched(&self, failure: Failure, last: Option<Policy>) -> End {
+        let what = format!("version {} was accepted, but {}", self.created.version, failure.what);
+        let message = failure.why.clone();
+        self.end("unknown", message, last, Some(Failure { what, ..failure }))
+    }
+
+    fn end(&self, outcome: &'static str, message: String, last: Option<Policy>, failure: Option<Failure>) -> End {
+        let condition = match self.until {
+            Until::True(goal) => goal.condition().to_lowercase(),
+            Until::Gone => "deleted".into(),
+        };
+        let waited = Waited {
+            condition,
+            outcome,
+            message,
+            seconds: rounded(self.started.elapsed()),
+        };
+        End { waited, last, failure }
     }
 }
 

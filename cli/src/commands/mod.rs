@@ -14,8 +14,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    args::{Cli, Command, Delete, Global},
-    error::{Exit, Failure},
+    args::{Cli, Command, Delete, Format, Global},
+    error::{Exit, Failure, Report},
     hub::Hub,
     output::{self, Output, note},
 };
@@ -59,6 +59,7 @@ impl Context {
 
 /// Runs the command; every failure is printed here, once, and becomes the exit code.
 pub fn run_to_exit(cli: Cli) -> ExitCode {
+    let output = Output::new(cli.global.output, cli.global.color);
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -76,8 +77,25 @@ pub fn run_to_exit(cli: Cli) -> ExitCode {
         Ok(Some(exit)) => ExitCode::from(exit.code()),
         Err(failure) => {
             note(&failure.report());
+            tell_programs(&output, &failure);
             ExitCode::from(failure.exit.code())
         }
+    }
+}
+
+/// Programs get the failure as the one document on stdout. When that cannot be written, the exit code still tells.
+fn tell_programs(output: &Output, failure: &Failure) {
+    #[derive(Serialize)]
+    struct Failed {
+        error: Report,
+    }
+    if output.format != Format::Table {
+        let _ = output.show(
+            &Failed {
+                error: Report::new(failure),
+            },
+            |_, _| String::new(),
+        );
     }
 }
 
@@ -91,9 +109,9 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         Command::Apply(args) => return apply::run(&context, args).await,
         Command::Get(what) => get::run(&context, what).await,
         Command::Status(args) => status::run(&context, args).await,
-        Command::Weights(args) => change::weights(&context, args).await,
+        Command::Weights(args) => return change::weights(&context, args).await,
         Command::Delete(Delete::Policy { policy, change, wait }) => {
-            change::delete(&context, &policy, change, wait).await
+            return change::delete(&context, &policy, change, wait).await;
         }
         Command::Plan(args) => plan::run(&context, args).await,
         Command::Completion { shell } => {

@@ -198,7 +198,12 @@ impl Watched<'_> {
             None => format!("{}  waiting for the hub\n", self.reference),
         };
         if let Some(why) = &self.lost {
-            let line = format!("THE HUB DOES NOT ANSWER, what stands above is old: {why}");
+            let old = if self.last.is_some() {
+                ", what stands above is old"
+            } else {
+                ""
+            };
+            let line = format!("THE HUB DOES NOT ANSWER{old}: {why}");
             page.push_str(&format!("\n{}\n", paint.text(Tone::Bad, &plain(&line))));
         }
         page.push_str("\nctrl-c ends the watch\n");

@@ -82,7 +82,7 @@ async fn apply_shows_json_of_all_results_in_one_document() {
     assert_eq!(json["results"][1]["outcome"], "failed");
     assert_eq!(json["results"][1]["source"], "stdin:3");
     assert_eq!(json["results"][1]["error"]["kind"], "invalid");
-    assert_eq!(json["results"][1]["violations"][0]["field"], "spec.clusters");
+    assert_eq!(json["results"][1]["error"]["violations"][0]["field"], "spec.clusters");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use switchyard_proto::api::v1::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::Server};
 
 /// No command of these tests needs this long; one that does hangs.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -182,13 +182,18 @@ pub struct Hub {
 impl Hub {
     pub async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::serve(script, listener, Server::builder(), "http")
+    }
+
+    /// Serves on a listener that the test has made, with a server that it has set up.
+    pub fn serve(script: Script, listener: TcpListener, mut server: Server, scheme: &str) -> Self {
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
         let service = Service {
             script: Arc::new(script),
             seen: seen.clone(),
         };
-        let server = tonic::transport::Server::builder()
+        let server = server
             .add_service(PolicyServiceServer::new(service.clone()))
             .add_service(ClusterServiceServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));

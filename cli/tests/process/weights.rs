@@ -49,7 +49,11 @@ async fn retries_of_one_call_carry_the_same_new_request_id() {
     let hub = Hub::start(weights([down(), down(), weights_answer(policy(7, 0))])).await;
     let ran = hub.yardctl("weights shop/checkout blue=1").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.err.contains("no leader yet; trying for up to 10s"), "{ran:?}");
+    assert!(
+        ran.err
+            .contains("is not available, trying for up to 10s: no leader yet"),
+        "{ran:?}"
+    );
     let seen = hub.seen.weights.lock().unwrap();
     assert_eq!(seen.len(), 3);
     assert!(seen.iter().all(|request| request.request_id == seen[0].request_id));
