@@ -1,7 +1,7 @@
 //! Carrying out a plan, as a machine: given the outcome of each call it says what comes next. The shell makes that one call
 //! and reports back. Tests are in `core/tests/execute.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +110,10 @@ impl Execution {
             let lane = lanes.entry(step.policy.clone()).or_insert(Lane { steps: Vec::new() });
             lane.steps.push((step, Progress::Waiting));
         }
-        Self { lanes, created: BTreeMap::new() }
+        Self {
+            lanes,
+            created: BTreeMap::new(),
+        }
     }
 
     /// The calls that may be made now, the most urgent first. Nothing is taken: [`Execution::start`] does that.
@@ -138,7 +141,11 @@ impl Execution {
     /// Marks the lane's next step as in flight. The shell calls this right before it makes the call.
     pub fn start(&mut self, policy: &PolicyKey) {
         let waiting = |(_, progress): &&mut (Step, Progress)| *progress == Progress::Waiting;
-        if let Some((_, progress)) = self.lanes.get_mut(policy).and_then(|lane| lane.steps.iter_mut().find(waiting)) {
+        if let Some((_, progress)) = self
+            .lanes
+            .get_mut(policy)
+            .and_then(|lane| lane.steps.iter_mut().find(waiting))
+        {
             *progress = Progress::InFlight;
         }
     }
@@ -147,7 +154,13 @@ impl Execution {
     /// dropped; an unknown outcome drops the whole rest of the lane, since nothing may be done before it was read back.
     pub fn report(&mut self, policy: &PolicyKey, outcome: &Outcome) {
         let Some(lane) = self.lanes.get_mut(policy) else { return };
-        let Some(at) = lane.steps.iter().position(|(_, progress)| *progress == Progress::InFlight) else { return };
+        let Some(at) = lane
+            .steps
+            .iter()
+            .position(|(_, progress)| *progress == Progress::InFlight)
+        else {
+            return;
+        };
         let failed = lane.steps[at].0.action.clone();
         match outcome {
             Outcome::Done { created } => {
@@ -162,11 +175,11 @@ impl Execution {
             }
             Outcome::Refused { .. } => {
                 lane.steps[at].1 = Progress::Failed;
-                let mut lost: BTreeSet<String> = BTreeSet::new();
-                if let Action::CreateTargetGroup(new) = &failed {
-                    lost.insert(new.name.clone());
-                }
-                drop_dependents(&mut lane.steps, at + 1, &failed, &lost);
+                let mut index = 0;
+                lane.steps.retain(|(step, _)| {
+                    index += 1;
+                    index <= at + 1 || !builds_on(&step.action, &failed)
+                });
             }
         }
     }
@@ -174,7 +187,10 @@ impl Execution {
     /// True when nothing is in flight and nothing is left to do.
     pub fn is_finished(&self) -> bool {
         let busy = |progress: &Progress| matches!(progress, Progress::Waiting | Progress::InFlight);
-        !self.lanes.values().any(|lane| lane.steps.iter().any(|(_, progress)| busy(progress)))
+        !self
+            .lanes
+            .values()
+            .any(|lane| lane.steps.iter().any(|(_, progress)| busy(progress)))
     }
 
     /// Drops everything that is not in flight, for a hub that lost its lease or wants to plan anew.
@@ -185,18 +201,18 @@ impl Execution {
     }
 }
 
-/// Removes the steps from `from` on that build on a step that was refused: those that name a group that was not made, and a
-/// new rule whose targets could not be registered. Everything else was planned from what was observed and stays safe.
-fn drop_dependents(steps: &mut Vec<(Step, Progress)>, from: usize, failed: &Action, lost: &BTreeSet<String>) {
-    let unregistered = matches!(failed, Action::RegisterTargets { .. } | Action::CreateTargetGroup(_));
-    let fence = matches!(failed, Action::TagLoadBalancer { .. });
-    let mut index = 0;
-    steps.retain(|(step, _)| {
-        index += 1;
-        let names_lost = groups(&step.action).iter().any(|group| lost.contains(&group.name));
-        let rule_too_early = unregistered && matches!(step.action, Action::CreateRule { .. });
-        index <= from || !(names_lost || rule_too_early || fence)
-    });
+/// True when a step cannot be made because an earlier one was not: it names a group that was not made, it is a new rule
+/// whose targets are not registered, or the fence of the epoch is missing. Everything else was planned from what was observed
+/// and stays safe.
+pub fn builds_on(step: &Action, missing: &Action) -> bool {
+    match missing {
+        Action::TagLoadBalancer { .. } => true,
+        Action::CreateTargetGroup(new) => {
+            groups(step).iter().any(|group| group.name == new.name) || matches!(step, Action::CreateRule { .. })
+        }
+        Action::RegisterTargets { .. } => matches!(step, Action::CreateRule { .. }),
+        _ => false,
+    }
 }
 
 /// The groups that an action names.

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod arn;
+pub mod check;
 pub mod execute;
 pub mod ids;
 pub mod inventory;

@@ -44,6 +44,8 @@ pub struct Observed {
     pub target_groups: BTreeMap<TargetGroupArn, TargetGroup>,
     /// The account's limits.
     pub limits: Limits,
+    /// When everything was last read through; none: never, so that what is missing here may well exist.
+    pub audited_at: Option<jiff::Timestamp>,
 }
 
 /// A load balancer.

@@ -1,9 +1,15 @@
 //! From what is wanted and what was observed to the steps that lead there.
 
+mod draft;
 pub mod failures;
+mod ledger;
 pub mod priorities;
+pub mod region;
+mod report;
 pub mod resolve;
 pub mod step;
+mod steps;
+pub mod targets;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +21,7 @@ use crate::{
     status::PolicyStatus,
 };
 
+pub use region::{all_steps, orphans, plan};
 pub use step::{Action, GroupRef, NewTarget, NewTargetGroup, Step};
 
 /// What the planner may know beside the policies.
@@ -26,8 +33,8 @@ pub struct Settings {
     pub account_id: String,
     /// The region that every ARN must name.
     pub region: String,
-    /// Seconds after a read-back of new weights until they count as served everywhere.
-    pub settle_seconds: u32,
+    /// The time after a read-back of new weights until they count as served everywhere.
+    pub settle: std::time::Duration,
     /// The epoch under which writes are made.
     pub epoch: Epoch,
 }

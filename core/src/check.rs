@@ -1,0 +1,327 @@
+//! The invariants, checked on every plan before a call is made, on purpose in the plainest possible way and without using the
+//! planner's own code: the steps are played on a copy of what was observed. Tests are in `core/tests/check.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    arn::{RuleArn, TargetGroupArn},
+    ids::{ClusterName, Weight},
+    inventory::{EndpointState, Ownership},
+    observed::{Action as RuleAction, Health, Target},
+    ownership,
+    plan::{
+        World,
+        step::{Action, GroupRef, Step},
+    },
+    policy::{PolicyMemory, PolicyRecord},
+};
+
+/// An invariant that a plan would break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Its number, such as `I1`.
+    pub invariant: &'static str,
+    /// What would break it.
+    pub detail: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.invariant, self.detail)
+    }
+}
+
+/// Plays the steps and returns every invariant that they break.
+pub fn check(
+    world: &World<'_>,
+    record: &PolicyRecord,
+    memory: &PolicyMemory,
+    steps: &[Step],
+    now: Timestamp,
+) -> Vec<Broken> {
+    let mut play = Play::new(world, record, memory, now);
+    let mut phase = 0;
+    for step in steps {
+        play.step(&step.action);
+        let next = match &step.action {
+            Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. } => 2,
+            Action::CreateRule { .. } | Action::ModifyRule { .. } | Action::SetRulePriorities { .. } => 1,
+            Action::DeleteRule { .. } => 1,
+            _ => 0,
+        };
+        if next < phase {
+            play.broken("I6", format!("{} comes after a later phase", step.action.operation()));
+        }
+        phase = next;
+    }
+    play.broken
+}
+
+struct Play<'a> {
+    world: &'a World<'a>,
+    record: &'a PolicyRecord,
+    /// Registered targets by group name; absent: not known.
+    targets: BTreeMap<String, BTreeSet<Target>>,
+    /// Weights by rule and group, of all rules that are known.
+    rules: BTreeMap<RuleArn, BTreeMap<TargetGroupArn, Weight>>,
+    /// Weights of the rule that the plan makes.
+    new_rule: BTreeMap<TargetGroupArn, Weight>,
+    /// True when every rule of every listener that was read is known.
+    all_known: bool,
+    /// True when what is programmed has been so for the settle time.
+    settled: bool,
+    broken: Vec<Broken>,
+}
+
+impl<'a> Play<'a> {
+    fn new(world: &'a World<'a>, record: &'a PolicyRecord, memory: &PolicyMemory, now: Timestamp) -> Self {
+        let registered = |group: &crate::observed::TargetGroup| {
+            let known = group.targets.get()?;
+            let kept = known
+                .iter()
+                .filter(|(_, state)| state.health != Health::Draining)
+                .map(|(target, _)| *target);
+            Some((group.name.clone(), kept.collect()))
+        };
+        let targets = world.observed.target_groups.values().filter_map(registered).collect();
+        let mut rules = BTreeMap::new();
+        for (arn, rule) in world
+            .observed
+            .listeners
+            .values()
+            .filter_map(|listener| listener.rules.get())
+            .flatten()
+        {
+            if let RuleAction::Forward { weights, .. } = &rule.action {
+                rules.insert(arn.clone(), weights.clone());
+            }
+        }
+        let all_known = world
+            .observed
+            .listeners
+            .values()
+            .all(|listener| listener.rules.get().is_some());
+        let since = memory.programmed.as_ref().map(|programmed| programmed.since);
+        let settled = since
+            .and_then(|since| since.checked_add(world.settings.settle).ok())
+            .is_some_and(|end| end <= now);
+        Self {
+            world,
+            record,
+            targets,
+            rules,
+            new_rule: BTreeMap::new(),
+            all_known,
+            settled,
+            broken: Vec::new(),
+        }
+    }
+
+    fn broken(&mut self, invariant: &'static str, detail: String) {
+        self.broken.push(Broken { invariant, detail });
+    }
+
+    fn step(&mut self, action: &Action) {
+        for group in crate::execute::groups(action) {
+            self.must_own_group(group);
+        }
+        match action {
+            Action::CreateTargetGroup(new) => {
+                self.targets.insert(new.name.clone(), BTreeSet::new());
+            }
+            Action::RegisterTargets { group, targets } => {
+                for new in targets {
+                    self.must_own_address(new.target);
+                }
+                let new = targets.iter().map(|new| new.target);
+                self.targets.entry(group.name.clone()).or_default().extend(new);
+            }
+            Action::CreateRule { forward, .. } => self.forward(None, forward),
+            Action::ModifyRule { rule, forward, .. } => {
+                self.must_own_rule(rule);
+                if let Some(forward) = forward {
+                    self.forward(Some(rule), forward);
+                }
+            }
+            Action::SetRulePriorities { priorities, .. } => {
+                for rule in priorities.keys() {
+                    self.must_own_rule(rule);
+                }
+            }
+            Action::DeregisterTargets { group, targets } => self.deregister(group, targets),
+            Action::DeleteRule { rule, .. } => self.delete_rule(rule),
+            Action::DeleteTargetGroup { group } => self.delete_group(group),
+            Action::ModifyTargetGroup { .. }
+            | Action::ModifyTargetGroupAttributes { .. }
+            | Action::TagLoadBalancer { .. } => {}
+        }
+    }
+
+    fn must_own_group(&mut self, group: &GroupRef) {
+        let Some(arn) = &group.arn else { return };
+        let tags = self.world.observed.target_groups.get(arn).map(|group| &group.tags);
+        let own = tags.is_some_and(|tags| ownership::belongs_to(tags, &self.world.settings.hub_id, &self.record.uid));
+        if !own {
+            self.broken(
+                "I5",
+                format!("target group {} does not carry the tags of this policy", group.name),
+            );
+        }
+    }
+
+    fn must_own_rule(&mut self, rule: &RuleArn) {
+        let listeners = self.world.observed.listeners.values();
+        let found = listeners
+            .filter_map(|listener| listener.rules.get())
+            .find_map(|rules| rules.get(rule));
+        let owner = found.map(|found| ownership::owner(&found.tags, &self.world.settings.hub_id));
+        if !matches!(owner, Some(ownership::Owner::Ours { .. })) {
+            self.broken("I5", format!("rule {rule} does not carry the tags of this hub"));
+        }
+    }
+
+    /// The address must be wanted by a pod that owns it.
+    fn must_own_address(&mut self, target: Target) {
+        let wants = self
+            .record
+            .policy
+            .clusters
+            .iter()
+            .any(|(cluster, _)| self.wants(cluster, target));
+        if !wants {
+            self.broken("I10", format!("no ready pod of this policy's Service owns {target}"));
+        }
+    }
+
+    fn wants(&self, name: &ClusterName, target: Target) -> bool {
+        let Some(cluster) = self.world.inventory.clusters.get(name) else {
+            return false;
+        };
+        let Ownership::Owner(owner) = self.world.inventory.owner(&cluster.vpc_id, target) else {
+            return false;
+        };
+        let mut endpoints = self.world.inventory.endpoints_of(name, &self.record.policy.service);
+        endpoints.any(|(at, uid, endpoint)| {
+            let ready = matches!(
+                endpoint.state,
+                EndpointState::Present {
+                    ready: true,
+                    terminating: false,
+                    ..
+                }
+            );
+            at == target && ready && owner.cluster == *name && owner.pod_uid == *uid
+        })
+    }
+
+    fn forward(&mut self, rule: Option<&RuleArn>, forward: &[(GroupRef, Weight)]) {
+        let sum: u32 = forward.iter().map(|(_, weight)| weight.get()).sum();
+        if sum == 0 {
+            self.broken("I2", "the weights of the rule sum to 0".to_owned());
+        }
+        let names: BTreeSet<&str> = forward.iter().map(|(group, _)| group.name.as_str()).collect();
+        if names.len() != forward.len() || names.len() > self.world.observed.limits.target_groups_per_action as usize {
+            self.broken(
+                "I12",
+                format!("a rule with {} groups, {} of them distinct", forward.len(), names.len()),
+            );
+        }
+        let before = rule.and_then(|rule| self.rules.get(rule)).cloned().unwrap_or_default();
+        for (group, weight) in forward {
+            let had = group
+                .arn
+                .as_ref()
+                .and_then(|arn| before.get(arn))
+                .is_some_and(|weight| weight.carries());
+            let empty = self.targets.get(&group.name).is_none_or(BTreeSet::is_empty);
+            if weight.carries() && !had && empty {
+                self.broken(
+                    "I2",
+                    format!("{} would get weight {weight} without a registered target", group.name),
+                );
+            }
+        }
+        let known = forward
+            .iter()
+            .filter_map(|(group, weight)| Some((group.arn.clone()?, *weight)));
+        match rule {
+            Some(rule) => drop(self.rules.insert(rule.clone(), known.collect())),
+            None => self.new_rule.extend(known),
+        }
+    }
+
+    fn deregister(&mut self, group: &GroupRef, gone: &[Target]) {
+        let Some(targets) = self.targets.get_mut(&group.name) else {
+            self.broken("I4", format!("the targets of {} are not known", group.name));
+            return;
+        };
+        targets.retain(|target| !gone.contains(target));
+        let left = targets.len();
+        let carries = group.arn.as_ref().is_none_or(|arn| self.carries(arn));
+        if left == 0 && carries {
+            self.broken("I1", format!("{} carries weight and would be emptied", group.name));
+        }
+        let frozen = |name: &&ClusterName| {
+            let cluster = self.world.inventory.clusters.get(*name);
+            !matches!(
+                cluster.map(|cluster| cluster.link),
+                Some(crate::inventory::Link::Connected)
+            )
+        };
+        let tags = group
+            .arn
+            .as_ref()
+            .and_then(|arn| self.world.observed.target_groups.get(arn))
+            .map(|g| &g.tags);
+        let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
+        if cluster.as_ref().is_none_or(|name| frozen(&name)) {
+            self.broken(
+                "I3",
+                format!("{} belongs to a cluster that is not connected", group.name),
+            );
+        }
+    }
+
+    fn carries(&self, arn: &TargetGroupArn) -> bool {
+        let mut rules = self.rules.values().chain([&self.new_rule]);
+        let weighted = rules.any(|weights| weights.get(arn).is_some_and(|weight| weight.carries()));
+        weighted || !self.all_known || !self.settled
+    }
+
+    fn delete_rule(&mut self, rule: &RuleArn) {
+        self.must_own_rule(rule);
+        self.rules.remove(rule);
+        let rules = self
+            .world
+            .observed
+            .listeners
+            .values()
+            .filter_map(|listener| listener.rules.get())
+            .flatten();
+        let own = |tags| ownership::belongs_to(tags, &self.world.settings.hub_id, &self.record.uid);
+        let left = rules
+            .filter(|(arn, other)| self.rules.contains_key(*arn) && own(&other.tags))
+            .count();
+        if left == 0 && self.record.deleting_since.is_none() {
+            self.broken("I6", format!("the last rule of the policy, {rule}, would be deleted"));
+        }
+    }
+
+    fn delete_group(&mut self, group: &GroupRef) {
+        let used = group
+            .arn
+            .as_ref()
+            .is_none_or(|arn| self.rules.values().any(|weights| weights.contains_key(arn)));
+        if used || !self.all_known {
+            self.broken(
+                "I6",
+                format!("{} would be deleted while a rule may name it", group.name),
+            );
+        }
+    }
+}

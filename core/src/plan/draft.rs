@@ -1,0 +1,431 @@
+//! One policy, looked at by itself: its listener, its rule, its groups and targets, and the weights it should have. What
+//! depends on other policies (priorities, quotas) is settled afterwards in [`super::region`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{
+    Settings, World, failures,
+    resolve::{self, Place},
+    step::NewTarget,
+    targets,
+};
+use crate::{
+    arn::{RuleArn, TargetGroupArn},
+    ids::{ClusterName, Weight},
+    inventory::{Cluster, Link, ServiceCondition},
+    observed::{Action, Rule, Target, TargetGroup},
+    ownership::{self, Owner},
+    policy::{PolicyMemory, PolicyRecord, Programmed},
+    status::{Note, Reason, TargetCounts},
+    weights::{self, Candidate, Effective},
+};
+
+/// Look-ups made once for all policies.
+pub(super) struct Index<'a> {
+    by_name: BTreeMap<&'a str, (&'a TargetGroupArn, &'a TargetGroup)>,
+    by_policy: BTreeMap<&'a str, Vec<(&'a TargetGroupArn, &'a TargetGroup)>>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(world: &World<'a>) -> Self {
+        let mut index = Self {
+            by_name: BTreeMap::new(),
+            by_policy: BTreeMap::new(),
+        };
+        for (arn, group) in &world.observed.target_groups {
+            index.by_name.insert(&group.name, (arn, group));
+            if let Owner::Ours { policy_uid, .. } = ownership::owner(&group.tags, &world.settings.hub_id) {
+                index.by_policy.entry(policy_uid).or_default().push((arn, group));
+            }
+        }
+        index
+    }
+}
+
+/// The policy's rule as far as it is known.
+#[derive(Clone, Debug)]
+pub(super) enum RuleView<'a> {
+    /// The listener was not found, or its rules are not known at this moment.
+    Unknown,
+    /// There is none.
+    Absent,
+    /// This one; further ones with our tag are duplicates.
+    Present {
+        arn: &'a RuleArn,
+        rule: &'a Rule,
+        duplicates: Vec<&'a RuleArn>,
+    },
+}
+
+/// One cluster of a policy.
+pub(super) struct ClusterDraft<'a> {
+    pub(super) name: ClusterName,
+    pub(super) requested: Weight,
+    /// Not in the spec any more.
+    pub(super) leaving: bool,
+    /// The name of its group.
+    pub(super) group_name: String,
+    /// Its group, when it exists and is ours.
+    pub(super) group: Option<(&'a TargetGroupArn, &'a TargetGroup)>,
+    /// True when a group can be made: the agent was seen and the name is not somebody else's.
+    pub(super) possible: bool,
+    /// Its weight in the rule as read back; none: not in the rule.
+    pub(super) programmed: Option<Weight>,
+    /// True while requests may still be sent to its group.
+    pub(super) carrying: bool,
+    pub(super) register: Vec<NewTarget>,
+    pub(super) deregister: Vec<(Target, &'static str)>,
+    pub(super) counts: TargetCounts,
+}
+
+/// One policy before it met the others.
+pub(super) struct Draft<'a> {
+    pub(super) record: &'a PolicyRecord,
+    pub(super) memory: PolicyMemory,
+    pub(super) place: Option<Place<'a>>,
+    pub(super) rule: RuleView<'a>,
+    pub(super) clusters: Vec<ClusterDraft<'a>>,
+    pub(super) effective: Vec<Effective>,
+    /// True when a rule should exist: it does, or a cluster has something to offer.
+    pub(super) wants_rule: bool,
+    pub(super) settled: bool,
+    pub(super) notes: Vec<Note>,
+}
+
+impl Draft<'_> {
+    pub(super) fn note(&mut self, cluster: Option<&ClusterName>, reason: Reason, message: String) {
+        self.notes.push(Note {
+            cluster: cluster.cloned(),
+            reason,
+            message,
+        });
+    }
+}
+
+/// Makes the draft of one policy.
+pub(super) fn make<'a>(
+    world: &World<'a>,
+    index: &Index<'a>,
+    record: &'a PolicyRecord,
+    memory: PolicyMemory,
+    now: Timestamp,
+) -> Draft<'a> {
+    let place = resolve::listener(&record.policy.listener, world.observed, world.settings);
+    let mut notes = Vec::new();
+    let place = place.map_err(|note| notes.push(note)).ok();
+    let rule = rule_view(place.as_ref(), world.settings, record);
+    let mut draft = Draft {
+        record,
+        memory,
+        place,
+        rule,
+        clusters: Vec::new(),
+        effective: Vec::new(),
+        wants_rule: false,
+        settled: false,
+        notes,
+    };
+    remember_programmed(&mut draft, index, now);
+    draft.settled = settled(&draft.memory, world.settings, now);
+    let mut named: Vec<(ClusterName, Weight, bool)> = record
+        .requested()
+        .into_iter()
+        .map(|(name, weight)| (name, weight, false))
+        .collect();
+    for (_, group) in index.by_policy.get(record.uid.as_str()).into_iter().flatten() {
+        let cluster = group
+            .tags
+            .get(ownership::TAG_CLUSTER)
+            .and_then(|name| ClusterName::new(name.clone()).ok());
+        if let Some(name) = cluster.filter(|name| named.iter().all(|(known, _, _)| known != name)) {
+            named.push((name, Weight::ZERO, true));
+        }
+    }
+    for (name, requested, leaving) in named {
+        let cluster = cluster_draft(world, index, &mut draft, name, requested, leaving, now);
+        draft.clusters.push(cluster);
+    }
+    decide_weights(&mut draft);
+    keep_what_is_about_to_carry(&mut draft);
+    draft
+}
+
+/// A group that this very plan gives weight to keeps its targets: what may go is decided anew once the weight was read back.
+fn keep_what_is_about_to_carry(draft: &mut Draft<'_>) {
+    for cluster in draft.clusters.iter_mut().filter(|cluster| !cluster.carrying) {
+        let weight = draft
+            .effective
+            .iter()
+            .find(|effective| effective.cluster == cluster.name);
+        if weight.is_some_and(|effective| effective.weight.carries()) {
+            cluster.deregister.clear();
+        }
+    }
+}
+
+fn rule_view<'a>(place: Option<&Place<'a>>, settings: &Settings, record: &PolicyRecord) -> RuleView<'a> {
+    let Some(rules) = place.and_then(|place| place.listener.rules.get()) else {
+        return RuleView::Unknown;
+    };
+    let ours = |(_, rule): &(&RuleArn, &Rule)| ownership::belongs_to(&rule.tags, &settings.hub_id, &record.uid);
+    let mut found: Vec<(&RuleArn, &Rule)> = rules.iter().filter(ours).collect();
+    found.sort_by_key(|(arn, rule)| (rule.priority, *arn));
+    match found.split_first() {
+        None => RuleView::Absent,
+        Some(((arn, rule), rest)) => RuleView::Present {
+            arn,
+            rule,
+            duplicates: rest.iter().map(|(arn, _)| *arn).collect(),
+        },
+    }
+}
+
+/// Keeps since when the weights have been what they are. While the rules are unknown nothing is concluded.
+fn remember_programmed(draft: &mut Draft<'_>, index: &Index<'_>, now: Timestamp) {
+    let weights = match &draft.rule {
+        RuleView::Unknown => return,
+        RuleView::Absent => BTreeMap::new(),
+        RuleView::Present { rule, .. } => weights_by_cluster(rule, index, draft.record),
+    };
+    let same = draft
+        .memory
+        .programmed
+        .as_ref()
+        .is_some_and(|programmed| programmed.weights == weights);
+    if !same {
+        draft.memory.programmed = Some(Programmed { weights, since: now });
+    }
+}
+
+fn weights_by_cluster(rule: &Rule, index: &Index<'_>, record: &PolicyRecord) -> BTreeMap<ClusterName, Weight> {
+    let Action::Forward { weights, .. } = &rule.action else {
+        return BTreeMap::new();
+    };
+    let groups = index.by_policy.get(record.uid.as_str()).into_iter().flatten();
+    groups
+        .filter_map(|(arn, group)| {
+            let cluster = ClusterName::new(group.tags.get(ownership::TAG_CLUSTER)?.clone()).ok()?;
+            Some((cluster, *weights.get(*arn)?))
+        })
+        .collect()
+}
+
+fn settled(memory: &PolicyMemory, settings: &Settings, now: Timestamp) -> bool {
+    memory
+        .programmed
+        .as_ref()
+        .is_some_and(|programmed| settle_end(programmed, settings) <= now)
+}
+
+/// When weights that were read back count as served everywhere.
+pub(super) fn settle_end(programmed: &Programmed, settings: &Settings) -> Timestamp {
+    programmed
+        .since
+        .saturating_add(settings.settle)
+        .unwrap_or(Timestamp::MAX)
+}
+
+fn cluster_draft<'a>(
+    world: &World<'a>,
+    index: &Index<'a>,
+    draft: &mut Draft<'a>,
+    name: ClusterName,
+    requested: Weight,
+    leaving: bool,
+    now: Timestamp,
+) -> ClusterDraft<'a> {
+    let record = draft.record;
+    let group_name = ownership::group_name(&world.settings.hub_id, &record.policy.key, &record.uid, &name);
+    let known = world.inventory.clusters.get(&name);
+    let named = index.by_name.get(group_name.as_str()).copied();
+    let group = named.filter(|(_, group)| ownership::belongs_to(&group.tags, &world.settings.hub_id, &record.uid));
+    if named.is_some() && group.is_none() {
+        let message =
+            format!("target group {group_name} exists and does not carry our tags; delete it or rename it away");
+        draft.note(Some(&name), Reason::ForeignOwner, message);
+    }
+    let programmed = draft
+        .memory
+        .programmed
+        .as_ref()
+        .and_then(|p| p.weights.get(&name))
+        .copied();
+    // With the rules unknown anything may still be sent to the group.
+    let unknown = matches!(draft.rule, RuleView::Unknown);
+    let carrying = unknown || programmed.is_some_and(Weight::carries) || !draft.settled;
+    let mut cluster = ClusterDraft {
+        possible: known.is_some() && named.is_none(),
+        name,
+        requested,
+        leaving,
+        group_name,
+        group,
+        programmed,
+        carrying,
+        register: Vec::new(),
+        deregister: Vec::new(),
+        counts: TargetCounts::default(),
+    };
+    match known {
+        Some(known) => fill_targets(world, draft, &mut cluster, known, now),
+        None if leaving => {}
+        None => {
+            let message = format!(
+                "spec.clusters: no agent of {} was ever seen; install the agent there, or correct the name",
+                cluster.name
+            );
+            draft.note(Some(&cluster.name), Reason::ClusterNotFound, message);
+        }
+    }
+    cluster
+}
+
+fn fill_targets<'a>(
+    world: &World<'a>,
+    draft: &mut Draft<'a>,
+    cluster: &mut ClusterDraft<'a>,
+    known: &Cluster,
+    now: Timestamp,
+) {
+    let policy = &draft.record.policy;
+    let group_vpc = cluster.group.map(|(_, group)| &group.vpc_id);
+    let group_vpc = group_vpc
+        .or(draft.place.map(|place| &place.load_balancer.vpc_id))
+        .unwrap_or(&known.vpc_id);
+    let input = targets::Input {
+        cluster: known,
+        service: &policy.service,
+        group_vpc,
+        registered: cluster.group.and_then(|(_, group)| group.targets.get()),
+        carrying: cluster.carrying,
+        budget_percent: policy.deregistration_budget_percent,
+        most_targets: world.observed.limits.targets_per_target_group,
+        baseline: draft.memory.baselines.get(&cluster.name),
+    };
+    let decided = targets::decide(&input, world.inventory, now);
+    cluster.counts = decided.counts;
+    let readable = cluster.group.is_none_or(|(_, group)| group.targets.get().is_some());
+    if leaving_or_deleting(draft, cluster) {
+        draft.memory.baselines.remove(&cluster.name);
+        return;
+    }
+    draft.memory.baselines.insert(cluster.name.clone(), decided.baseline);
+    draft.notes.extend(decided.notes);
+    if readable {
+        cluster.register = decided.register;
+        forget_refusals(draft, cluster, now);
+        cluster.deregister = decided.deregister;
+    }
+    service_notes(world, draft, cluster, known);
+}
+
+/// Leaves out targets that AWS refused a moment ago, and forgets refusals of targets that nobody wants any more.
+fn forget_refusals(draft: &mut Draft<'_>, cluster: &mut ClusterDraft<'_>, now: Timestamp) {
+    let batch = failures::batch_key(&cluster.group_name);
+    let wanted: BTreeSet<String> = cluster
+        .register
+        .iter()
+        .map(|new| failures::target_key(&cluster.group_name, new.target))
+        .collect();
+    let nothing_missing = cluster.register.is_empty();
+    let refused = &mut draft.memory.failures;
+    refused.retain(|key, _| match key.strip_prefix(&batch) {
+        Some("") => !nothing_missing,
+        Some(rest) if rest.starts_with(' ') => wanted.contains(key),
+        Some(_) | None => true,
+    });
+    let may = |new: &NewTarget| {
+        let failure = refused.get(&failures::target_key(&cluster.group_name, new.target));
+        failure.is_none_or(|failure| failure.not_before <= now)
+    };
+    cluster.register.retain(may);
+}
+
+/// Groups that are on their way out keep their targets until the group itself goes.
+fn leaving_or_deleting(draft: &Draft<'_>, cluster: &ClusterDraft<'_>) -> bool {
+    cluster.leaving || draft.record.deleting_since.is_some()
+}
+
+fn service_notes(world: &World<'_>, draft: &mut Draft<'_>, cluster: &ClusterDraft<'_>, known: &Cluster) {
+    let service = &draft.record.policy.service;
+    let (name, port, namespace) = (&service.name, &service.port, &service.namespace);
+    let state = world.inventory.services.get(&(cluster.name.clone(), service.clone()));
+    let at = &cluster.name;
+    let found = match state.map(|state| state.condition) {
+        Some(ServiceCondition::NotFound) => Some((
+            Reason::ServiceNotFound,
+            format!(
+                "spec.backend.service.name: there is no Service {namespace}/{name} in {at}; create it or correct the name"
+            ),
+        )),
+        Some(ServiceCondition::PortNotFound) => Some((
+            Reason::PortNotFound,
+            format!(
+                "spec.backend.service.port: Service {namespace}/{name} in {at} has no port {port}; use one of its ports"
+            ),
+        )),
+        Some(ServiceCondition::NoSelectedPods) => Some((
+            Reason::NoSelectedPods,
+            format!(
+                "Service {namespace}/{name} in {at} selects no pod; look at its selector and the Deployment's labels"
+            ),
+        )),
+        Some(ServiceCondition::Resolved) | None => None,
+    };
+    if let Some((reason, mut message)) = found {
+        if let Some(detail) = state
+            .map(|state| state.message.as_str())
+            .filter(|detail| !detail.is_empty())
+        {
+            message = format!("{message} ({detail})");
+        }
+        draft.note(Some(at), reason, message);
+    }
+    for problem in &known.problems {
+        if problem.namespace.is_empty() || problem.namespace == namespace.as_str() {
+            let message = format!(
+                "the agent of {at} cannot read {}: {}; what it reported before stays in force",
+                problem.kind, problem.message
+            );
+            draft.note(Some(at), Reason::SourceFailing, message);
+        }
+    }
+    if known.link == Link::Stale
+        && !draft
+            .notes
+            .iter()
+            .any(|n| n.reason == Reason::ClusterStale && n.cluster.as_ref() == Some(at))
+    {
+        let message =
+            format!("the agent of {at} is away: its targets are frozen, the load balancer's health checks decide");
+        draft.note(Some(at), Reason::ClusterStale, message);
+    }
+}
+
+fn decide_weights(draft: &mut Draft<'_>) {
+    let candidate = |cluster: &ClusterDraft<'_>| Candidate {
+        cluster: cluster.name.clone(),
+        requested: cluster.requested,
+        programmed: cluster.programmed,
+        registered: cluster.counts.registered + u32::try_from(cluster.register.len()).unwrap_or(u32::MAX),
+        healthy: cluster.counts.healthy,
+    };
+    let candidates: Vec<Candidate> = draft.clusters.iter().map(candidate).collect();
+    match draft.rule {
+        RuleView::Present { .. } => {
+            draft.effective = weights::for_present_rule(&candidates);
+            draft.wants_rule = true;
+        }
+        RuleView::Absent => {
+            let (effective, carries) = weights::for_new_rule(&candidates);
+            draft.effective = effective;
+            draft.wants_rule = carries;
+        }
+        RuleView::Unknown => {
+            draft.effective = weights::for_present_rule(&candidates);
+            draft.wants_rule = false;
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The plans of all policies together: priorities and quotas are shared, everything else is each policy's own (I9).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::{
+    PolicyPlan, RegionPlan, World,
+    draft::{self, Draft, Index, RuleView},
+    ledger::Ledger,
+    priorities::{self, Entry, Priorities},
+    report,
+    step::{Action, Step},
+    steps,
+};
+use crate::{
+    arn::{ListenerArn, LoadBalancerArn},
+    check,
+    ids::PolicyKey,
+    ownership::{self, Owner},
+    status::{Note, Reason},
+};
+
+/// Makes the plans of all policies. Planning an unchanged world gives no steps (I8).
+pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
+    let index = Index::new(world);
+    let mut drafts: Vec<Draft<'_>> = world
+        .policies
+        .iter()
+        .map(|(key, record)| {
+            let memory = world.memories.get(key).cloned().unwrap_or_default();
+            draft::make(world, &index, record, memory, now)
+        })
+        .collect();
+    let priorities = assign_priorities(world, &drafts);
+    let mut ledger = Ledger::new(world.observed, &drafts);
+    let mut tagged = BTreeSet::new();
+    let mut moved = BTreeSet::new();
+    let mut policies = BTreeMap::new();
+    for draft in &mut drafts {
+        let listener = draft.place.map(|place| place.listener_arn);
+        let nothing = Priorities::default();
+        let of_listener = listener.and_then(|arn| priorities.get(arn)).unwrap_or(&nothing);
+        let mut wanted = Vec::new();
+        if let Some(no) = refusal(world, draft) {
+            draft.notes.push(no);
+        } else {
+            wanted = steps::for_policy(world, draft, of_listener, &mut ledger);
+            add_moves(draft, of_listener, &mut moved, &mut wanted);
+        }
+        if draft.record.policy.freeze && !wanted.is_empty() {
+            let message = format!(
+                "spec.safety.freeze is set: {} steps are not made; unset it to go on",
+                wanted.len()
+            );
+            draft.note(None, Reason::Frozen, message);
+            wanted.clear();
+        }
+        add_fence(world, draft, &mut tagged, &mut wanted);
+        let made = steps::withhold(draft, wanted, now);
+        let finished = finish(world, draft, of_listener, made, now);
+        policies.insert(draft.record.policy.key.clone(), finished);
+    }
+    RegionPlan { policies }
+}
+
+/// Checks the steps against the invariants, independently of how they were made; a plan that breaks one is thrown away.
+fn finish(
+    world: &World<'_>,
+    draft: &mut Draft<'_>,
+    priorities: &Priorities,
+    mut steps: Vec<Step>,
+    now: Timestamp,
+) -> PolicyPlan {
+    let broken = check::check(world, draft.record, &draft.memory, &steps, now);
+    if !broken.is_empty() {
+        let list: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "the plan was thrown away, since it breaks {}; please report this defect",
+            list.join(", ")
+        );
+        draft.note(None, Reason::InvariantViolated, message);
+        steps.clear();
+    }
+    report::policy_plan(world, draft, priorities, steps, now)
+}
+
+/// Reasons for which nothing at all is done for a policy.
+fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
+    let note = |reason, message| {
+        Some(Note {
+            cluster: None,
+            reason,
+            message,
+        })
+    };
+    if world.observed.audited_at.is_none() {
+        return note(
+            Reason::NotObservedYet,
+            "the first reading of AWS is not through yet".to_owned(),
+        );
+    }
+    let place = draft.place?;
+    let tagged = ownership::epoch_of(&place.load_balancer.tags);
+    if tagged > world.settings.epoch {
+        let message = format!(
+            "load balancer {} was last written under epoch {tagged}, this hub is at {}: its store is older than AWS \
+             (restored from a backup?), so it only observes; compare, then start it with --accept-restored-store",
+            place.load_balancer.name, world.settings.epoch
+        );
+        return note(Reason::ObserveOnly, message);
+    }
+    None
+}
+
+fn assign_priorities(world: &World<'_>, drafts: &[Draft<'_>]) -> BTreeMap<ListenerArn, Priorities> {
+    let mut entries: BTreeMap<&ListenerArn, Vec<Entry>> = BTreeMap::new();
+    let mut fixed: BTreeMap<&ListenerArn, BTreeSet<u32>> = BTreeMap::new();
+    let mut movable = BTreeSet::new();
+    for draft in drafts {
+        let Some(place) = draft.place else { continue };
+        let present = match draft.rule {
+            RuleView::Present { arn, rule, .. } => Some((arn.clone(), rule.priority)),
+            RuleView::Absent | RuleView::Unknown => None,
+        };
+        // A rule that is frozen or on its way out stays where it is.
+        if draft.record.policy.freeze || draft.record.deleting_since.is_some() || !draft.wants_rule {
+            continue;
+        }
+        movable.extend(present.iter().map(|(arn, _)| arn.clone()));
+        let policy = draft.record.policy.key.clone();
+        entries.entry(place.listener_arn).or_default().push(Entry {
+            order: draft.record.policy.order,
+            policy,
+            present,
+        });
+    }
+    for (arn, listener) in &world.observed.listeners {
+        let rules = listener.rules.get().into_iter().flatten();
+        let taken = rules
+            .filter(|(rule, _)| !movable.contains(*rule))
+            .map(|(_, rule)| rule.priority);
+        fixed.entry(arn).or_default().extend(taken);
+    }
+    let none = BTreeSet::new();
+    let assigned = entries.into_iter().map(|(listener, entries)| {
+        (
+            listener.clone(),
+            priorities::assign(entries, fixed.get(listener).unwrap_or(&none)),
+        )
+    });
+    assigned.collect()
+}
+
+/// One SetRulePriorities call moves every rule of a listener at once; it goes with the first policy that moves.
+fn add_moves(draft: &Draft<'_>, priorities: &Priorities, moved: &mut BTreeSet<ListenerArn>, steps: &mut Vec<Step>) {
+    let (Some(place), RuleView::Present { arn, .. }) = (draft.place, &draft.rule) else {
+        return;
+    };
+    if !priorities.moves.contains_key(*arn) || !moved.insert(place.listener_arn.clone()) {
+        return;
+    }
+    let action = Action::SetRulePriorities {
+        listener: place.listener_arn.clone(),
+        priorities: priorities.moves.clone(),
+    };
+    let why = "rules stand in the order of spec.order, then namespace and name".to_owned();
+    // Before removals, like every change of a rule.
+    let removal = |step: &Step| {
+        matches!(
+            step.action,
+            Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. }
+        )
+    };
+    let at = steps.iter().position(removal).unwrap_or(steps.len());
+    steps.insert(
+        at,
+        Step {
+            policy: draft.record.policy.key.clone(),
+            action,
+            why,
+        },
+    );
+}
+
+/// Before the first write of this epoch the load balancer is tagged with it, so that an older hub can see that it is old (I7).
+fn add_fence(world: &World<'_>, draft: &Draft<'_>, tagged: &mut BTreeSet<LoadBalancerArn>, steps: &mut Vec<Step>) {
+    let Some(place) = draft.place.filter(|_| !steps.is_empty()) else {
+        return;
+    };
+    let epoch = world.settings.epoch;
+    if ownership::epoch_of(&place.load_balancer.tags) >= epoch || !tagged.insert(place.load_balancer_arn.clone()) {
+        return;
+    }
+    let tags = BTreeMap::from([(ownership::TAG_EPOCH.to_owned(), epoch.to_string())]);
+    let action = Action::TagLoadBalancer {
+        load_balancer: place.load_balancer_arn.clone(),
+        tags,
+    };
+    let why = format!("first write under epoch {epoch}");
+    steps.insert(
+        0,
+        Step {
+            policy: draft.record.policy.key.clone(),
+            action,
+            why,
+        },
+    );
+}
+
+/// Rules and target groups that carry this hub's tags and belong to no policy it knows: left alone, for people to look at.
+pub fn orphans(world: &World<'_>) -> Vec<String> {
+    let known: BTreeSet<&str> = world.policies.values().map(|record| record.uid.as_str()).collect();
+    let orphan = |tags| matches!(ownership::owner(tags, &world.settings.hub_id), Owner::Ours { policy_uid, .. } if !known.contains(policy_uid));
+    let groups = world
+        .observed
+        .target_groups
+        .iter()
+        .filter(|(_, g)| orphan(&g.tags))
+        .map(|(arn, _)| arn.to_string());
+    let rules = world
+        .observed
+        .listeners
+        .values()
+        .filter_map(|listener| listener.rules.get())
+        .flatten();
+    let rules = rules
+        .filter(|(_, rule)| orphan(&rule.tags))
+        .map(|(arn, _)| arn.to_string());
+    groups.chain(rules).collect()
+}
+
+/// The policies in the order of their keys, for callers that need the steps of all of them in one list.
+pub fn all_steps(plan: &RegionPlan) -> impl Iterator<Item = (&PolicyKey, &Step)> {
+    plan.policies
+        .iter()
+        .flat_map(|(key, policy)| policy.steps.iter().map(move |step| (key, step)))
+}

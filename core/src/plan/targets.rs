@@ -1,0 +1,400 @@
+//! The targets of one cluster's group: which are wanted, which may go, and which are kept although nobody wants them any more
+//! (I1, I3, I4, I10). Tests are in `core/tests/targets.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::step::NewTarget;
+use crate::{
+    ids::{ClusterName, PodUid, VpcId},
+    inventory::{Cluster, Endpoint, EndpointState, Evidence, Inventory, Link, Ownership, ServiceCondition, ServiceKey},
+    observed::{Health, Target, TargetState},
+    policy::Baseline,
+    status::{Note, Reason, TargetCounts},
+};
+
+/// How long a group must have been smaller, with nothing held, until removals are measured against its smaller size. Longer
+/// than any rolling restart of readiness that goes pod by pod, shorter than a working day's scale-down is noticed.
+pub const BASELINE_WINDOW: Duration = Duration::from_secs(300);
+
+/// What the targets of a group are decided from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The cluster, when its agent was ever seen.
+    pub cluster: &'a Cluster,
+    /// The Service port.
+    pub service: &'a ServiceKey,
+    /// The VPC of the group.
+    pub group_vpc: &'a VpcId,
+    /// The registered targets as read back; none: unknown, or no group yet.
+    pub registered: Option<&'a BTreeMap<Target, TargetState>>,
+    /// True while requests may still be sent to this group.
+    pub carrying: bool,
+    /// Percent of the baseline that may go on weak evidence.
+    pub budget_percent: u32,
+    /// The most targets that a group may hold.
+    pub most_targets: u32,
+    /// The baseline of the last plan.
+    pub baseline: Option<&'a Baseline>,
+}
+
+/// The decision for one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// To be registered, in order.
+    pub register: Vec<NewTarget>,
+    /// To be deregistered, with the evidence in words, in order.
+    pub deregister: Vec<(Target, &'static str)>,
+    /// Counts for the status.
+    pub counts: TargetCounts,
+    /// The baseline to remember.
+    pub baseline: Baseline,
+    /// What is held, and why.
+    pub notes: Vec<Note>,
+}
+
+/// How well a removal is founded. Strong: the pod itself is gone or going, keeping its address would only send requests into
+/// the void. Weak: the pod may well be alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ground {
+    Strong(&'static str),
+    Weak(&'static str),
+}
+
+impl Ground {
+    fn words(self) -> &'static str {
+        match self {
+            Ground::Strong(words) | Ground::Weak(words) => words,
+        }
+    }
+}
+
+/// Decides the targets of one group.
+pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targets {
+    let mut notes = Vec::new();
+    let wanted = wanted(input, inventory, &mut notes);
+    let empty = BTreeMap::new();
+    let registered = input.registered.unwrap_or(&empty);
+    let present: BTreeMap<Target, &TargetState> = registered
+        .iter()
+        .filter(|(_, state)| state.health != Health::Draining)
+        .map(|(t, s)| (*t, s))
+        .collect();
+    let room = (input.most_targets as usize).saturating_sub(present.len());
+    let register = register(input, &wanted, &present, room, &mut notes);
+    let baseline_now = input.baseline.map_or(0, |b| b.targets).max(count(wanted.len()));
+    let (deregister, held) = removals(input, inventory, &wanted, &present, baseline_now, &mut notes);
+    let baseline = next_baseline(input.baseline, count(wanted.len()), held, now);
+    let mut counts = counts(registered, count(wanted.len()));
+    counts.held = held;
+    Targets {
+        register,
+        deregister,
+        counts,
+        baseline,
+        notes,
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The endpoints that should get requests and own their address.
+fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BTreeSet<Target> {
+    let name = &input.cluster.name;
+    let mut clashes: BTreeMap<ClusterName, Vec<Target>> = BTreeMap::new();
+    let mut unsupported = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for (target, uid, endpoint) in inventory.endpoints_of(name, input.service) {
+        if !endpoint.state.wants_traffic() {
+            continue;
+        }
+        if !target.address.is_ipv4() {
+            unsupported.push(target);
+            continue;
+        }
+        match inventory.owner(&input.cluster.vpc_id, target) {
+            Ownership::Owner(owner) if owner.cluster != *name => {
+                clashes.entry(owner.cluster.clone()).or_default().push(target);
+            }
+            Ownership::Owner(owner) if owner.pod_uid != *uid => {}
+            Ownership::Owner(_) | Ownership::Free => {
+                wanted.insert(target);
+            }
+        }
+    }
+    for (other, targets) in clashes {
+        let message = format!(
+            "{} addresses of {name} are refused, such as {}: pods of {other} in the same VPC ({}) claim them first; give the \
+             clusters pod CIDRs that do not overlap",
+            targets.len(),
+            targets[0],
+            input.cluster.vpc_id
+        );
+        notes.push(Note {
+            cluster: Some(name.clone()),
+            reason: Reason::AddressClash,
+            message,
+        });
+    }
+    if let Some(first) = unsupported.first() {
+        let message = format!(
+            "{} addresses of {name} are IPv6, such as {first}, and the target group takes IPv4; make IPv4 the first family \
+             of the Service",
+            unsupported.len()
+        );
+        notes.push(Note {
+            cluster: Some(name.clone()),
+            reason: Reason::AddressUnsupported,
+            message,
+        });
+    }
+    wanted
+}
+
+fn register(
+    input: &Input<'_>,
+    wanted: &BTreeSet<Target>,
+    present: &BTreeMap<Target, &TargetState>,
+    room: usize,
+    notes: &mut Vec<Note>,
+) -> Vec<NewTarget> {
+    // An address outside the group's VPC needs a zone, and `all` is the only right one (ELBv2, RegisterTargets).
+    let zone = (input.cluster.vpc_id != *input.group_vpc).then(|| "all".to_owned());
+    let missing: Vec<Target> = wanted
+        .iter()
+        .filter(|target| !present.contains_key(target))
+        .copied()
+        .collect();
+    if missing.len() > room {
+        let message = format!(
+            "{} of {} targets of {} do not fit: a target group holds {} (quota \"targets per target group\"); ask AWS to \
+             raise it, or spread the Service",
+            missing.len() - room,
+            wanted.len(),
+            input.cluster.name,
+            input.most_targets
+        );
+        notes.push(Note {
+            cluster: Some(input.cluster.name.clone()),
+            reason: Reason::QuotaExceeded,
+            message,
+        });
+    }
+    missing
+        .into_iter()
+        .take(room)
+        .map(|target| NewTarget {
+            target,
+            zone: zone.clone(),
+        })
+        .collect()
+}
+
+/// Which of the registered targets that nobody wants may go now, and how many are held.
+fn removals(
+    input: &Input<'_>,
+    inventory: &Inventory,
+    wanted: &BTreeSet<Target>,
+    present: &BTreeMap<Target, &TargetState>,
+    baseline: u32,
+    notes: &mut Vec<Note>,
+) -> (Vec<(Target, &'static str)>, u32) {
+    let name = &input.cluster.name;
+    let records = records(inventory, name, input.service);
+    let mut candidates: Vec<(Ground, u8, Target)> = present
+        .iter()
+        .filter(|(target, _)| !wanted.contains(target))
+        .map(|(target, state)| {
+            let ground = ground(
+                input,
+                inventory,
+                *target,
+                records.get(target).map_or(&[], Vec::as_slice),
+            );
+            (ground, last_to_go(state.health), *target)
+        })
+        .collect();
+    if candidates.is_empty() {
+        return (Vec::new(), 0);
+    }
+    if input.cluster.link != Link::Connected {
+        notes.push(frozen(input.cluster, candidates.len()));
+        return (Vec::new(), count(candidates.len()));
+    }
+    candidates.sort();
+    let floor = floor(baseline, input.budget_percent);
+    let mut left = count(present.len());
+    let mut gone = Vec::new();
+    let mut held: BTreeMap<&'static str, u32> = BTreeMap::new();
+    for (ground, _, target) in candidates {
+        // A pod that is gone is of no use in the group, except as the last one: an empty group answers 503 at once, while
+        // a group of dead targets at least takes the next pod in without a change of rules.
+        let least = if matches!(ground, Ground::Strong(_)) { 1 } else { floor };
+        if !input.carrying || left > least {
+            left -= 1;
+            gone.push((target, ground.words()));
+        } else {
+            *held.entry(ground.words()).or_default() += 1;
+        }
+    }
+    let held_count = held.values().sum();
+    if held_count > 0 {
+        notes.push(held_note(input, inventory, present.len(), floor, baseline, &held));
+    }
+    gone.sort();
+    (gone, held_count)
+}
+
+/// Targets that a group keeps at least while it carries weight; never less than one (I1).
+fn floor(baseline: u32, budget_percent: u32) -> u32 {
+    let kept = u64::from(baseline) * u64::from(100 - budget_percent.min(100));
+    u32::try_from(kept.div_ceil(100)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Among equals the dead go first, so that what is held is what still answers.
+fn last_to_go(health: Health) -> u8 {
+    match health {
+        Health::Unhealthy => 0,
+        Health::Unused | Health::Unavailable | Health::Draining => 1,
+        Health::Initial => 2,
+        Health::Healthy => 3,
+    }
+}
+
+type Records<'a> = BTreeMap<Target, Vec<(&'a PodUid, &'a Endpoint)>>;
+
+fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &ServiceKey) -> Records<'a> {
+    let mut records: Records<'a> = BTreeMap::new();
+    for (target, uid, endpoint) in inventory.endpoints_of(cluster, service) {
+        records.entry(target).or_default().push((uid, endpoint));
+    }
+    records
+}
+
+fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
+    let lives = |e: &Endpoint| matches!(e.state, EndpointState::Present { terminating: false, .. });
+    if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
+        let ours = records
+            .iter()
+            .any(|(uid, e)| lives(e) && **uid == owner.pod_uid && owner.cluster == input.cluster.name);
+        if !ours {
+            return Ground::Strong("the address now belongs to another pod");
+        }
+    }
+    // Of several pods that had the address over time the last report counts.
+    let last = records.iter().max_by_key(|(uid, endpoint)| (endpoint.updated_at, *uid));
+    match last.map(|(_, endpoint)| endpoint.state) {
+        Some(EndpointState::Present { terminating: true, .. }) => Ground::Strong("the pod is terminating"),
+        Some(EndpointState::Gone(Evidence::PodDeleted)) => Ground::Strong("the pod was deleted"),
+        Some(EndpointState::Present { .. }) => Ground::Weak("the pod is not ready"),
+        Some(EndpointState::Gone(Evidence::NotSelected)) => Ground::Weak("the Service no longer selects the pod"),
+        Some(EndpointState::Gone(Evidence::ServiceDeleted)) => Ground::Weak("the Service was deleted"),
+        Some(EndpointState::Gone(Evidence::PortChanged)) => Ground::Weak("the Service port changed"),
+        Some(EndpointState::Gone(Evidence::Absent)) => Ground::Weak("the pod is missing from the cluster's list"),
+        None => Ground::Weak("no pod of the Service is known at the address"),
+    }
+}
+
+fn frozen(cluster: &Cluster, candidates: usize) -> Note {
+    let (reason, why) = match cluster.link {
+        Link::Stale => (
+            Reason::ClusterStale,
+            "its agent is away, so its targets are frozen; look at the agent's pod and log",
+        ),
+        Link::Syncing | Link::Connected => (Reason::ClusterSyncing, "its agent has not sent a complete snapshot yet"),
+    };
+    let message = format!("{candidates} targets of {} are not removed: {why}", cluster.name);
+    Note {
+        cluster: Some(cluster.name.clone()),
+        reason,
+        message,
+    }
+}
+
+fn held_note(
+    input: &Input<'_>,
+    inventory: &Inventory,
+    present: usize,
+    floor: u32,
+    baseline: u32,
+    held: &BTreeMap<&'static str, u32>,
+) -> Note {
+    let name = &input.cluster.name;
+    let why: Vec<String> = held.iter().map(|(words, n)| format!("{n} because {words}")).collect();
+    let service = inventory.services.get(&(name.clone(), input.service.clone()));
+    let state = match service.map(|s| s.condition) {
+        Some(ServiceCondition::NotFound) => format!("; Service {} does not exist there", input.service.name),
+        Some(ServiceCondition::PortNotFound) => {
+            format!("; Service {} has no port {}", input.service.name, input.service.port)
+        }
+        Some(ServiceCondition::NoSelectedPods) => format!("; Service {} selects no pod", input.service.name),
+        Some(ServiceCondition::Resolved) | None => String::new(),
+    };
+    let message = format!(
+        "{} of {present} targets of {name} are held: {}{state}. The group carries weight and keeps at least {floor} targets \
+         (deregistrationBudgetPercent {} of {baseline}). If they are meant to go, set the weight of {name} to 0 first, or \
+         raise spec.safety.deregistrationBudgetPercent",
+        held.values().sum::<u32>(),
+        why.join(", "),
+        input.budget_percent,
+    );
+    Note {
+        cluster: Some(name.clone()),
+        reason: Reason::RemovalsHeld,
+        message,
+    }
+}
+
+fn next_baseline(last: Option<&Baseline>, wanted: u32, held: u32, now: Timestamp) -> Baseline {
+    let Some(last) = last.filter(|last| wanted < last.targets) else {
+        return Baseline {
+            targets: wanted,
+            below_since: None,
+        };
+    };
+    if held > 0 {
+        return Baseline {
+            targets: last.targets,
+            below_since: None,
+        };
+    }
+    let since = last.below_since.unwrap_or(now);
+    if now.duration_since(since).unsigned_abs() >= BASELINE_WINDOW {
+        return Baseline {
+            targets: wanted,
+            below_since: None,
+        };
+    }
+    Baseline {
+        targets: last.targets,
+        below_since: Some(since),
+    }
+}
+
+/// Counts of a group's targets as read back.
+pub fn counts(registered: &BTreeMap<Target, TargetState>, desired: u32) -> TargetCounts {
+    let mut counts = TargetCounts {
+        desired,
+        ..TargetCounts::default()
+    };
+    for state in registered.values() {
+        match state.health {
+            Health::Draining => {
+                counts.draining += 1;
+                continue;
+            }
+            Health::Healthy => counts.healthy += 1,
+            Health::Unhealthy => counts.unhealthy += 1,
+            Health::Initial => counts.initial += 1,
+            Health::Unused | Health::Unavailable => counts.unused += 1,
+        }
+        counts.registered += 1;
+    }
+    counts
+}
