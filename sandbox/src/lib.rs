@@ -1,6 +1,14 @@
 //! Try Switchyard without a cloud: an ELBv2 API with a real data plane, small Kubernetes API servers, pods that answer,
 //! and a load generator, in one process on loopback addresses.
 
+pub mod addresses;
+pub mod args;
+pub mod cluster;
+pub mod compose;
+pub mod control;
 pub mod elb;
+mod files;
 pub mod kube;
+pub mod load;
 pub mod serve;
+pub mod workload;

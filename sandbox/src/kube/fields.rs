@@ -16,8 +16,17 @@ pub type FieldSet = BTreeSet<Path>;
 
 /// Metadata the server itself owns, plus what identifies the object: nobody manages these.
 const UNMANAGED_METADATA: &[&str] = &[
-    "name", "generateName", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
-    "deletionGracePeriodSeconds", "managedFields", "selfLink",
+    "name",
+    "generateName",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
 ];
 
 /// Every leaf of a value, with the items of keyed lists.
@@ -114,7 +123,9 @@ pub fn at<'a>(value: &'a Value, path: &[Step]) -> Option<&'a Value> {
 /// Removes what stands at a path. Nothing there is no error.
 pub fn remove(value: &mut Value, path: &[Step]) {
     let Some((step, rest)) = path.split_first() else { return };
-    let Some((tag, name)) = step.split_once(':') else { return };
+    let Some((tag, name)) = step.split_once(':') else {
+        return;
+    };
     match value {
         Value::Object(map) if tag == "f" => {
             if rest.is_empty() {
@@ -124,7 +135,13 @@ pub fn remove(value: &mut Value, path: &[Step]) {
             }
         }
         Value::Array(items) => {
-            let same = |item: &Value| if tag == "k" { is_item(item, name) } else { item.to_string() == name };
+            let same = |item: &Value| {
+                if tag == "k" {
+                    is_item(item, name)
+                } else {
+                    item.to_string() == name
+                }
+            };
             if let Some(at) = items.iter().position(same) {
                 if rest.is_empty() {
                     items.remove(at);
@@ -138,7 +155,9 @@ pub fn remove(value: &mut Value, path: &[Step]) {
 }
 
 fn is_item(item: &Value, key: &str) -> bool {
-    let Ok(Value::Object(named)) = serde_json::from_str(key) else { return false };
+    let Ok(Value::Object(named)) = serde_json::from_str(key) else {
+        return false;
+    };
     let keys: Vec<&str> = named.keys().map(String::as_str).collect();
     item_step(item, &keys)[2..] == Value::Object(named.clone()).to_string()
 }
@@ -168,7 +187,9 @@ pub fn encode(set: &FieldSet) -> Value {
         let mut here = &mut root;
         for step in path {
             let slot = here.entry(step.clone()).or_insert_with(|| json!({}));
-            let Value::Object(map) = slot else { unreachable!("only maps are inserted here") };
+            let Value::Object(map) = slot else {
+                unreachable!("only maps are inserted here")
+            };
             here = map;
         }
         // A keyed item that is owned itself; leaves need no mark.

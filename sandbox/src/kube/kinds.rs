@@ -50,8 +50,10 @@ pub const LEASES: KindId = KindId(7);
 pub const CLUSTER_TRAFFIC_POLICIES: KindId = KindId(8);
 
 /// Rules every kind shares.
-const META: &[(&str, Merge)] =
-    &[("metadata.finalizers", Merge::Set), ("metadata.ownerReferences", Merge::ByKeys(&["uid"]))];
+const META: &[(&str, Merge)] = &[
+    ("metadata.finalizers", Merge::Set),
+    ("metadata.ownerReferences", Merge::ByKeys(&["uid"])),
+];
 
 const POD: &[(&str, Merge)] = &[
     ("spec.containers", Merge::ByKeys(&["name"])),
@@ -61,7 +63,10 @@ const POD: &[(&str, Merge)] = &[
     ("spec.containers.volumeMounts", Merge::ByKeys(&["mountPath"])),
     ("spec.volumes", Merge::ByKeys(&["name"])),
     ("spec.imagePullSecrets", Merge::ByKeys(&["name"])),
-    ("spec.topologySpreadConstraints", Merge::ByKeys(&["topologyKey", "whenUnsatisfiable"])),
+    (
+        "spec.topologySpreadConstraints",
+        Merge::ByKeys(&["topologyKey", "whenUnsatisfiable"]),
+    ),
     ("spec.nodeSelector", Merge::Atomic),
     ("status.conditions", Merge::ByKeys(&["type"])),
     ("status.podIPs", Merge::ByKeys(&["ip"])),
@@ -80,8 +85,10 @@ const NODE: &[(&str, Merge)] = &[
 ];
 
 const CONDITIONS: &[(&str, Merge)] = &[("status.conditions", Merge::ByKeys(&["type"]))];
-const DEPLOYMENT: &[(&str, Merge)] =
-    &[("spec.selector", Merge::Atomic), ("status.conditions", Merge::ByKeys(&["type"]))];
+const DEPLOYMENT: &[(&str, Merge)] = &[
+    ("spec.selector", Merge::Atomic),
+    ("status.conditions", Merge::ByKeys(&["type"])),
+];
 const POLICY: &[(&str, Merge)] = &[
     ("spec.clusters", Merge::ByKeys(&["name"])),
     ("status.clusters", Merge::ByKeys(&["name"])),
@@ -217,7 +224,10 @@ impl KindId {
 
     /// The kind served at `/apis/{group}/{version}/.../{plural}`.
     pub fn find(group: &str, version: &str, plural: &str) -> Option<KindId> {
-        KINDS.iter().position(|k| k.group == group && k.version == version && k.plural == plural).map(KindId)
+        KINDS
+            .iter()
+            .position(|k| k.group == group && k.version == version && k.plural == plural)
+            .map(KindId)
     }
 
     /// Every kind of the table.
@@ -229,7 +239,11 @@ impl KindId {
 impl Kind {
     /// `v1` or `group/version`, as it stands in `apiVersion`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// How the field at `path` merges; `None` when the table says nothing about it.
@@ -241,7 +255,11 @@ impl Kind {
         }
         // A pod template follows the rules of a pod.
         let in_template = dotted.strip_prefix("spec.template.")?;
-        if self.plural == "deployments" { found(POD, in_template).or_else(|| found(META, in_template)) } else { None }
+        if self.plural == "deployments" {
+            found(POD, in_template).or_else(|| found(META, in_template))
+        } else {
+            None
+        }
     }
 }
 
@@ -274,7 +292,9 @@ mod tests {
 
     #[test]
     fn a_pod_template_merges_like_a_pod() {
-        let rule = DEPLOYMENTS.row().merge_rule(&path("spec.template.spec.containers.ports"));
+        let rule = DEPLOYMENTS
+            .row()
+            .merge_rule(&path("spec.template.spec.containers.ports"));
         assert_eq!(rule, Some(Merge::ByKeys(&["containerPort", "protocol"])));
         assert_eq!(PODS.row().merge_rule(&path("spec.containers.args")), None);
     }

@@ -41,7 +41,11 @@ impl Scope {
 
     /// The object in the form that was asked for.
     pub fn shown(&self, object: &Object) -> Bytes {
-        if self.metadata_only { Bytes::from(partial(object.value()).to_string()) } else { object.json() }
+        if self.metadata_only {
+            Bytes::from(partial(object.value()).to_string())
+        } else {
+            object.json()
+        }
     }
 }
 
@@ -55,7 +59,9 @@ fn number(query: &HashMap<String, String>, name: &str) -> Result<Option<u64>, Ap
         None | Some("") => Ok(None),
         Some(text) => match text.parse() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(ApiError::bad_request(format!("{name}: Invalid value: {text:?}: must be a whole number"))),
+            Err(_) => Err(ApiError::bad_request(format!(
+                "{name}: Invalid value: {text:?}: must be a whole number"
+            ))),
         },
     }
 }
@@ -80,14 +86,19 @@ impl Continue {
     }
 
     fn decode(text: &str) -> Option<Self> {
-        let digits = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+        let digits = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
         serde_json::from_slice(&digits.collect::<Option<Vec<u8>>>()?).ok()
     }
 }
 
 /// Answers a list request with the text of a list object.
 pub fn list(store: &Store, scope: &Scope, query: &HashMap<String, String>) -> Result<Bytes, ApiError> {
-    let limit = number(query, "limit")?.filter(|n| *n > 0).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let limit = number(query, "limit")?
+        .filter(|n| *n > 0)
+        .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let namespace = scope.namespace.as_deref();
     let asked = number(query, "resourceVersion")?;
     let (version, mut objects) = if let Some(token) = query.get("continue").filter(|t| !t.is_empty()) {
@@ -99,13 +110,19 @@ pub fn list(store: &Store, scope: &Scope, query: &HashMap<String, String>) -> Re
             )
         })?;
         let after = (token.namespace.as_str(), token.name.as_str());
-        (token.rv, all.into_iter().filter(|o| (o.namespace(), o.name()) > after).collect::<Vec<_>>())
+        (
+            token.rv,
+            all.into_iter()
+                .filter(|o| (o.namespace(), o.name()) > after)
+                .collect::<Vec<_>>(),
+        )
     } else {
         let (current, all) = store.list(scope.kind, namespace);
         match (asked, query.get("resourceVersionMatch").map(String::as_str)) {
             (Some(asked), _) if asked > current => return Err(ApiError::too_large_version(asked, current)),
             (Some(asked), Some("Exact")) => {
-                let too_old = |_| ApiError::expired(format!("The resourceVersion for the provided list is too old: {asked}"));
+                let too_old =
+                    |_| ApiError::expired(format!("The resourceVersion for the provided list is too old: {asked}"));
                 (asked, store.list_at(scope.kind, namespace, asked).map_err(too_old)?)
             }
             _ => (current, all),
@@ -121,7 +138,11 @@ fn list_body(scope: &Scope, version: u64, objects: &[Arc<Object>], remaining: us
     let row = scope.kind.row();
     let mut meta = json!({"resourceVersion": version.to_string()});
     if let (Some(last), 1..) = (objects.last(), remaining) {
-        let token = Continue { rv: version, namespace: last.namespace().into(), name: last.name().into() };
+        let token = Continue {
+            rv: version,
+            namespace: last.namespace().into(),
+            name: last.name().into(),
+        };
         meta["continue"] = json!(token.encode());
         // Kubernetes cannot count what a selector hides, and leaves the number out.
         if scope.selector.is_empty() {
@@ -176,10 +197,13 @@ impl Watch {
         let initial = flag(query, "sendInitialEvents");
         let matching = query.get("resourceVersionMatch").map_or("", String::as_str);
         if initial && matching != "NotOlderThan" {
-            let message = "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            let message =
+                "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
             return Err(ApiError::bad_request(message));
         }
-        let seconds = number(query, "timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(DEFAULT_WATCH_SECONDS);
+        let seconds = number(query, "timeoutSeconds")?
+            .filter(|s| *s > 0)
+            .unwrap_or(DEFAULT_WATCH_SECONDS);
         let asked = number(query, "resourceVersion")?;
         let changes = store.subscribe();
         let mut watch = Self {
@@ -226,11 +250,17 @@ impl Watch {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = json!({"kind": row.kind, "apiVersion": row.api_version(), "metadata": meta});
-        self.ready.push_back(Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object}))));
+        self.ready.push_back(Bytes::from(format!(
+            "{}\n",
+            json!({"type": "BOOKMARK", "object": object})
+        )));
     }
 
     fn push_error(&mut self, error: &ApiError) {
-        self.ready.push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": error.body()}))));
+        self.ready.push_back(Bytes::from(format!(
+            "{}\n",
+            json!({"type": "ERROR", "object": error.body()})
+        )));
         self.ended = true;
     }
 
@@ -271,7 +301,11 @@ impl Watch {
         }
     }
 
-    async fn next(&mut self, leave: &mut watch::Receiver<u64>, may: &(impl Fn() -> Leave + Send + Sync)) -> Option<Bytes> {
+    async fn next(
+        &mut self,
+        leave: &mut watch::Receiver<u64>,
+        may: &(impl Fn() -> Leave + Send + Sync),
+    ) -> Option<Bytes> {
         loop {
             match may() {
                 Leave::End => return None,
@@ -335,13 +369,20 @@ mod tests {
         for name in names {
             let value = json!({"metadata": {"name": name, "namespace": "shop"}});
             let key = ("shop".to_owned(), (*name).to_owned());
-            store.modify(PODS, &key, |_| Ok::<_, ApiError>(Write::Put(value))).unwrap();
+            store
+                .modify(PODS, &key, |_| Ok::<_, ApiError>(Write::Put(value)))
+                .unwrap();
         }
         store
     }
 
     fn scope() -> Scope {
-        Scope { kind: PODS, namespace: None, selector: Selector::default(), metadata_only: false }
+        Scope {
+            kind: PODS,
+            namespace: None,
+            selector: Selector::default(),
+            metadata_only: false,
+        }
     }
 
     fn page(store: &Store, query: &[(&str, &str)]) -> Result<Value, ApiError> {
@@ -360,7 +401,10 @@ mod tests {
         let token = first["metadata"]["continue"].as_str().unwrap();
         let second = page(&store, &[("limit", "2"), ("continue", token)]).unwrap();
         assert_eq!(second["items"][0]["metadata"]["name"], "c");
-        assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+        assert_eq!(
+            second["metadata"]["resourceVersion"],
+            first["metadata"]["resourceVersion"]
+        );
         assert!(second["metadata"]["continue"].is_null());
         store.compact();
         assert_eq!(page(&store, &[("continue", token)]).unwrap_err().code, 410);

@@ -40,19 +40,22 @@ mod tests {
     use super::*;
 
     fn rule(verb: &str, resource: &str, namespace: Option<&str>) -> Deny {
-        Deny { verb: verb.into(), resource: resource.into(), namespace: namespace.map(Into::into) }
+        Deny {
+            verb: verb.into(),
+            resource: resource.into(),
+            namespace: namespace.map(Into::into),
+        }
     }
 
     #[test]
     fn a_rule_denies_its_verb_resource_and_namespace_only() {
-        let request =
-            |verb, namespace: Option<&str>| Attributes {
-                verb,
-                group: "",
-                resource: "pods".into(),
-                namespace: namespace.map(Into::into),
-                name: String::new(),
-            };
+        let request = |verb, namespace: Option<&str>| Attributes {
+            verb,
+            group: "",
+            resource: "pods".into(),
+            namespace: namespace.map(Into::into),
+            name: String::new(),
+        };
         let rules = [rule("list", "pods", Some("shop"))];
         assert!(denied(&rules, &request("list", Some("shop"))));
         assert!(!denied(&rules, &request("watch", Some("shop"))));

@@ -61,7 +61,9 @@ pub async fn handle(server: ApiServer, request: Request<Incoming>) -> Result<Res
 fn json_response(code: u16, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -79,19 +81,38 @@ fn answer(
     let route = route(&segments).ok_or_else(ApiError::no_route)?;
     let Query(query) = Query::<QueryMap>::try_from_uri(uri)
         .map_err(|error| ApiError::bad_request(format!("the query of the request cannot be read: {error}")))?;
-    let metadata_only =
-        header(headers, ACCEPT).split(',').next().is_some_and(|first| first.contains("as=PartialObjectMetadata"));
+    let metadata_only = header(headers, ACCEPT)
+        .split(',')
+        .next()
+        .is_some_and(|first| first.contains("as=PartialObjectMetadata"));
     let attributes = attributes(method, &route, &query)?;
     if server.denied(&attributes) {
-        let Attributes { verb, group, resource, namespace, name } = &attributes;
+        let Attributes {
+            verb,
+            group,
+            resource,
+            namespace,
+            name,
+        } = &attributes;
         let user = user(headers);
-        return Err(ApiError::forbidden(&user, verb, resource, group, namespace.as_deref(), name));
+        return Err(ApiError::forbidden(
+            &user,
+            verb,
+            resource,
+            group,
+            namespace.as_deref(),
+            name,
+        ));
     }
     match attributes.verb {
         "list" | "watch" => collection(server, &route, &query, attributes, metadata_only),
         "get" => {
             let object = find(server, &route)?;
-            let bytes = if metadata_only { list_watch::partial(object.value()).to_string().into() } else { object.json() };
+            let bytes = if metadata_only {
+                list_watch::partial(object.value()).to_string().into()
+            } else {
+                object.json()
+            };
             Ok(json_response(200, bytes))
         }
         "deletecollection" => delete_collection(server, &route, &query, &body),
@@ -104,7 +125,10 @@ fn fixed_path(segments: &[&str], server: &ApiServer) -> Option<Response<Body>> {
         ["version"] => Some(json_response(200, discovery::version().to_string().into())),
         ["healthz" | "readyz" | "livez", ..] => {
             let mut response = json_response(200, Bytes::from_static(b"ok"));
-            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+            response.headers_mut().insert(
+                CONTENT_TYPE,
+                http::HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
             Some(response)
         }
         _ => discovery::answer(segments, &server.address().to_string())
@@ -140,8 +164,17 @@ fn route(segments: &[&str]) -> Option<Route> {
         _ => false,
     };
     // A namespaced object has no path outside its namespace; a cluster-scoped one none inside.
-    let scoped = if row.namespaced { namespace.is_some() || name.is_empty() } else { namespace.is_none() };
-    (known && scoped).then(|| Route { kind, namespace, name: name.to_owned(), subresource: subresource.to_owned() })
+    let scoped = if row.namespaced {
+        namespace.is_some() || name.is_empty()
+    } else {
+        namespace.is_none()
+    };
+    (known && scoped).then(|| Route {
+        kind,
+        namespace,
+        name: name.to_owned(),
+        subresource: subresource.to_owned(),
+    })
 }
 
 fn attributes(method: &Method, route: &Route, query: &QueryMap) -> Result<Attributes, ApiError> {
@@ -168,7 +201,13 @@ fn attributes(method: &Method, route: &Route, query: &QueryMap) -> Result<Attrib
     } else {
         format!("{}/{}", row.plural, route.subresource)
     };
-    Ok(Attributes { verb, group: row.group, resource, namespace: route.namespace.clone(), name: route.name.clone() })
+    Ok(Attributes {
+        verb,
+        group: row.group,
+        resource,
+        namespace: route.namespace.clone(),
+        name: route.name.clone(),
+    })
 }
 
 fn header(headers: &HeaderMap, name: http::HeaderName) -> &str {
@@ -192,7 +231,12 @@ fn find(server: &ApiServer, route: &Route) -> Result<std::sync::Arc<Object>, Api
 fn scope(route: &Route, query: &QueryMap, metadata_only: bool) -> Result<Scope, ApiError> {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     let selector = Selector::parse(route.kind, get("labelSelector"), get("fieldSelector"))?;
-    Ok(Scope { kind: route.kind, namespace: route.namespace.clone(), selector, metadata_only })
+    Ok(Scope {
+        kind: route.kind,
+        namespace: route.namespace.clone(),
+        selector,
+        metadata_only,
+    })
 }
 
 fn collection(
@@ -232,7 +276,13 @@ fn flag(query: &QueryMap, name: &str) -> bool {
 fn manager(query: &QueryMap, headers: &HeaderMap) -> String {
     let agent = header(headers, USER_AGENT).split('/').next().unwrap_or_default();
     let fallback = if agent.is_empty() { "unknown" } else { agent };
-    query.get("fieldManager").filter(|m| !m.is_empty()).map_or(fallback, String::as_str).chars().take(128).collect()
+    query
+        .get("fieldManager")
+        .filter(|m| !m.is_empty())
+        .map_or(fallback, String::as_str)
+        .chars()
+        .take(128)
+        .collect()
 }
 
 fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
@@ -268,11 +318,15 @@ fn write_verb(
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
             Ok(json_response(201, done.to_string().into()))
         }
-        Method::POST => Ok(json_response(201, write::create(&store, &target, parse_json(body)?, &options)?.json())),
-        Method::PUT if route.subresource == "finalize" => {
-            Ok(json_response(200, find(server, route)?.json()))
-        }
-        Method::PUT => Ok(json_response(200, write::update(&store, &target, parse_json(body)?, &options)?.json())),
+        Method::POST => Ok(json_response(
+            201,
+            write::create(&store, &target, parse_json(body)?, &options)?.json(),
+        )),
+        Method::PUT if route.subresource == "finalize" => Ok(json_response(200, find(server, route)?.json())),
+        Method::PUT => Ok(json_response(
+            200,
+            write::update(&store, &target, parse_json(body)?, &options)?.json(),
+        )),
         Method::PATCH => {
             let (format, patch) = patch_body(headers, body)?;
             let mut options = options;
@@ -284,7 +338,11 @@ fn write_verb(
             Ok(json_response(if created { 201 } else { 200 }, object.json()))
         }
         Method::DELETE => {
-            let given = if body.is_empty() { Value::Null } else { parse_json(body)? };
+            let given = if body.is_empty() {
+                Value::Null
+            } else {
+                parse_json(body)?
+            };
             let answer = write::delete(&store, &target, &delete_options(&given, query)?)?;
             Ok(json_response(200, answer.to_string().into()))
         }
@@ -293,7 +351,11 @@ fn write_verb(
 }
 
 fn patch_body(headers: &HeaderMap, body: &[u8]) -> Result<(PatchKind, Value), ApiError> {
-    let content = header(headers, CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+    let content = header(headers, CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
     let format = match content {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
@@ -319,7 +381,9 @@ fn patch_body(headers: &HeaderMap, body: &[u8]) -> Result<(PatchKind, Value), Ap
 fn delete_options(body: &Value, query: &QueryMap) -> Result<DeleteOptions, ApiError> {
     let in_query = match query.get("gracePeriodSeconds").filter(|v| !v.is_empty()) {
         Some(given) => Some(given.parse().map_err(|_| {
-            ApiError::bad_request(format!("gracePeriodSeconds: Invalid value: {given:?}: must be a whole number"))
+            ApiError::bad_request(format!(
+                "gracePeriodSeconds: Invalid value: {given:?}: must be a whole number"
+            ))
         })?),
         None => None,
     };
@@ -340,7 +404,11 @@ fn delete_collection(
 ) -> Result<Response<Body>, ApiError> {
     let store = server.shown();
     let scope = scope(route, query, false)?;
-    let given = if body.is_empty() { Value::Null } else { parse_json(body)? };
+    let given = if body.is_empty() {
+        Value::Null
+    } else {
+        parse_json(body)?
+    };
     let options = delete_options(&given, query)?;
     let mut items = Vec::new();
     let (version, all) = store.list(route.kind, route.namespace.as_deref());
@@ -371,7 +439,10 @@ mod tests {
     #[test]
     fn paths_name_kind_namespace_name_and_subresource() {
         let pod = found("/api/v1/namespaces/shop/pods/web-1/status").unwrap();
-        assert_eq!((pod.kind, pod.namespace.as_deref(), pod.name.as_str()), (PODS, Some("shop"), "web-1"));
+        assert_eq!(
+            (pod.kind, pod.namespace.as_deref(), pod.name.as_str()),
+            (PODS, Some("shop"), "web-1")
+        );
         assert_eq!(pod.subresource, "status");
         let all = found("/api/v1/services").unwrap();
         assert_eq!((all.kind, all.namespace, all.name.as_str()), (SERVICES, None, ""));
@@ -383,7 +454,13 @@ mod tests {
 
     #[test]
     fn paths_that_mean_nothing_are_not_served() {
-        for path in ["/api/v1/pods/web-1", "/api/v1/namespaces/shop/nodes", "/api/v2/pods", "/x", "/api/v1/nodes/a/scale"] {
+        for path in [
+            "/api/v1/pods/web-1",
+            "/api/v1/namespaces/shop/nodes",
+            "/api/v2/pods",
+            "/x",
+            "/api/v1/nodes/a/scale",
+        ] {
             assert_eq!(found(path), None, "{path}");
         }
     }
@@ -394,6 +471,9 @@ mod tests {
         let query = HashMap::from([("watch".to_owned(), "true".to_owned())]);
         assert_eq!(attributes(&Method::GET, &route, &query).unwrap().verb, "watch");
         assert_eq!(attributes(&Method::GET, &route, &QueryMap::new()).unwrap().verb, "list");
-        assert_eq!(attributes(&Method::POST, &route, &QueryMap::new()).unwrap_err().code, 405);
+        assert_eq!(
+            attributes(&Method::POST, &route, &QueryMap::new()).unwrap_err().code,
+            405
+        );
     }
 }

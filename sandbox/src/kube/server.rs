@@ -66,7 +66,12 @@ impl ApiServer {
         let listener = listen(address)?;
         // One command at a time: callers wait for it to have taken effect.
         let (commands, receiver) = mpsc::channel(1);
-        let state = State { mode: Mode::Running, deny: Vec::new(), shown: store.clone(), generation: 0 };
+        let state = State {
+            mode: Mode::Running,
+            deny: Vec::new(),
+            shown: store.clone(),
+            generation: 0,
+        };
         let shared = Shared {
             address: listener.local_addr()?,
             primary: store,
@@ -74,8 +79,17 @@ impl ApiServer {
             turns: watch::Sender::new(0),
             commands,
         };
-        let server = Self { shared: Arc::new(shared) };
-        Ok((server.clone(), Listening { server, listener, commands: receiver }))
+        let server = Self {
+            shared: Arc::new(shared),
+        };
+        Ok((
+            server.clone(),
+            Listening {
+                server,
+                listener,
+                commands: receiver,
+            },
+        ))
     }
 
     fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -175,7 +189,11 @@ impl ApiServer {
 impl Listening {
     /// Serves until shutdown, through stops and starts.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Listening { server, listener, mut commands } = self;
+        let Listening {
+            server,
+            listener,
+            mut commands,
+        } = self;
         let mut listener = Some(listener);
         let mut connections = Connections::default();
         loop {

@@ -15,8 +15,15 @@ const NAME_LIMIT: usize = 253;
 const LABEL_LIMIT: usize = 63;
 /// Metadata the server sets and nobody changes.
 const FIXED_METADATA: &[&str] = &[
-    "name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
-    "generateName", "selfLink",
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "generateName",
+    "selfLink",
 ];
 
 /// Checks that a body is meant for the path it came to, and fills what the path implies.
@@ -66,11 +73,21 @@ pub fn prepare_new(kind: KindId, value: &mut Value, uid: &str, suffix: &str) -> 
         name = format!("{generate}{suffix}");
     }
     if name.is_empty() {
-        return Err(ApiError::invalid(row, "", "metadata.name", "Required value: name or generateName is required"));
+        return Err(ApiError::invalid(
+            row,
+            "",
+            "metadata.name",
+            "Required value: name or generateName is required",
+        ));
     }
     validate_name(kind, &name)?;
     let meta = metadata(value);
-    for gone in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+    for gone in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+    ] {
         meta.remove(gone);
     }
     meta.insert("name".into(), json!(name));
@@ -89,7 +106,11 @@ pub fn prepare_new(kind: KindId, value: &mut Value, uid: &str, suffix: &str) -> 
 }
 
 fn validate_name(kind: KindId, name: &str) -> Result<(), ApiError> {
-    let limit = if kind == SERVICES || kind == NAMESPACES { LABEL_LIMIT } else { NAME_LIMIT };
+    let limit = if kind == SERVICES || kind == NAMESPACES {
+        LABEL_LIMIT
+    } else {
+        NAME_LIMIT
+    };
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let allowed = |c: char| plain(c) || c == '-' || (c == '.' && limit == NAME_LIMIT);
     let edges = name.starts_with(plain) && name.ends_with(plain);
@@ -132,8 +153,14 @@ fn default_new(kind: KindId, value: &mut Value) {
 }
 
 fn default_protocols(value: &mut Value, containers: &str) {
-    let Some(Value::Array(containers)) = value.pointer_mut(containers) else { return };
-    for port in containers.iter_mut().filter_map(|c| c.get_mut("ports")?.as_array_mut()).flatten() {
+    let Some(Value::Array(containers)) = value.pointer_mut(containers) else {
+        return;
+    };
+    for port in containers
+        .iter_mut()
+        .filter_map(|c| c.get_mut("ports")?.as_array_mut())
+        .flatten()
+    {
         child_default(port, "protocol", json!("TCP"));
     }
 }
@@ -156,10 +183,15 @@ fn default_service(value: &mut Value) {
     spec.entry("ipFamilyPolicy").or_insert(json!("SingleStack"));
     spec.entry("internalTrafficPolicy").or_insert(json!("Cluster"));
     // Nothing answers there: the sandbox has no kube-proxy. The address only looks right.
-    let ip = spec.entry("clusterIP").or_insert(json!(format!("10.{}.{b}.{}", 96 + a % 16, c.max(1)))).clone();
+    let ip = spec
+        .entry("clusterIP")
+        .or_insert(json!(format!("10.{}.{b}.{}", 96 + a % 16, c.max(1))))
+        .clone();
     spec.entry("clusterIPs").or_insert(json!([ip]));
     let exposed = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
-    let Some(Value::Array(ports)) = spec.get_mut("ports") else { return };
+    let Some(Value::Array(ports)) = spec.get_mut("ports") else {
+        return;
+    };
     for (index, port) in ports.iter_mut().enumerate() {
         child_default(port, "protocol", json!("TCP"));
         let target = port["port"].clone();
@@ -203,14 +235,20 @@ fn validate_service_ports(kind: KindId, name: &str, value: &Value) -> Result<(),
     }
     for (index, port) in ports.iter().enumerate() {
         if !port["port"].as_u64().is_some_and(|p| (1..=65_535).contains(&p)) {
-            let cause = format!("Invalid value: {}: must be between 1 and 65535, inclusive", port["port"]);
+            let cause = format!(
+                "Invalid value: {}: must be between 1 and 65535, inclusive",
+                port["port"]
+            );
             return bad(format!("spec.ports[{index}].port"), &cause);
         }
         if ports.len() > 1 && port["name"].as_str().is_none_or(str::is_empty) {
             return bad(format!("spec.ports[{index}].name"), "Required value");
         }
         if ports[..index].iter().any(|p| p["name"] == port["name"]) {
-            return bad(format!("spec.ports[{index}].name"), &format!("Duplicate value: {}", port["name"]));
+            return bad(
+                format!("spec.ports[{index}].name"),
+                &format!("Duplicate value: {}", port["name"]),
+            );
         }
     }
     Ok(())
@@ -222,7 +260,10 @@ pub fn prepare_update(kind: KindId, old: &Value, mut new: Value, status: bool) -
     if status {
         let mut out = old.clone();
         out["status"] = new["status"].take();
-        let managed = new.pointer_mut("/metadata/managedFields").map(Value::take).unwrap_or_default();
+        let managed = new
+            .pointer_mut("/metadata/managedFields")
+            .map(Value::take)
+            .unwrap_or_default();
         set_or_remove(&mut out["metadata"], "managedFields", managed);
         return Ok(out);
     }
@@ -252,7 +293,10 @@ pub fn prepare_update(kind: KindId, old: &Value, mut new: Value, status: bool) -
     }
     validate(kind, &new)?;
     if row.generation && content(old) != content(&new) {
-        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
+        let generation = old
+            .pointer("/metadata/generation")
+            .and_then(Value::as_i64)
+            .unwrap_or_default();
         new["metadata"]["generation"] = json!(generation + 1);
     }
     Ok(new)
@@ -271,7 +315,9 @@ fn frozen_pod_spec(pod: &Value) -> Value {
     let mut spec = pod["spec"].clone();
     set_or_remove(&mut spec, "tolerations", Value::Null);
     if let Some(Value::Array(containers)) = spec.get_mut("containers") {
-        containers.iter_mut().for_each(|c| set_or_remove(c, "image", Value::Null));
+        containers
+            .iter_mut()
+            .for_each(|c| set_or_remove(c, "image", Value::Null));
     }
     spec
 }
@@ -288,10 +334,14 @@ fn content(value: &Value) -> Value {
 pub fn unchanged(old: &Value, new: &Value) -> bool {
     let strip = |value: &Value| {
         let mut out = value.clone();
-        let Some(meta) = out.get_mut("metadata") else { return out };
+        let Some(meta) = out.get_mut("metadata") else {
+            return out;
+        };
         set_or_remove(meta, "resourceVersion", Value::Null);
         if let Some(Value::Array(entries)) = meta.get_mut("managedFields") {
-            entries.iter_mut().for_each(|entry| set_or_remove(entry, "time", Value::Null));
+            entries
+                .iter_mut()
+                .for_each(|entry| set_or_remove(entry, "time", Value::Null));
         }
         out
     };
@@ -312,7 +362,10 @@ mod tests {
     #[test]
     fn a_new_service_gets_its_defaults() {
         let value = service();
-        assert_eq!(value["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
+        assert_eq!(
+            value["spec"]["ports"][0],
+            json!({"port": 80, "protocol": "TCP", "targetPort": 80})
+        );
         assert_eq!(value["spec"]["type"], "ClusterIP");
         assert_eq!(value["metadata"]["namespace"], "shop");
         assert_eq!(value["spec"]["clusterIPs"][0], value["spec"]["clusterIP"]);
@@ -337,7 +390,11 @@ mod tests {
         assert_eq!(prepare_new(SERVICES, &mut bad_name, "u", "x").unwrap_err().code, 422);
         let mut no_port = json!({"metadata": {"name": "web"}, "spec": {}});
         let error = prepare_new(SERVICES, &mut no_port, "u", "x").unwrap_err();
-        assert!(error.message.contains("spec.ports: Required value"), "{}", error.message);
+        assert!(
+            error.message.contains("spec.ports: Required value"),
+            "{}",
+            error.message
+        );
         let mut twice = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 1, "name": "a"},
                                                                              {"port": 2, "name": "a"}]}});
         assert!(prepare_new(SERVICES, &mut twice, "u", "x").is_err());
@@ -354,15 +411,24 @@ mod tests {
         labelled["status"] = json!({"replicas": 9});
         let written = prepare_update(DEPLOYMENTS, &old, labelled, false).unwrap();
         assert_eq!(written["metadata"]["generation"], 3);
-        assert_eq!(written["status"]["replicas"], 1, "the main resource does not write status");
+        assert_eq!(
+            written["status"]["replicas"], 1,
+            "the main resource does not write status"
+        );
         let mut scaled = old.clone();
         scaled["spec"]["replicas"] = json!(2);
-        assert_eq!(prepare_update(DEPLOYMENTS, &old, scaled, false).unwrap()["metadata"]["generation"], 4);
+        assert_eq!(
+            prepare_update(DEPLOYMENTS, &old, scaled, false).unwrap()["metadata"]["generation"],
+            4
+        );
         let mut status = old.clone();
         status["status"] = json!({"replicas": 7});
         status["spec"]["replicas"] = json!(7);
         let written = prepare_update(DEPLOYMENTS, &old, status, true).unwrap();
-        assert_eq!((&written["status"]["replicas"], &written["spec"]["replicas"]), (&json!(7), &json!(1)));
+        assert_eq!(
+            (&written["status"]["replicas"], &written["spec"]["replicas"]),
+            (&json!(7), &json!(1))
+        );
         old["spec"]["selector"] = json!({"matchLabels": {"a": "c"}});
         assert!(prepare_update(DEPLOYMENTS, &old, written, false).is_err());
     }

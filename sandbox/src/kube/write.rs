@@ -28,7 +28,12 @@ pub struct Target {
 
 impl Target {
     pub fn new(kind: KindId, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), status: false }
+        Self {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            status: false,
+        }
     }
 
     fn key(&self) -> Key {
@@ -75,7 +80,10 @@ fn finish(
             return (Write::Nothing, before.clone());
         }
         // The last finalizer is gone: a pending deletion takes effect. A pod also waits for its kubelet.
-        let finalizers = value.pointer("/metadata/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty);
+        let finalizers = value
+            .pointer("/metadata/finalizers")
+            .and_then(Value::as_array)
+            .is_none_or(Vec::is_empty);
         let stopped = target.kind != PODS || value["metadata"]["deletionGracePeriodSeconds"] == 0;
         if before.terminating() && finalizers && stopped && target.kind != NAMESPACES {
             let object = Arc::new(Object::new(value));
@@ -86,21 +94,37 @@ fn finish(
     value["apiVersion"] = json!(row.api_version());
     value["kind"] = json!(row.kind);
     let object = Arc::new(Object::new(value.clone()));
-    (if options.dry_run { Write::Nothing } else { Write::Put(value) }, object)
+    (
+        if options.dry_run {
+            Write::Nothing
+        } else {
+            Write::Put(value)
+        },
+        object,
+    )
 }
 
 /// Five characters as Kubernetes draws them for generated names: no vowels, nothing that looks like another.
 pub fn random_suffix() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
-    (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..5)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 /// Creates an object. `target.name` may be empty: the body names it, or has it generated.
-pub fn create(store: &Store, target: &Target, mut body: Value, options: &WriteOptions) -> Result<Arc<Object>, ApiError> {
+pub fn create(
+    store: &Store,
+    target: &Target,
+    mut body: Value,
+    options: &WriteOptions,
+) -> Result<Arc<Object>, ApiError> {
     let row = target.kind.row();
     if !text(&body, "/metadata/resourceVersion").is_empty() {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
     if row.namespaced {
@@ -109,7 +133,11 @@ pub fn create(store: &Store, target: &Target, mut body: Value, options: &WriteOp
     metadata(&mut body).remove("managedFields");
     strategy::prepare_new(target.kind, &mut body, &Uuid::new_v4().to_string(), &random_suffix())?;
     if !options.manager.is_empty() {
-        let manager = Manager { name: &options.manager, operation: "Update", subresource: "" };
+        let manager = Manager {
+            name: &options.manager,
+            operation: "Update",
+            subresource: "",
+        };
         apply::record_update(row, None, &mut body, &manager);
     }
     let name = text(&body, "/metadata/name").to_owned();
@@ -125,7 +153,10 @@ fn namespace_open(store: &Store, target: &Target) -> Result<(), ApiError> {
         .get(NAMESPACES, "", &target.namespace)
         .ok_or_else(|| ApiError::not_found(NAMESPACES.row(), &target.namespace))?;
     if namespace.terminating() {
-        let why = format!("unable to create new content in namespace {} because it is being terminated", target.namespace);
+        let why = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            target.namespace
+        );
         let mut error = ApiError::bad_request(why);
         (error.code, error.reason) = (403, "Forbidden");
         return Err(error);
@@ -148,7 +179,9 @@ fn store_write(
         }
         Ok(write)
     })?;
-    answer.or(written).ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))
+    answer
+        .or(written)
+        .ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))
 }
 
 fn check_version(target: &Target, before: &Object, body: &Value) -> Result<(), ApiError> {
@@ -170,7 +203,12 @@ fn check_version(target: &Target, before: &Object, body: &Value) -> Result<(), A
 }
 
 /// Replaces an object or its status.
-pub fn update(store: &Store, target: &Target, mut body: Value, options: &WriteOptions) -> Result<Arc<Object>, ApiError> {
+pub fn update(
+    store: &Store,
+    target: &Target,
+    mut body: Value,
+    options: &WriteOptions,
+) -> Result<Arc<Object>, ApiError> {
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
     store_write(store, target, |before| {
         let before = before.ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))?;
@@ -194,7 +232,11 @@ fn changed(
     };
     if !options.manager.is_empty() {
         let subresource = if target.status { "status" } else { "" };
-        let manager = Manager { name: &options.manager, operation: "Update", subresource };
+        let manager = Manager {
+            name: &options.manager,
+            operation: "Update",
+            subresource,
+        };
         apply::record_update(target.kind.row(), Some(before.value()), &mut value, &manager);
     }
     Ok(finish(target, options, Some(before), value))
@@ -239,7 +281,8 @@ fn apply_patch(
 ) -> Result<(Arc<Object>, bool), ApiError> {
     let row = target.kind.row();
     if options.manager.is_empty() {
-        let error = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let error =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         return Err(ApiError::bad_request(error));
     }
     let mut body = body.clone();
@@ -248,7 +291,11 @@ fn apply_patch(
         namespace_open(store, target)?;
     }
     let subresource = if target.status { "status" } else { "" };
-    let manager = Manager { name: &options.manager, operation: "Apply", subresource };
+    let manager = Manager {
+        name: &options.manager,
+        operation: "Apply",
+        subresource,
+    };
     let mut created = false;
     let object = store_write(store, target, |before| {
         let Some(before) = before else {
@@ -296,7 +343,10 @@ pub fn delete(store: &Store, target: &Target, options: &DeleteOptions) -> Result
         let held = finalizers.is_some_and(|f| !f.is_empty()) || target.kind == NAMESPACES;
         if grace == 0 && !held {
             gone = true;
-            return Ok((if options.dry_run { Write::Nothing } else { Write::Remove }, before.clone()));
+            return Ok((
+                if options.dry_run { Write::Nothing } else { Write::Remove },
+                before.clone(),
+            ));
         }
         let marked = mark_deleted(target, before, grace);
         if options.dry_run || strategy::unchanged(before.value(), &marked) {
@@ -316,20 +366,30 @@ fn grace_seconds(target: &Target, before: &Object, options: &DeleteOptions) -> u
     if target.kind != PODS || before.text("/spec/nodeName").is_empty() {
         return 0;
     }
-    let own = before.value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
+    let own = before
+        .value()
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_u64);
     options.grace_seconds.unwrap_or(own.unwrap_or(30))
 }
 
 fn mark_deleted(target: &Target, before: &Object, grace: u64) -> Value {
     let mut value = before.value().clone();
     let already = before.terminating();
-    let shorter = value["metadata"]["deletionGracePeriodSeconds"].as_u64().is_none_or(|old| grace < old);
+    let shorter = value["metadata"]["deletionGracePeriodSeconds"]
+        .as_u64()
+        .is_none_or(|old| grace < old);
     let meta = metadata(&mut value);
     if !already || shorter {
         let at = jiff::Timestamp::now()
-            .saturating_add(jiff::SignedDuration::from_secs(i64::try_from(grace).unwrap_or(i64::MAX)))
+            .saturating_add(jiff::SignedDuration::from_secs(
+                i64::try_from(grace).unwrap_or(i64::MAX),
+            ))
             .unwrap_or(jiff::Timestamp::MAX);
-        meta.insert("deletionTimestamp".into(), json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
+        meta.insert(
+            "deletionTimestamp".into(),
+            json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        );
         meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
     }
     if target.kind == NAMESPACES {

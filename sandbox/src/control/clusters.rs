@@ -1,0 +1,120 @@
+//! Control routes for API servers, permissions and pods.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::routing::{delete, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Body, Control, ControlError, Shared};
+use crate::addresses::Reuse;
+use crate::kube::kinds::PODS;
+use crate::kube::rbac::Deny;
+use crate::kube::server::Mode;
+use crate::kube::write::{self, DeleteOptions, Target};
+use crate::workload::behaviour::ModeRequest;
+
+type Answer = Result<Json<Value>, ControlError>;
+
+pub fn routes() -> Router<Arc<Control>> {
+    Router::new()
+        .route("/clusters/{cluster}/api/{action}", post(api_action))
+        .route("/clusters/{cluster}/rbac", post(deny).delete(allow_all).get(denied))
+        .route("/clusters/{cluster}/pods/mode", post(mode_of_all))
+        .route("/clusters/{cluster}/pods/ip-reuse", post(ip_reuse))
+        .route("/clusters/{cluster}/pods/{namespace}/{pod}/mode", post(mode_of_one))
+        .route("/clusters/{cluster}/pods/{namespace}/{pod}", delete(delete_pod))
+}
+
+async fn api_action(State(control): Shared, Path((cluster, action)): Path<(String, String)>) -> Answer {
+    let api = &control.cluster(&cluster)?.api;
+    match action.as_str() {
+        "stop" => api.set_mode(Mode::Stopped).await.map_err(ControlError::Mode)?,
+        "start" => api.set_mode(Mode::Running).await.map_err(ControlError::Mode)?,
+        "hang" => api.set_mode(Mode::Hung).await.map_err(ControlError::Mode)?,
+        "restart" => api.restart().await.map_err(ControlError::Mode)?,
+        "compact" => api.compact(),
+        "wipe" => api.wipe(),
+        "restore" => api.restore(),
+        _ => {
+            let known = "stop, start, restart, hang, compact, wipe, restore".to_owned();
+            return Err(ControlError::Unknown {
+                what: "action",
+                name: action,
+                known,
+            });
+        }
+    }
+    tracing::info!(%cluster, %action, "the API server of a cluster was told to change");
+    Ok(Json(json!({"cluster": cluster, "mode": api.mode()})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DenyRequest {
+    deny: Vec<Deny>,
+}
+
+async fn deny(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<DenyRequest>) -> Answer {
+    let api = &control.cluster(&cluster)?.api;
+    let mut rules = api.deny();
+    rules.extend(
+        request
+            .deny
+            .into_iter()
+            .filter(|rule| !rules.contains(rule))
+            .collect::<Vec<_>>(),
+    );
+    api.set_deny(rules.clone());
+    Ok(Json(json!({"deny": rules})))
+}
+
+async fn allow_all(State(control): Shared, Path(cluster): Path<String>) -> Answer {
+    control.cluster(&cluster)?.api.set_deny(Vec::new());
+    Ok(Json(json!({"deny": []})))
+}
+
+async fn denied(State(control): Shared, Path(cluster): Path<String>) -> Answer {
+    Ok(Json(json!({"deny": control.cluster(&cluster)?.api.deny()})))
+}
+
+async fn mode_of_all(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<ModeRequest>) -> Answer {
+    let pods = control.cluster(&cluster)?.kubelet.set_mode_of_all(request);
+    Ok(Json(json!({"pods": pods})))
+}
+
+async fn mode_of_one(
+    State(control): Shared,
+    Path((cluster, namespace, pod)): Path<(String, String, String)>,
+    Body(request): Body<ModeRequest>,
+) -> Answer {
+    let key = (namespace, pod);
+    if control.cluster(&cluster)?.kubelet.set_mode(&key, request) {
+        return Ok(Json(json!({"pods": 1})));
+    }
+    let known = format!("GET the workload in {:?} for its pods", key.0);
+    Err(ControlError::Unknown {
+        what: "running pod",
+        name: key.1,
+        known,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReuseRequest {
+    mode: Reuse,
+}
+
+async fn ip_reuse(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<ReuseRequest>) -> Answer {
+    control.cluster(&cluster)?.ips.set_reuse(request.mode);
+    Ok(Json(json!({"mode": request.mode})))
+}
+
+async fn delete_pod(State(control): Shared, Path((cluster, namespace, pod)): Path<(String, String, String)>) -> Answer {
+    let target = Target::new(PODS, &namespace, &pod);
+    let object = write::delete(&control.cluster(&cluster)?.store, &target, &DeleteOptions::default())?;
+    Ok(Json(json!({"uid": object["metadata"]["uid"]})))
+}

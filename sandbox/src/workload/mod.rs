@@ -1,0 +1,12 @@
+//! What makes a sandbox cluster live: nodes that run pods, pods that answer HTTP, and the controllers for Deployments and
+//! EndpointSlices. Works on the store of `kube` only; never on the API server, so that stopping that one stops no pod.
+
+pub mod behaviour;
+mod controllers;
+pub mod deployment;
+pub mod endpointslices;
+pub mod kubelet;
+mod pod_server;
+pub mod pod_status;
+
+pub use controllers::Controllers;
