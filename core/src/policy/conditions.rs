@@ -132,7 +132,8 @@ fn paths(paths: &[PathMatch], report: &mut Report) -> Vec<String> {
     for (i, path) in paths.iter().enumerate() {
         let field = format!("spec.match.paths[{i}].value");
         let value = path.value.as_str();
-        if !value.starts_with('/') && !(path.kind == PathKind::Pattern && value.starts_with('*')) {
+        let wild = path.kind == PathKind::Pattern && value.starts_with('*');
+        if !(wild || value.starts_with('/')) {
             report.add(
                 &field,
                 value,
