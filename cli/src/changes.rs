@@ -96,8 +96,8 @@ fn cluster_line(cluster: &ClusterStatus) -> String {
         }
     }
     line.push_str(&format!("; link {}", cluster.link));
-    if !cluster.reason.is_empty() {
-        line.push_str(&format!("; {}: {}", cluster.reason, cluster.message));
+    if let Some(why) = cluster.why() {
+        line.push_str(&format!("; {why}"));
     }
     line
 }

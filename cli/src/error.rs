@@ -7,7 +7,7 @@ use std::fmt;
 use prost::Message;
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 use crate::model::Violation;
 
@@ -149,7 +149,8 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
         }
     };
     let (exit, remedy) = match status.code() {
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => return refused(what, status),
+        _ if trouble(status).is_some() => return unreachable(what, hub, &again, status),
+        Code::InvalidArgument | Code::FailedPrecondition => return refused(what, status),
         Code::Aborted | Code::AlreadyExists => return conflict(what, status),
         Code::NotFound => (
             Exit::NotFound,
@@ -175,7 +176,8 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
             Exit::Internal,
             "the hub does not know this call: use a yardctl of the hub's version, or update the hub".into(),
         ),
-        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => {
+        // OUT_OF_RANGE is what tonic makes of an answer that is larger than this program takes.
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss | Code::OutOfRange => {
             (Exit::Internal, format!("look into the hub's log{again}"))
         }
     };
@@ -241,116 +243,64 @@ pub fn with_causes(status: &Status) -> String {
     }
 }
 
-/// Whether the same call may be sent again: the hub said UNAVAILABLE, or the connection broke under the call
-/// (a status that was made on this side carries its cause; one from the wire does not).
-pub fn is_transient(status: &Status) -> bool {
-    let made_here = std::error::Error::source(status).is_some();
+/// What went wrong on the way, where no answer of the hub came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// No connection, or it broke.
+    Broken,
+    /// The hub's certificate is not of the CA that was named.
+    UntrustedHub,
+    /// The hub does not take our certificate, or wants one.
+    Unwelcome,
+}
+
+/// A status that was made on this side carries its cause, one from the wire does not. TLS errors have no type that
+/// could be asked here (they come boxed through three crates), so they are known by rustls' own words.
+fn trouble(status: &Status) -> Option<Trouble> {
+    let mut cause = std::error::Error::source(status);
+    cause?;
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return None;
+        }
+        cause = error.source();
+    }
+    let text = with_causes(status);
     match status.code() {
-        // A wrong certificate stays wrong; rustls has no code of its own in a gRPC status, only its text.
-        Code::Unavailable => !with_causes(status).contains("certificate"),
-        Code::Unknown | Code::Cancelled | Code::Internal => made_here,
-        _ => false,
+        _ if text.contains("invalid peer certificate") => Some(Trouble::UntrustedHub),
+        _ if text.contains("received fatal alert") => Some(Trouble::Unwelcome),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => Some(Trouble::Broken),
+        _ => None,
+    }
+}
+
+fn unreachable(what: &str, hub: &str, again: &str, status: &Status) -> Failure {
+    let (exit, remedy) = match trouble(status) {
+        Some(Trouble::UntrustedHub) => (
+            Exit::Unavailable,
+            "give the CA that signed the hub's certificate with --tls-ca".to_owned(),
+        ),
+        Some(Trouble::Unwelcome) => (
+            Exit::Denied,
+            "give a client certificate that the hub trusts with --tls-cert and --tls-key".to_owned(),
+        ),
+        Some(Trouble::Broken) | None => (
+            Exit::Unavailable,
+            format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),
+        ),
+    };
+    Failure::new(exit, what, with_causes(status), remedy)
+}
+
+/// Whether the same call may be sent again: the hub said UNAVAILABLE, or the connection broke under the call. Wrong
+/// certificates stay wrong.
+pub fn is_transient(status: &Status) -> bool {
+    match trouble(status) {
+        Some(trouble) => trouble == Trouble::Broken,
+        None => status.code() == Code::Unavailable,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: [(Code, Exit, Exit); 16] = [
-        (Code::Cancelled, Exit::Unavailable, Exit::Timeout),
-        (Code::Unknown, Exit::Internal, Exit::Internal),
-        (Code::InvalidArgument, Exit::Invalid, Exit::Invalid),
-        (Code::DeadlineExceeded, Exit::Unavailable, Exit::Timeout),
-        (Code::NotFound, Exit::NotFound, Exit::NotFound),
-        (Code::AlreadyExists, Exit::Conflict, Exit::Conflict),
-        (Code::PermissionDenied, Exit::Denied, Exit::Denied),
-        (Code::ResourceExhausted, Exit::Unavailable, Exit::Unavailable),
-        (Code::FailedPrecondition, Exit::Invalid, Exit::Invalid),
-        (Code::Aborted, Exit::Conflict, Exit::Conflict),
-        (Code::OutOfRange, Exit::Invalid, Exit::Invalid),
-        (Code::Unimplemented, Exit::Internal, Exit::Internal),
-        (Code::Internal, Exit::Internal, Exit::Internal),
-        (Code::Unavailable, Exit::Unavailable, Exit::Unavailable),
-        (Code::DataLoss, Exit::Internal, Exit::Internal),
-        (Code::Unauthenticated, Exit::Denied, Exit::Denied),
-    ];
-
-    #[test]
-    fn every_grpc_code_has_one_exit_code_for_reads_and_one_for_writes() {
-        for (code, read, write) in ALL {
-            let status = Status::new(code, "because");
-            let failure = from_status("cannot look", "http://h", Kind::Read, &status);
-            assert_eq!(failure.exit, read, "{code:?} of a read");
-            assert!(!failure.remedy.is_empty(), "{code:?} has no remedy");
-            assert_eq!(failure.why, "because");
-            let failure = from_status("cannot write", "http://h", Kind::Write { request_id: "r-1" }, &status);
-            assert_eq!(failure.exit, write, "{code:?} of a write");
-        }
-    }
-
-    #[test]
-    fn an_unanswered_write_names_the_request_id_that_makes_repeating_safe() {
-        for code in [Code::Unavailable, Code::DeadlineExceeded] {
-            let kind = Kind::Write { request_id: "r-77" };
-            let failure = from_status("cannot set weights", "http://h", kind, &Status::new(code, "x"));
-            assert!(
-                failure.remedy.contains("--request-id r-77"),
-                "{code:?}: {}",
-                failure.remedy
-            );
-        }
-    }
-
-    #[test]
-    fn violations_are_reported_as_field_value_problem_and_remedy() {
-        let details = pb::Violations {
-            violations: vec![pb::Violation {
-                field: "spec.clusters[1].weight".into(),
-                value: "1000".into(),
-                problem: "is above 999".into(),
-                remedy: "use 0 to 999".into(),
-            }],
-        };
-        let status = Status::with_details(
-            Code::InvalidArgument,
-            "the policy is not valid",
-            details.encode_to_vec().into(),
-        );
-        let report = from_status("cannot apply a.yaml", "http://h", Kind::Read, &status).report();
-        assert_eq!(
-            report,
-            "error: cannot apply a.yaml: the policy is not valid\n  spec.clusters[1].weight = 1000\n    \
-             problem: is above 999\n    remedy:  use 0 to 999\n"
-        );
-    }
-
-    #[test]
-    fn a_version_conflict_names_both_versions_and_the_flag_that_resolves_it() {
-        let details = pb::VersionConflict {
-            expected_version: 3,
-            present_version: 5,
-        };
-        let status = Status::with_details(Code::Aborted, "stale", details.encode_to_vec().into());
-        let failure = from_status("cannot apply", "http://h", Kind::Read, &status);
-        assert_eq!(failure.exit, Exit::Conflict);
-        assert_eq!(failure.why, "version 3 was expected, version 5 is there");
-        assert!(failure.remedy.contains("--expected-version 5"));
-    }
-
-    #[test]
-    fn details_that_are_not_ours_fall_back_to_the_message() {
-        for code in [Code::Aborted, Code::InvalidArgument] {
-            let status = Status::with_details(code, "plain message", vec![0xff, 0xff, 0xff].into());
-            let failure = from_status("cannot apply", "http://h", Kind::Read, &status);
-            assert_eq!(failure.why, "plain message");
-            assert!(failure.violations.is_empty());
-        }
-    }
-
-    #[test]
-    fn escape_sequences_from_another_machine_do_not_reach_the_terminal() {
-        let failure = Failure::new(Exit::Internal, "a\u{1b}[2Jb", "c\nd", "");
-        assert_eq!(failure.report(), "error: a [2Jb: c d\n");
-    }
-}
+#[path = "error_tests.rs"]
+mod tests;

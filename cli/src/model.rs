@@ -212,6 +212,20 @@ pub enum Event {
     Deleted,
 }
 
+impl ClusterStatus {
+    /// Why effective differs from requested, or what else the hub has to say of this cluster. A hub that gives the
+    /// word for "as asked" without a message says nothing.
+    pub fn why(&self) -> Option<String> {
+        let silent = self.message.is_empty() && self.effective_weight == self.requested_weight;
+        match (silent || self.reason.is_empty(), self.message.as_str()) {
+            (true, "") => None,
+            (true, message) => Some(message.to_owned()),
+            (false, "") => Some(self.reason.clone()),
+            (false, message) => Some(format!("{}: {message}", self.reason)),
+        }
+    }
+}
+
 impl Policy {
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.r#type == kind)

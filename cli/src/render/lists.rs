@@ -1,7 +1,6 @@
 //! Tables of policies, clusters, endpoints and plans. Pure.
 
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::{
     age,
@@ -212,47 +211,6 @@ pub fn plan(plan: &Plan, paint: Paint) -> String {
         }
     }
     text
-}
-
-/// `shared-public:443  shop.example.com /checkout*  ->  checkout:http`, as far as the spec says so.
-pub fn spec_line(spec: &Value) -> Option<String> {
-    let word = |value: &Value| match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    };
-    let at = |pointer: &str| spec.pointer(pointer).and_then(word);
-    let balancer = at("/listener/loadBalancer")
-        .or_else(|| at("/listener/loadBalancerArn"))
-        .or_else(|| at("/listener/arn"));
-    let listener = match (balancer, at("/listener/port")) {
-        (Some(balancer), Some(port)) => format!("{balancer}:{port}"),
-        (Some(balancer), None) => balancer,
-        _ => return None,
-    };
-    let list = |pointer: &str| {
-        spec.pointer(pointer)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
-    let mut parts: Vec<String> = list("/match/hostnames").iter().filter_map(word).collect();
-    parts.extend(list("/match/paths").iter().filter_map(|path| {
-        let value = path.get("value").and_then(Value::as_str)?;
-        let prefix = path.get("type").and_then(Value::as_str) == Some("Prefix");
-        Some(if prefix { format!("{value}*") } else { value.to_owned() })
-    }));
-    let matches = if parts.is_empty() {
-        "every request".to_owned()
-    } else {
-        parts.join(" ")
-    };
-    let service = match (at("/backend/service/name"), at("/backend/service/port")) {
-        (Some(name), Some(port)) => format!("{name}:{port}"),
-        (Some(name), None) => name,
-        _ => return None,
-    };
-    Some(format!("{listener}  {matches}  ->  {service}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Text for people. Pure: takes values and `now`, gives strings; escape codes only through `Paint`.
 
 mod lists;
+mod spec;
 mod status;
 mod table;
 

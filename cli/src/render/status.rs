@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    age, lists, share,
+    age, share,
+    spec::spec_line,
     table::{Cell, Paint, Table, Tone},
 };
 use crate::{
@@ -99,7 +100,7 @@ fn facts(policy: &Policy, now: Timestamp) -> String {
     if policy.deleting_since.is_some() {
         lines.push(("deleting", ago(policy.deleting_since, now)));
     }
-    if let Some(spec) = lists::spec_line(&policy.spec) {
+    if let Some(spec) = spec_line(&policy.spec) {
         lines.push(("spec", spec));
     }
     match &policy.status.rule {
@@ -202,7 +203,7 @@ fn weights(clusters: &[ClusterStatus]) -> Table {
                     .programmed_weight
                     .map_or("-".to_owned(), |weight| share(weight, sum)),
             ),
-            Cell::left(&cluster.reason),
+            Cell::left(cluster.why().map_or("", |_| &cluster.reason)),
         ]);
     }
     table
@@ -211,12 +212,9 @@ fn weights(clusters: &[ClusterStatus]) -> Table {
 /// Why effective differs from requested, in full: the message does not fit a column.
 fn reasons(clusters: &[ClusterStatus], paint: Paint) -> String {
     let mut text = String::new();
-    for cluster in clusters
-        .iter()
-        .filter(|c| !c.reason.is_empty() || !c.message.is_empty())
-    {
-        let line = format!("{}: {}: {}", cluster.cluster, or_dash(&cluster.reason), cluster.message);
-        text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &plain(&line))));
+    for (cluster, why) in clusters.iter().filter_map(|cluster| Some((cluster, cluster.why()?))) {
+        let line = plain(&format!("{}: {why}", cluster.cluster));
+        text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &line)));
     }
     text
 }

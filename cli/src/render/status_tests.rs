@@ -32,7 +32,7 @@ fn the_page_shows_a_shift_that_waits_for_healthy_targets() {
 shop/checkout  NOT CONVERGED: Programmed is False (Pending) for version 7: 2 calls to make
   version     7, generation 3
   changed     2026-01-02T03:00:00Z (4m05s ago)
-  spec        shared-public:443  shop.example.com /checkout*  ->  checkout:http
+  spec        shared-public:443  shop.example.com /checkout/*  ->  checkout:http
   rule        priority 100, arn:rule/1
   listener    arn:listener/1
   programmed  2026-01-02T02:00:00Z (1h04m ago)
@@ -65,6 +65,16 @@ fn a_settled_policy_says_converged_and_that_nothing_waits() {
     assert!(page.starts_with("shop/checkout  CONVERGED\n"), "{page}");
     assert!(page.ends_with("\nNothing is held or waiting.\n"), "{page}");
     assert!(page.contains("90.0%") && page.contains("10.0%"), "{page}");
+}
+
+#[test]
+fn a_reason_that_only_says_as_asked_is_not_shown() {
+    let mut policy = settled();
+    for cluster in &mut policy.status.clusters {
+        cluster.reason = "AsRequested".into();
+    }
+    let page = status(&policy, BARE, now());
+    assert!(!page.contains("AsRequested"), "{page}");
 }
 
 #[test]

@@ -92,11 +92,14 @@ async fn a_client_without_a_certificate_is_not_admitted() {
     certificates(folder.path());
     let hub = mutual_tls(folder.path(), one_status()).await;
     let line = format!(
-        "--timeout 1s --tls-ca {}/ca.pem status shop/checkout",
+        "--tls-ca {}/ca.pem --timeout 2s status shop/checkout",
         folder.path().display()
     );
     let ran = hub.yardctl(&line).await;
-    assert_eq!(ran.code, 6, "{ran:?}");
+    // In TLS 1.3 the client learns of it only with its first read, and its own write may meet the closed end before.
+    let told = ran.err.contains("received fatal alert: CertificateRequired\nremedy: ");
+    assert_eq!(ran.code, if told { 9 } else { 6 }, "{ran:?}");
+    assert_eq!(ran.out, "");
 }
 
 #[tokio::test]
