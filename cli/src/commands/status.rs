@@ -10,11 +10,11 @@ use super::{Context, get};
 use crate::{
     args::{Format, Status},
     changes::changes,
-    error::{Exit, Failure, plain},
+    error::{Exit, Failure},
     hub::News,
     model::{Event, Policy, PolicyRef},
     output::{json_line, now, on_terminal, progress, stamped, write},
-    render::{self, Tone},
+    render,
 };
 
 /// Ages on the page ("5s ago") are redrawn that often.
@@ -193,20 +193,7 @@ impl Watched<'_> {
             return Ok(());
         }
         let paint = self.context.output.paint;
-        let mut page = match &self.last {
-            Some(policy) => render::status(policy, paint, now()),
-            None => format!("{}  waiting for the hub\n", self.reference),
-        };
-        if let Some(why) = &self.lost {
-            let old = if self.last.is_some() {
-                ", what stands above is old"
-            } else {
-                ""
-            };
-            let line = format!("THE HUB DOES NOT ANSWER{old}: {why}");
-            page.push_str(&format!("\n{}\n", paint.text(Tone::Bad, &plain(&line))));
-        }
-        page.push_str("\nctrl-c ends the watch\n");
+        let page = render::live(self.reference, self.last.as_ref(), self.lost.as_deref(), paint, now());
         write(&format!("\u{1b}[H{}\u{1b}[J", page.replace('\n', "\u{1b}[K\n")))
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     changes::condition_line,
     error::plain,
-    model::{ClusterStatus, Condition, Link, Policy, Truth},
+    model::{ClusterStatus, Condition, Link, Policy, PolicyRef, Truth},
 };
 
 /// The whole page.
@@ -26,6 +26,25 @@ pub fn status(policy: &Policy, paint: Paint, now: Timestamp) -> String {
         page.push_str(&format!("\n{}", targets(&policy.status.clusters).render(paint)));
     }
     page.push_str(&notes(policy, paint));
+    page
+}
+
+/// The page of a watch: the status as last seen, and whether the hub still answers.
+pub fn live(reference: &PolicyRef, last: Option<&Policy>, lost: Option<&str>, paint: Paint, now: Timestamp) -> String {
+    let mut page = match last {
+        Some(policy) => status(policy, paint, now),
+        None => format!("{}  waiting for the hub\n", plain(&reference.to_string())),
+    };
+    if let Some(why) = lost {
+        let old = if last.is_some() {
+            ", what stands above is old"
+        } else {
+            ""
+        };
+        let line = plain(&format!("THE HUB DOES NOT ANSWER{old}: {why}"));
+        page.push_str(&format!("\n{}\n", paint.text(Tone::Bad, &line)));
+    }
+    page.push_str("\nctrl-c ends the watch\n");
     page
 }
 

@@ -145,3 +145,18 @@ fn colours_mark_good_bad_and_doubtful() {
         assert!(page.contains(colored), "{page:?} lacks {colored:?}");
     }
 }
+
+#[test]
+fn a_watch_says_when_what_it_shows_is_old() {
+    let policy = settled();
+    let of = |last, lost| live(&policy.reference, last, lost, BARE, now());
+    assert_eq!(
+        of(None, None),
+        "shop/checkout  waiting for the hub\n\nctrl-c ends the watch\n"
+    );
+    assert!(!of(None, Some("refused")).contains("old"));
+    let page = of(Some(&policy), Some("connection\u{1b}refused"));
+    assert!(page.starts_with("shop/checkout  CONVERGED\n"), "{page}");
+    let end = "\nTHE HUB DOES NOT ANSWER, what stands above is old: connection refused\n\nctrl-c ends the watch\n";
+    assert!(page.ends_with(end), "{page}");
+}
