@@ -1,6 +1,6 @@
 //! The composition root: makes the parts from the arguments, starts them, and stops them in order.
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -93,11 +93,11 @@ async fn wait_for_signal() -> anyhow::Result<&'static str> {
 }
 
 fn start_log(args: &Args) -> anyhow::Result<()> {
-    // kube warns at every retry of a forbidden watch; the agent itself logs each such state once, when it begins and ends.
-    let directives = format!("kube_runtime=error,{}", args.log_level);
+    // kube logs every attempt that fails; the agent itself logs each such state once, when it begins and when it ends.
+    let directives = format!("kube_runtime=off,kube_client::client::builder=off,{}", args.log_level);
     let filter = EnvFilter::try_new(&directives)
         .with_context(|| format!("--log-level {:?} is not a filter; use one such as info", args.log_level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let started = match args.log_format {
         LogFormat::Human => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

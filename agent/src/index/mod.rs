@@ -24,18 +24,25 @@ use std::{
 };
 
 use objects::{
-    Batch, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus, SliceObject, Source,
+    Batch, EndpointKey, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus, SliceObject, Source,
     SourceEvent, SourceKind, SourceRun, SourceStatus,
 };
 use resolve::{Known, resolve};
 use store::{Applied, Store};
 use watched::Watched;
 
+/// References that left and of which the hub was not told yet. Policies are not deleted a thousand at a time; should they be, the
+/// next snapshot puts right what is dropped here.
+const MAX_RETIRED: usize = 1000;
+
 /// Everything the agent knows, and what it told the hub of it.
 #[derive(Debug)]
 pub struct Index {
     watch_set_version: u64,
     watched: BTreeMap<ServiceRef, Watched>,
+    /// What was sent of references that left the watch set, until the hub is told that they have: one that comes back before
+    /// that finds rows at the hub that only a tombstone can take away.
+    retired: BTreeMap<ServiceRef, BTreeMap<EndpointKey, Arc<EndpointView>>>,
     namespaces: BTreeMap<String, Namespace>,
     nodes: Store<NodeObject>,
     runs: BTreeMap<Source, u64>,
@@ -83,6 +90,7 @@ impl Index {
         Self {
             watch_set_version: 0,
             watched: BTreeMap::new(),
+            retired: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             nodes: Store::default(),
             runs: BTreeMap::from([(Source::nodes(), 1)]),
@@ -92,24 +100,43 @@ impl Index {
         }
     }
 
-    /// Replaces the set of watched Services. References that stay keep what was sent; those that left are forgotten on both sides.
+    /// Replaces the set of watched Services. References that stay keep what was sent; those that left are
+    /// forgotten on both sides once [`Index::set_confirmed`].
     pub fn set_watch_set(&mut self, version: u64, services: Vec<ServiceRef>) {
         self.watch_set_version = version;
         self.touched = true;
         let wanted: BTreeSet<ServiceRef> = services.into_iter().collect();
-        self.watched.retain(|reference, _| wanted.contains(reference));
+        let (staying, leaving) = std::mem::take(&mut self.watched).into_iter().partition(|(reference, _)| wanted.contains(reference));
+        self.watched = staying;
+        self.retire(leaving);
         let mut namespaces = BTreeSet::new();
         for reference in wanted {
             let problem = invalid(&reference);
             if problem.is_none() {
                 namespaces.insert(reference.namespace.clone());
             }
-            self.watched.entry(reference.clone()).or_insert_with(|| match problem {
-                Some(problem) => Watched::invalid(Arc::new(reference), problem),
-                None => Watched::new(Arc::new(reference)),
+            let sent = self.retired.remove(&reference);
+            self.watched.entry(reference.clone()).or_insert_with(|| match (problem, sent) {
+                (Some(problem), _) => Watched::invalid(Arc::new(reference), problem),
+                (None, Some(sent)) => Watched::rejoined(Arc::new(reference), sent),
+                (None, None) => Watched::new(Arc::new(reference)),
             });
         }
         self.want_namespaces(&namespaces);
+    }
+
+    fn retire(&mut self, leaving: BTreeMap<ServiceRef, Watched>) {
+        for (reference, watched) in leaving {
+            let sent = watched.into_sent();
+            if !sent.is_empty() && self.retired.len() < MAX_RETIRED {
+                self.retired.insert(reference, sent);
+            }
+        }
+    }
+
+    /// The hub is being told that the watch set is answered in full: it forgets what is not in it, and so does the index.
+    pub fn set_confirmed(&mut self) {
+        self.retired.clear();
     }
 
     fn want_namespaces(&mut self, wanted: &BTreeSet<String>) {

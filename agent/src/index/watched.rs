@@ -27,6 +27,8 @@ pub struct Watched {
     pending: BTreeSet<EndpointKey>,
     sent_status: Option<ServiceStatus>,
     sent: BTreeMap<EndpointKey, Arc<EndpointView>>,
+    /// Keys of which it is not sure whether the hub holds what was sent; they are told again in any case.
+    unsure: BTreeSet<EndpointKey>,
     /// How many sent endpoints each pod owns; bounds what evidence is kept.
     sent_pods: HashMap<String, usize>,
     evidence: Evidence,
@@ -54,9 +56,26 @@ impl Watched {
             pending: BTreeSet::new(),
             sent_status: None,
             sent: BTreeMap::new(),
+            unsure: BTreeSet::new(),
             sent_pods: HashMap::new(),
             evidence: Evidence::default(),
         }
+    }
+
+    /// A reference that left the watch set and came back before the hub was told that it has left. The hub may still hold what was
+    /// sent then, or may never have got it: all of it is told again, as it is now.
+    pub fn rejoined(reference: Arc<ServiceRef>, sent: BTreeMap<EndpointKey, Arc<EndpointView>>) -> Self {
+        let mut watched = Self::new(reference);
+        watched.unsure = sent.keys().copied().collect();
+        for (key, view) in &sent {
+            watched.set_sent(*key, view);
+        }
+        watched
+    }
+
+    /// What the hub may hold of it.
+    pub fn into_sent(self) -> BTreeMap<EndpointKey, Arc<EndpointView>> {
+        self.sent
     }
 
     /// A reference that cannot name a Service. It is answered, so that the hub does not wait for it, and nothing is looked up.
@@ -115,7 +134,8 @@ impl Watched {
         self.resolution = resolution;
         self.dirty = false;
         let now = &self.resolution.endpoints;
-        let changed = now.iter().filter(|(key, view)| self.sent.get(key) != Some(view)).map(|(key, _)| *key);
+        let differs = |key: &EndpointKey, view| self.unsure.contains(key) || self.sent.get(key) != Some(view);
+        let changed = now.iter().filter(|(key, view)| differs(key, view)).map(|(key, _)| *key);
         let gone = self.sent.keys().filter(|key| !now.contains_key(key)).copied();
         self.pending = changed.chain(gone).collect();
         self.forget_spent_evidence();
@@ -130,6 +150,7 @@ impl Watched {
         self.sent = self.resolution.endpoints.clone();
         self.sent_status = Some(self.resolution.status.clone());
         self.pending.clear();
+        self.unsure.clear();
         self.sent_pods.clear();
         for view in self.sent.values() {
             *self.sent_pods.entry(view.pod_uid().to_owned()).or_default() += 1;
@@ -147,6 +168,7 @@ impl Watched {
     /// Nothing counts as sent any more.
     pub fn forget_sent(&mut self) {
         self.sent.clear();
+        self.unsure.clear();
         self.sent_status = None;
         self.sent_pods.clear();
         self.evidence.gone_pods.clear();
@@ -162,6 +184,7 @@ impl Watched {
         // A change of owner takes two items, and they must not be torn apart.
         while batch.len() + 2 <= max {
             let Some(key) = self.pending.pop_first() else { break };
+            self.unsure.remove(&key);
             let now = self.resolution.endpoints.get(&key).map(Arc::clone);
             if let Some(before) = self.sent.get(&key).map(Arc::clone)
                 && now.as_ref().is_none_or(|now| now.pod_uid() != before.pod_uid())

@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     convert::to_proto_message,
@@ -84,6 +84,7 @@ impl Driver {
             index: Index::new(),
             session: Some(Session::new(Settings::default())),
             outbox: None,
+            offline_reason: None,
             started: Instant::now(),
         };
         running.watchers.want(&running.index.wanted_sources());
@@ -110,6 +111,8 @@ struct Running {
     /// Taken out during a step, which consumes it; there at all other times.
     session: Option<Session>,
     outbox: Option<mpsc::Sender<AgentMessage>>,
+    /// Why there is no stream, as it was logged last: retries that fail in the same way are not logged again.
+    offline_reason: Option<String>,
     started: Instant,
 }
 
@@ -172,7 +175,7 @@ impl Running {
                 self.link.hang_up();
             }
             Output::WatchSetChanged => self.watchers.want(&self.index.wanted_sources()),
-            Output::Note(note) => log(note),
+            Output::Note(note) => self.log(note),
         }
     }
 
@@ -182,6 +185,31 @@ impl Running {
         // There is room, so this fails only when the stream just ended; its end comes as the next event.
         if outbox.try_send(to_proto_message(message, &self.identity, jiff::Timestamp::now())).is_ok() {
             self.metrics.sent(label);
+        }
+    }
+
+    fn log(&mut self, note: Note) {
+        match note {
+            Note::Offline { reason, retry_in } => {
+                let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+                if self.offline_reason.as_ref() == Some(&reason) {
+                    debug!(reason, retry_in_ms, "There is still no stream to the hub; it is tried again");
+                } else {
+                    warn!(reason, retry_in_ms, "There is no stream to the hub; it is tried again until there is");
+                    self.offline_reason = Some(reason);
+                }
+            }
+            Note::Welcomed { epoch, session_id, resumed } => {
+                self.offline_reason = None;
+                info!(epoch, session_id, resumed, "The hub welcomed this agent");
+            }
+            Note::WatchSet { version, services } => info!(version, services, "The hub named the Services to watch"),
+            Note::SnapshotHeld => warn!(
+                "The snapshot is held back, for some sources were never listed; what is known of the other namespaces is sent"
+            ),
+            Note::Snapshot { services, endpoints } => info!(services, endpoints, "A snapshot is sent to the hub"),
+            Note::Resync { reason } => warn!(reason, "The hub asked for a new snapshot"),
+            Note::Live { version } => info!(version, "The hub holds what this cluster shows"),
         }
     }
 
@@ -219,22 +247,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn log(note: Note) {
-    match note {
-        Note::Offline { reason, retry_in } => {
-            let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
-            warn!(reason, retry_in_ms, "There is no stream to the hub; it is tried again");
-        }
-        Note::Welcomed { epoch, session_id, resumed } => info!(epoch, session_id, resumed, "The hub welcomed this agent"),
-        Note::WatchSet { version, services } => info!(version, services, "The hub named the Services to watch"),
-        Note::SnapshotHeld => warn!(
-            "The snapshot is held back, for some sources were never listed; what is known of the other namespaces is sent"
-        ),
-        Note::Snapshot { services, endpoints } => info!(services, endpoints, "A snapshot is sent to the hub"),
-        Note::Resync { reason } => warn!(reason, "The hub asked for a new snapshot"),
-        Note::Live { version } => info!(version, "The hub holds what this cluster shows"),
     }
 }

@@ -36,6 +36,8 @@ const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 const HEARTBEAT_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 /// References in one watch set. At about 100 bytes each the message is 1 MB, a quarter of what gRPC accepts.
 const MAX_WATCH_SET: usize = 10_000;
+/// Sources in one report, the failing ones first. At 1024 characters of error each that is 1 MB.
+const MAX_SOURCES: usize = 1000;
 
 /// Sizes and times, fixed in production and small in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -418,10 +420,9 @@ impl Step<'_> {
                         Stage::Syncing { stream, phase: Phase::Resend { after } }
                     }
                     Some(Phase::Resend { after }) => Stage::Syncing { stream, phase: Phase::Resend { after } },
-                    // The hub would take the Services that are new in the set as absent from the old snapshot.
-                    Some(Phase::AwaitWatchSet { .. } | Phase::AwaitSources { .. } | Phase::Snapshot(_)) => {
-                        self.prepare_snapshot(stream)
-                    }
+                    // The snapshot names the set it was made from, and the hub judges absence by that one: it goes on.
+                    Some(Phase::Snapshot(sending)) => Stage::Syncing { stream, phase: Phase::Snapshot(sending) },
+                    Some(Phase::AwaitWatchSet { .. } | Phase::AwaitSources { .. }) => self.prepare_snapshot(stream),
                     Some(Phase::Changes) | None => Stage::Syncing { stream, phase: Phase::Changes },
                 }
             }

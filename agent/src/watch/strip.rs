@@ -28,6 +28,9 @@ const MAX_CONTAINER_PORTS: usize = 64;
 const MAX_READINESS_GATES: usize = 32;
 /// Five of Kubernetes' own, and one for each gate.
 const MAX_CONDITIONS: usize = 64;
+/// All lists of one pod. Real pods need some 500 bytes; 500 of these bounds in one message are 2 MB, half of what gRPC accepts, so
+/// that no pod's author can make a message that the hub refuses.
+const MAX_POD_BYTES: usize = 4096;
 /// The API server admits at most 1000 endpoints and 100 ports in a slice; the bound is for a server that does not.
 const MAX_SLICE_ENDPOINTS: usize = 1000;
 const MAX_SLICE_PORTS: usize = 100;
@@ -92,13 +95,17 @@ impl Strip for Pod {
             // A namespace full of finished jobs costs a name and a UID each.
             return Some(Object::Pod(Box::new(identity)));
         }
+        let mut budget = Budget(MAX_POD_BYTES);
+        let ips = pod_ips(&status);
         let enis = eni::parse(&take_text(annotations, eni::ANNOTATION));
         Some(Object::Pod(Box::new(PodObject {
-            ips: pod_ips(&status),
-            enis,
-            container_ports: container_ports(&spec),
-            readiness_gates: readiness_gates(&spec),
-            conditions: conditions(status),
+            ips: budget.keep(ips, String::len),
+            enis: budget.keep(enis, |eni| {
+                eni.eni_id.len() + eni.private_ip.len() + eni.if_address.len() + eni.subnet_cidr.len()
+            }),
+            readiness_gates: budget.keep(readiness_gates(&spec), String::len),
+            conditions: budget.keep(conditions(status), |(kind, status)| kind.len() + status.len()),
+            container_ports: budget.keep(container_ports(&spec), |port| port.name.len() + port.protocol.len()),
             node: spec.node_name.unwrap_or_default(),
             ..identity
         })))
@@ -109,6 +116,24 @@ impl Strip for PartialObjectMeta<Node> {
     fn strip(self) -> Option<Object> {
         let zone = take_text(self.metadata.labels, ZONE_LABEL);
         Some(Object::Node(NodeObject { name: self.metadata.name?, zone }))
+    }
+}
+
+/// Bytes that a pod's lists may still take.
+struct Budget(usize);
+
+impl Budget {
+    /// The items that fit, from the first; each costs its text and a few bytes around it.
+    fn keep<T>(&mut self, items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
+        const AROUND: usize = 16;
+        let fits = |item: &T| match self.0.checked_sub(size(item) + AROUND) {
+            Some(left) => {
+                self.0 = left;
+                true
+            }
+            None => false,
+        };
+        items.into_iter().take_while(fits).collect()
     }
 }
 
@@ -235,6 +260,20 @@ mod tests {
                 PodObject { name: "job-0".to_owned(), uid: "u".to_owned(), finished: true, ..PodObject::default() };
             assert_eq!(stripped, expected);
         }
+    }
+
+    #[test]
+    fn a_pod_with_endless_lists_is_cut_to_its_budget() {
+        let long = |n: usize| format!("example.com/{n}-{}", "x".repeat(280));
+        let gates: Vec<Value> = (0..100).map(|n| json!({"conditionType": long(n)})).collect();
+        let conditions: Vec<Value> = (0..100).map(|n| json!({"type": long(n), "status": "True"})).collect();
+        let stripped = pod(json!({
+            "metadata": {"name": "big-0", "uid": "u"},
+            "spec": {"containers": [], "readinessGates": gates}, "status": {"podIP": "10.0.0.1", "conditions": conditions}
+        }));
+        let bytes: usize = stripped.readiness_gates.iter().chain(stripped.conditions.iter().map(|(kind, _)| kind)).map(String::len).sum();
+        assert!(bytes <= MAX_POD_BYTES, "{bytes}");
+        assert_eq!(stripped.ips, ["10.0.0.1"], "what is needed most comes first");
     }
 
     #[test]

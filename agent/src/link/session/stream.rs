@@ -4,10 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Base, Body, Moment, Note, Output, Settings, Stage, Step};
+use super::{Base, Body, MAX_SOURCES, Moment, Note, Output, Settings, Stage, Step};
 use crate::index::{
     Snapshot,
-    objects::{Batch, SourceStatus},
+    objects::{Batch, Health, SourceStatus},
 };
 
 /// The stream counts as dead after this many heartbeats of the hub did not come.
@@ -135,6 +135,15 @@ impl Step<'_> {
             stream.flush_at = None;
             return Stage::Syncing { stream, phase };
         }
+        if let Phase::Resend { after } = phase {
+            // Before anything new gets a number, what has one already must be on its way: numbers only grow.
+            if let Some(after) = self.resend(after) {
+                stream.wants_room = true;
+                return Stage::Syncing { stream, phase: Phase::Resend { after } };
+            }
+            stream.flush_at = Some(self.at.now);
+            phase = Phase::Changes;
+        }
         self.report_sources(&mut stream);
         loop {
             phase = match phase {
@@ -154,17 +163,7 @@ impl Step<'_> {
                     stream.flush_at = Some(self.at.now);
                     Phase::Changes
                 }
-                Phase::Resend { after } => match self.resend(after) {
-                    Some(after) => {
-                        stream.wants_room = true;
-                        return Stage::Syncing { stream, phase: Phase::Resend { after } };
-                    }
-                    None => {
-                        stream.flush_at = Some(self.at.now);
-                        Phase::Changes
-                    }
-                },
-                Phase::Changes => return self.finish_sync(stream),
+                Phase::Resend { .. } | Phase::Changes => return self.finish_sync(stream),
             };
         }
     }
@@ -190,6 +189,7 @@ impl Step<'_> {
         }
         let version = self.index.watch_set_version();
         self.send(Body::Live { watch_set_version: version }, true);
+        self.index.set_confirmed();
         self.outputs.push(Output::Note(Note::Live { version }));
         Stage::Live { stream }
     }
@@ -206,7 +206,11 @@ impl Step<'_> {
         if !stream.sources_due || stream.sources_not_before > self.at.now {
             return;
         }
-        let statuses = self.index.source_statuses();
+        let mut statuses = self.index.source_statuses();
+        if statuses.len() > MAX_SOURCES {
+            statuses.sort_by_key(|status| !matches!(status.health, Health::Failing(_)));
+            statuses.truncate(MAX_SOURCES);
+        }
         if stream.sources.as_deref() == Some(&statuses) {
             stream.sources_due = false;
         } else if self.may_send(stream) {
