@@ -1,0 +1,77 @@
+//! The first answer to each request id, so that a caller whose connection broke may ask again without doing it twice (I11). The
+//! answer is kept in the transaction that made the change, behind the policies' lock: of equal requests at once one works, the
+//! others read its answer.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::types::Json;
+
+use super::{
+    Store,
+    error::{Query, StoreError},
+    policies::ApplyError,
+    values::{Conn, from_json, to_json},
+};
+
+/// What a request asks for, to tell a repetition from another request under the same id.
+pub(super) struct Request<'a> {
+    pub id: &'a str,
+    pub method: &'static str,
+    fingerprint: [u8; 32],
+}
+
+impl<'a> Request<'a> {
+    /// `content` is all that decides about the effect.
+    pub fn new(id: &'a str, method: &'static str, content: &impl Serialize) -> Result<Self, StoreError> {
+        let content = to_json("a request", content)?;
+        let mut hash = Sha256::new();
+        hash.update(method.as_bytes());
+        hash.update([0]);
+        hash.update(content.0.to_string().as_bytes());
+        Ok(Self {
+            id,
+            method,
+            fingerprint: hash.finalize().into(),
+        })
+    }
+}
+
+impl Store {
+    /// The first answer, when there was one.
+    pub(super) async fn first_answer<T: DeserializeOwned>(
+        &self,
+        conn: &mut Conn,
+        request: &Request<'_>,
+    ) -> Result<Option<T>, ApplyError> {
+        let read = "select method, fingerprint, response from idempotency where request_id = $1";
+        let read = sqlx::query_as::<_, (String, Vec<u8>, Json<Value>)>(read).bind(request.id);
+        let Some((method, fingerprint, response)) = self.run(Query::IdempotencyGet, read.fetch_optional(conn)).await?
+        else {
+            return Ok(None);
+        };
+        if method != request.method || fingerprint != request.fingerprint {
+            return Err(ApplyError::RequestReused {
+                request_id: request.id.to_owned(),
+                method,
+            });
+        }
+        Ok(Some(from_json("the first answer to a request", response)?))
+    }
+
+    /// Keeps the answer.
+    pub(super) async fn keep_answer(
+        &self,
+        conn: &mut Conn,
+        request: &Request<'_>,
+        answer: &impl Serialize,
+    ) -> Result<(), StoreError> {
+        let insert = "insert into idempotency (request_id, method, fingerprint, response) values ($1, $2, $3, $4)";
+        let insert = sqlx::query(insert)
+            .bind(request.id)
+            .bind(request.method)
+            .bind(request.fingerprint.as_slice())
+            .bind(to_json("an answer", answer)?);
+        self.run(Query::IdempotencyPut, insert.execute(conn)).await.map(|_| ())
+    }
+}

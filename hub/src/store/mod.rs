@@ -1,0 +1,241 @@
+//! What the hub must not forget, in Postgres: policies and their status, what the agents reported, leases, intents, the first
+//! answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
+//!
+//! What it costs: a write is one transaction of two to six statements; an unchanged [`Mirror::refresh`] is two small queries; a
+//! snapshot of 100,000 endpoints is some 20 statements of 5,000 rows. Time is the database's clock, so replicas need not agree
+//! on theirs. Nothing but statements is awaited within a transaction. Every write may be repeated after [`StoreError::Unavailable`].
+//!
+//! Schema: `migrations/`. Tests: `hub/tests/store_*.rs`, against a real Postgres.
+
+mod audit;
+pub mod embedded;
+mod error;
+mod idempotency;
+pub mod intents;
+mod inventory_write;
+pub mod lease;
+pub mod mirror;
+mod mirror_fetch;
+mod notice;
+pub mod policies;
+mod policy_rows;
+mod policy_status;
+mod purge;
+pub mod sessions;
+mod values;
+
+use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use switchyard_core::ids::HubId;
+use tokio::time::Instant;
+
+pub use audit::AuditRow;
+pub use embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
+pub use error::{Query, QueryObserver, StoreError};
+pub use intents::{IntentError, OpenIntent};
+pub use lease::LeaseAnswer;
+pub use mirror::{Changes, ClusterInfo, Mirror};
+pub use mirror_fetch::Fetched;
+pub use notice::Notice;
+pub use policies::{Applied, ApplyError, Caller};
+pub use policy_rows::StoredPolicy;
+pub use policy_status::StatusUpdate;
+pub use purge::{Purged, Retention};
+pub use sessions::{AgentHello, EndpointChange, NewEndpoint, NewServiceState, SessionError, SessionOpened, Snapshot};
+
+/// The numbered files of `migrations/`. Unknown later ones are no error: a newer replica ran them, and migrations only expand.
+static MIGRATIONS: Migrator = {
+    let mut migrations = sqlx::migrate!("../migrations");
+    migrations.ignore_missing = true;
+    migrations
+};
+
+/// How to use the database.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Connections of this replica besides the one that listens; default 10.
+    pub max_connections: u32,
+    /// How long a call waits for a connection before it fails as unavailable; default 5 s.
+    pub acquire_timeout: Duration,
+    /// How long the database may work on one statement; default 30 s. A snapshot is written in chunks, so that none comes near.
+    pub statement_timeout: Duration,
+    /// Told of every statement.
+    pub observer: Option<Arc<dyn QueryObserver>>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            observer: None,
+        }
+    }
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store; clones share one pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    connect: PgConnectOptions,
+    options: StoreOptions,
+}
+
+impl fmt::Debug for Store {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Connects, and brings the schema up to date under an advisory lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database does not answer; the caller decides whether to try again.
+    /// [`StoreError::Url`] and [`StoreError::Migration`] do not go away by waiting.
+    pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        let connect = connect_options(url)?;
+        migrate(&connect, options.acquire_timeout).await?;
+        let timeout_ms = options.statement_timeout.as_millis().to_string();
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .after_connect(move |connection, _| {
+                let timeout_ms = timeout_ms.clone();
+                // As a statement, not as a startup option: connection poolers refuse options they do not know.
+                Box::pin(async move {
+                    sqlx::query(
+                        "select set_config('statement_timeout', $1, false), \
+                         set_config('idle_in_transaction_session_timeout', $1, false)",
+                    )
+                    .bind(timeout_ms)
+                    .execute(connection)
+                    .await
+                    .map(|_| ())
+                })
+            })
+            .connect_lazy_with(connect.clone());
+        Ok(Self { pool, connect, options })
+    }
+
+    /// Does the database answer?
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.run(Query::Ping, sqlx::query("select 1").execute(&self.pool))
+            .await
+            .map(|_| ())
+    }
+
+    /// Closes the connections; calls that come later fail as unavailable.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// The id of this installation: stored at the first start (the configured one, or a new UUID), then always the same.
+    ///
+    /// # Errors
+    /// [`StoreError::HubIdDiffers`] when another one is configured than stored.
+    pub async fn hub_id(&self, configured: Option<HubId>) -> Result<HubId, StoreError> {
+        let insert = "insert into hub (hub_id) values (coalesce($1, gen_random_uuid()::text)) on conflict do nothing";
+        let wanted = configured.as_ref().map(HubId::as_str);
+        self.run(Query::HubId, sqlx::query(insert).bind(wanted).execute(&self.pool))
+            .await?;
+        let read = sqlx::query_scalar::<_, String>("select hub_id from hub");
+        let stored = self.run(Query::HubId, read.fetch_one(&self.pool)).await?;
+        let stored = HubId::new(stored).map_err(|error| values::unreadable("the hub's id", error))?;
+        match configured {
+            Some(configured) if configured != stored => Err(StoreError::HubIdDiffers { configured, stored }),
+            _ => Ok(stored),
+        }
+    }
+
+    /// Runs one statement under its name: measured, its error sorted.
+    async fn run<T>(
+        &self,
+        query: Query,
+        statement: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let result = statement.await.map_err(|error| StoreError::new(query, error));
+        if let Some(observer) = &self.options.observer {
+            let outcome = result.as_ref().map_or_else(StoreError::label, |_| "ok");
+            observer.observed(query, started.elapsed(), outcome);
+        }
+        result
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        self.run(Query::Begin, self.pool.begin()).await
+    }
+
+    async fn commit(&self, txn: Transaction<'static, Postgres>) -> Result<(), StoreError> {
+        self.run(Query::Commit, txn.commit()).await
+    }
+}
+
+fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| {
+        // The driver's own text may quote the URL with its password.
+        let problem = match error {
+            sqlx::Error::Configuration(_) => "it does not parse".to_owned(),
+            other => other.to_string(),
+        };
+        StoreError::Url { problem }
+    })?;
+    Ok(options.application_name("switchyard-hub").disable_statement_logging())
+}
+
+/// On a connection of its own: the pool's statement timeout is not meant for migrations.
+async fn migrate(connect: &PgConnectOptions, timeout: Duration) -> Result<(), StoreError> {
+    let opened = tokio::time::timeout(timeout, PgConnection::connect_with(connect)).await;
+    let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    let mut connection = opened.map_err(|error| StoreError::new(Query::Connect, error))?;
+    match MIGRATIONS.run(&mut connection).await {
+        Ok(()) => {
+            // Nothing is lost when the goodbye fails.
+            drop(connection.close().await);
+            Ok(())
+        }
+        Err(MigrateError::Execute(error)) => {
+            let error = StoreError::new(Query::Migrate, error);
+            if error.is_unavailable() {
+                Err(error)
+            } else {
+                Err(migration_error(error))
+            }
+        }
+        Err(error) => Err(StoreError::Migration {
+            source: Box::new(error),
+        }),
+    }
+}
+
+fn migration_error(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Broken { source, .. } => StoreError::Migration {
+            source: Box::new(MigrateError::Execute(source)),
+        },
+        other => other,
+    }
+}

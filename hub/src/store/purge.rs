@@ -1,0 +1,132 @@
+//! Removing what is past its time. Rows that readers mirror leave in two steps: first they are marked as forgotten, under a new
+//! rev, and only when every reader has had the time to notice are they deleted.
+
+use std::time::Duration;
+
+use switchyard_core::ids::ClusterName;
+
+use super::{
+    Store,
+    error::{Query, StoreError},
+    values::unreadable,
+};
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Endpoints that are gone, with the evidence; default 24 h.
+    pub gone: Duration,
+    /// Forgotten rows, for readers to notice; default 1 h. A reader that was away for longer reads the cluster anew.
+    pub forgotten: Duration,
+    /// First answers to request ids; default 24 h.
+    pub answers: Duration,
+    /// Intents with an outcome; default 7 days.
+    pub intents: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const HOUR: u64 = 3600;
+        Self {
+            gone: Duration::from_secs(24 * HOUR),
+            forgotten: Duration::from_secs(HOUR),
+            answers: Duration::from_secs(24 * HOUR),
+            intents: Duration::from_secs(7 * 24 * HOUR),
+        }
+    }
+}
+
+/// How much went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Endpoints that were gone and are now forgotten.
+    pub gone: u64,
+    /// Endpoints and Services deleted for good.
+    pub forgotten: u64,
+    /// First answers.
+    pub answers: u64,
+    /// Intents.
+    pub intents: u64,
+}
+
+impl Store {
+    /// Removes what is past its time, by the database's clock. Any replica may call it at any time; once in some minutes is enough.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer; what was removed until then stays removed.
+    pub async fn purge(&self, keep: &Retention) -> Result<Purged, StoreError> {
+        let mut purged = Purged::default();
+        let names = sqlx::query_scalar::<_, String>("select name from clusters order by name");
+        for name in self.run(Query::Purge, names.fetch_all(&self.pool)).await? {
+            let cluster = ClusterName::new(name).map_err(|error| unreadable("a cluster", error))?;
+            self.purge_cluster(&cluster, keep, &mut purged).await?;
+        }
+        let answers = "delete from idempotency where created_at < now() - make_interval(secs => $1)";
+        let answers = sqlx::query(answers).bind(keep.answers.as_secs_f64());
+        purged.answers = self
+            .run(Query::Purge, answers.execute(&self.pool))
+            .await?
+            .rows_affected();
+        let intents =
+            "delete from intents where outcome is not null and finished_at < now() - make_interval(secs => $1)";
+        let intents = sqlx::query(intents).bind(keep.intents.as_secs_f64());
+        purged.intents = self
+            .run(Query::Purge, intents.execute(&self.pool))
+            .await?
+            .rows_affected();
+        Ok(purged)
+    }
+
+    async fn purge_cluster(
+        &self,
+        cluster: &ClusterName,
+        keep: &Retention,
+        purged: &mut Purged,
+    ) -> Result<(), StoreError> {
+        let due = "select exists (select 1 from endpoints where cluster = $1 and state <> 'present' \
+                   and updated_at < now() - make_interval(secs => least($2, $3))) \
+                   or exists (select 1 from services where cluster = $1 and forgotten)";
+        let due = sqlx::query_scalar::<_, bool>(due)
+            .bind(cluster.as_str())
+            .bind(keep.gone.as_secs_f64())
+            .bind(keep.forgotten.as_secs_f64());
+        if !self.run(Query::Purge, due.fetch_one(&self.pool)).await? {
+            return Ok(());
+        }
+        let mut txn = self.begin().await?;
+        let lock = sqlx::query_scalar::<_, i64>("update clusters set rev = rev + 1 where name = $1 returning rev");
+        let Some(rev) = self
+            .run(Query::Purge, lock.bind(cluster.as_str()).fetch_optional(&mut *txn))
+            .await?
+        else {
+            return Ok(());
+        };
+        let mut deleted: Option<i64> = None;
+        for table in [
+            "with d as (delete from endpoints where cluster = $1 and state = 'forgotten' \
+             and updated_at < now() - make_interval(secs => $2) returning rev) select count(*), max(rev) from d",
+            "with d as (delete from services where cluster = $1 and forgotten \
+             and updated_at < now() - make_interval(secs => $2) returning rev) select count(*), max(rev) from d",
+        ] {
+            let delete = sqlx::query_as::<_, (i64, Option<i64>)>(table)
+                .bind(cluster.as_str())
+                .bind(keep.forgotten.as_secs_f64());
+            let (count, highest) = self.run(Query::Purge, delete.fetch_one(&mut *txn)).await?;
+            purged.forgotten += u64::try_from(count).unwrap_or_default();
+            deleted = deleted.max(highest);
+        }
+        let purged_rev = "update clusters set purged_rev = greatest(purged_rev, $2) where name = $1";
+        let purged_rev = sqlx::query(purged_rev)
+            .bind(cluster.as_str())
+            .bind(deleted.unwrap_or_default());
+        self.run(Query::Purge, purged_rev.execute(&mut *txn)).await?;
+        let forget = "update endpoints set state = 'forgotten', evidence = null, updated_at = clock_timestamp(), rev = $3 \
+                      where cluster = $1 and state = 'gone' and updated_at < now() - make_interval(secs => $2)";
+        let forget = sqlx::query(forget)
+            .bind(cluster.as_str())
+            .bind(keep.gone.as_secs_f64())
+            .bind(rev);
+        purged.gone += self.run(Query::Purge, forget.execute(&mut *txn)).await?.rows_affected();
+        self.commit(txn).await
+    }
+}
