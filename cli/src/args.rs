@@ -17,7 +17,7 @@ Exit codes:
   2  wrong usage, or a file that cannot be read
   3  refused as not valid; every violation is named
   4  not found
-  5  conflict: the version changed since it was read
+  5  conflict: the version changed since it was read, or the state does not allow it now
   6  the hub cannot be reached or is unavailable
   7  timeout or interrupted while waiting; the state is not known (the message says how to look)
   8  superseded by another change, deleted, or failed while waiting

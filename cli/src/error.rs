@@ -151,7 +151,11 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
     let (exit, remedy) = match status.code() {
         _ if trouble(status).is_some() => return unreachable(what, hub, &again, status),
         Code::InvalidArgument | Code::FailedPrecondition => return refused(what, status),
-        Code::Aborted | Code::AlreadyExists => return conflict(what, status),
+        Code::Aborted => return conflict(what, status),
+        Code::AlreadyExists => (
+            Exit::Conflict,
+            "give another --request-id, or none: each call has its own".to_owned(),
+        ),
         Code::NotFound => (
             Exit::NotFound,
             "look for the right name with `yardctl get policies`".to_owned(),
@@ -188,14 +192,23 @@ fn refused(what: &str, status: &Status) -> Failure {
     let violations: Vec<Violation> = pb::Violations::decode(status.details())
         .map(|details| details.violations.into_iter().map(Violation::from).collect())
         .unwrap_or_default();
-    let remedy = if violations.is_empty() {
-        "correct what the hub names, then try again"
-    } else {
-        ""
-    };
+    if violations.is_empty() {
+        // FAILED_PRECONDITION: the request is sound, the policy's state does not allow it now.
+        let (exit, remedy) = match status.code() {
+            Code::FailedPrecondition => (
+                Exit::Conflict,
+                "look with `yardctl status`, and try again when it allows this",
+            ),
+            _ => (Exit::Invalid, "correct what the hub names, then try again"),
+        };
+        return Failure::new(exit, what, with_causes(status), remedy);
+    }
+    // The hub's message goes on to repeat the violations after its first words.
+    let message = with_causes(status);
+    let first = message.split(": ").next().unwrap_or_default();
     Failure {
         violations,
-        ..Failure::new(Exit::Invalid, what, with_causes(status), remedy)
+        ..Failure::new(Exit::Invalid, what, first, "")
     }
 }
 

@@ -11,7 +11,7 @@ const ALL: [(Code, Exit, Exit); 16] = [
     (Code::AlreadyExists, Exit::Conflict, Exit::Conflict),
     (Code::PermissionDenied, Exit::Denied, Exit::Denied),
     (Code::ResourceExhausted, Exit::Unavailable, Exit::Unavailable),
-    (Code::FailedPrecondition, Exit::Invalid, Exit::Invalid),
+    (Code::FailedPrecondition, Exit::Conflict, Exit::Conflict),
     (Code::Aborted, Exit::Conflict, Exit::Conflict),
     (Code::OutOfRange, Exit::Internal, Exit::Internal),
     (Code::Unimplemented, Exit::Internal, Exit::Internal),
@@ -59,13 +59,13 @@ fn violations_are_reported_as_field_value_problem_and_remedy() {
     };
     let status = Status::with_details(
         Code::InvalidArgument,
-        "the policy is not valid",
+        "1 field is not valid: spec.clusters[1].weight: \"1000\" is above 999; use 0 to 999",
         details.encode_to_vec().into(),
     );
     let report = from_status("cannot apply a.yaml", "http://h", Kind::Read, &status).report();
     assert_eq!(
         report,
-        "error: cannot apply a.yaml: the policy is not valid\n  spec.clusters[1].weight = 1000\n    \
+        "error: cannot apply a.yaml: 1 field is not valid\n  spec.clusters[1].weight = 1000\n    \
          problem: is above 999\n    remedy:  use 0 to 999\n"
     );
 }

@@ -194,7 +194,11 @@ impl Watch {
 
     fn broken(&mut self, status: &Status) -> Result<News, Failure> {
         match status.code() {
-            Code::NotFound => Ok(News::NotFound),
+            Code::NotFound => {
+                // Asked again after a pause, if the caller goes on.
+                self.lost(String::new());
+                Ok(News::NotFound)
+            }
             Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
                 Err(from_status(
                     &format!("cannot watch {}", self.policy),

@@ -48,8 +48,10 @@ pub enum Observation {
     Seen(Box<Policy>),
     /// The first picture is complete.
     Synced,
-    /// The policy was deleted, or the hub does not know it.
-    Deleted,
+    /// This policy was deleted.
+    Deleted(Box<Policy>),
+    /// The hub does not know the policy.
+    Unknown,
     /// The watch broke; it will be opened again.
     Lost(String),
 }
@@ -69,65 +71,77 @@ pub enum Ending {
 #[derive(Clone, Debug)]
 pub struct Wait {
     until: Until,
-    version: u64,
-    uid: String,
+    /// The answer to the call: names the version, the uid and the time that the wait belongs to.
+    created: Policy,
     last: Option<Policy>,
+    /// Whether the watch ever showed it: a watch may lag behind the answer, so absence before that says nothing.
+    met: bool,
     in_picture: bool,
     connected: bool,
 }
 
+/// A wait after one step: lines for the progress and, when it is over, how it ended.
+pub type Stepped = (Wait, Vec<String>, Option<Ending>);
+
 impl Wait {
-    /// A wait for what a call created: its answer carries version and uid.
-    pub fn new(until: Until, created: &Policy) -> Self {
-        Self {
+    /// A wait for what a call created. Its answer is the first look: what is true already needs no watch.
+    pub fn start(until: Until, created: &Policy) -> Stepped {
+        let wait = Self {
             until,
-            version: created.version,
-            uid: created.uid.clone(),
+            created: created.clone(),
             last: None,
+            met: false,
             in_picture: false,
             connected: true,
-        }
+        };
+        wait.look(created.clone())
     }
 
-    /// Takes one observation; gives lines for the progress and, when the wait is over, how it ended.
-    pub fn step(mut self, observation: Observation) -> (Self, Vec<String>, Option<Ending>) {
+    /// Takes one observation.
+    pub fn step(mut self, observation: Observation) -> Stepped {
         match observation {
             Observation::Connected => {
                 self.in_picture = false;
-                let lines = if self.connected {
-                    vec![]
-                } else {
-                    vec!["the hub answers again".to_owned()]
-                };
+                let line = (!self.connected).then(|| "the hub answers again".to_owned());
                 self.connected = true;
-                (self, lines, None)
+                (self, line.into_iter().collect(), None)
             }
             Observation::Lost(why) => {
                 // Told once per outage: a hub that is away for an hour must not fill the log.
-                let lines = if self.connected {
-                    vec![format!("lost the hub, trying again: {why}")]
-                } else {
-                    vec![]
-                };
+                let line = self.connected.then(|| format!("lost the hub, trying again: {why}"));
                 self.connected = false;
-                (self, lines, None)
+                (self, line.into_iter().collect(), None)
             }
             Observation::Seen(policy) => {
+                self.met = true;
                 self.in_picture = true;
-                let lines = changes(self.last.as_ref(), &policy);
-                let ending = judge(self.until, self.version, &self.uid, &policy);
-                self.last = Some(*policy);
-                (self, lines, ending)
+                self.look(*policy)
             }
             Observation::Synced if self.in_picture => (self, vec![], None),
-            Observation::Synced | Observation::Deleted => {
-                let ending = match self.until {
-                    Until::Gone => Ending::Reached,
-                    Until::True(_) => Ending::Deleted("the policy was deleted".into()),
-                };
-                (self, vec![], Some(ending))
-            }
+            // The end of an older policy of the same name is no news of ours.
+            Observation::Deleted(policy) if policy.uid != self.created.uid => (self, vec![], None),
+            Observation::Deleted(_) => self.gone(),
+            Observation::Synced | Observation::Unknown if self.met || self.until == Until::Gone => self.gone(),
+            Observation::Synced | Observation::Unknown => (self, vec![], None),
         }
+    }
+
+    fn look(mut self, policy: Policy) -> Stepped {
+        if is_older(&self.created, &policy) {
+            return (self, vec![], None);
+        }
+        let lines = changes(self.last.as_ref(), &policy);
+        let ending = judge(self.until, &self.created, &policy);
+        self.last = Some(policy);
+        (self, lines, ending)
+    }
+
+    fn gone(self) -> Stepped {
+        let ending = match self.until {
+            Until::Gone => Ending::Reached,
+            Until::True(_) => Ending::Deleted("the policy was deleted".into()),
+        };
+        (self, vec![], Some(ending))
     }
 
     /// The last look at the policy.
@@ -144,11 +158,11 @@ impl Wait {
             Until::Gone if policy.deleting_since.is_some() => "the policy is being deleted".to_owned(),
             Until::Gone => "the policy is not marked for deletion yet".to_owned(),
             Until::True(goal) => match policy.condition(goal.condition()) {
-                Some(condition) if condition.observed_version < self.version => format!(
+                Some(condition) if condition.observed_version < self.created.version => format!(
                     "the hub has judged {} of version {} so far, not yet of version {}",
                     goal.condition(),
                     condition.observed_version,
-                    self.version
+                    self.created.version
                 ),
                 Some(condition) => condition_line(condition),
                 None => format!("the hub has not judged {} yet", goal.condition()),
@@ -162,13 +176,19 @@ impl Wait {
     }
 }
 
-/// Whether one look at the policy ends the wait for `version`.
-pub fn judge(until: Until, version: u64, uid: &str, policy: &Policy) -> Option<Ending> {
-    // An older picture than the answer to our own call (another replica of the hub, not yet caught up): no verdict.
-    if policy.uid == uid && policy.version < version {
-        return None;
+/// A picture from before the call: a watch may begin with one.
+fn is_older(created: &Policy, policy: &Policy) -> bool {
+    if policy.uid == created.uid {
+        policy.version < created.version
+    } else {
+        policy.created_at < created.created_at
     }
-    if policy.uid != uid {
+}
+
+/// Whether one look at the policy, not older than `created`, ends the wait for it.
+fn judge(until: Until, created: &Policy, policy: &Policy) -> Option<Ending> {
+    let version = created.version;
+    if policy.uid != created.uid {
         return Some(match until {
             Until::Gone => Ending::Reached,
             Until::True(_) => Ending::Deleted("the policy was deleted and created anew by another change".into()),

@@ -20,10 +20,17 @@ fn seen(policy: Policy) -> Observation {
     Observation::Seen(Box::new(policy))
 }
 
-/// Runs a script; gives the ending and how many observations it took.
+/// What the call answered: accepted, nothing judged yet.
+fn created(version: u64) -> Policy {
+    let mut policy = look(version, "", Truth::Unknown, 0);
+    policy.created_at = Some("2026-01-02T03:00:00Z".parse().unwrap());
+    policy
+}
+
+/// Runs a script; gives the ending, how many observations it took, and what was told.
 fn run(until: Until, version: u64, script: Vec<Observation>) -> (Option<Ending>, usize, Vec<String>) {
-    let mut wait = Wait::new(until, &fixtures::policy(version));
-    let mut told = vec![];
+    let (mut wait, mut told, ending) = Wait::start(until, &created(version));
+    assert_eq!(ending, None, "the answer alone ends nothing in these scripts");
     for (index, observation) in script.into_iter().enumerate() {
         let (next, lines, ending) = wait.step(observation);
         told.extend(lines);
@@ -124,20 +131,64 @@ fn an_unresolved_reference_goes_on_waiting() {
 
 #[test]
 fn deletion_ends_it_however_it_is_seen() {
-    let mut deleting = fixtures::policy(7);
+    let mut deleting = created(7);
     deleting.deleting_since = deleting.updated_at;
-    let mut anew = fixtures::policy(1);
-    anew.uid = "u-2".into();
     for script in [
-        vec![Observation::Deleted],
-        vec![Observation::Connected, Observation::Synced],
+        vec![Observation::Deleted(Box::new(created(7)))],
+        vec![
+            Observation::Connected,
+            seen(created(7)),
+            Observation::Connected,
+            Observation::Synced,
+        ],
+        vec![Observation::Connected, seen(created(7)), Observation::Unknown],
         vec![seen(deleting)],
-        vec![seen(anew)],
+        vec![seen(anew("2026-01-02T04:00:00Z"))],
     ] {
         let shown = format!("{script:?}");
         let (ending, _, _) = run(CONVERGED, 7, script);
         assert!(matches!(ending, Some(Ending::Deleted(_))), "{ending:?} after {shown}");
     }
+}
+
+/// Another policy of the same name.
+fn anew(at: &str) -> Policy {
+    let mut anew = fixtures::policy(1);
+    anew.uid = "u-2".into();
+    anew.created_at = Some(at.parse().unwrap());
+    anew
+}
+
+#[test]
+fn a_watch_that_lags_behind_the_answer_is_given_time() {
+    let older = anew("2026-01-01T00:00:00Z");
+    let script = vec![
+        Observation::Unknown,
+        Observation::Connected,
+        seen(older.clone()),
+        Observation::Synced,
+        Observation::Deleted(Box::new(older)),
+        seen(look(7, "Converged", Truth::True, 7)),
+    ];
+    let (ending, steps, _) = run(CONVERGED, 7, script);
+    assert_eq!((ending, steps), (Some(Ending::Reached), 6));
+    let script = vec![
+        Observation::Connected,
+        Observation::Synced,
+        seen(look(7, "Converged", Truth::True, 7)),
+    ];
+    let (ending, steps, _) = run(CONVERGED, 7, script);
+    assert_eq!(
+        (ending, steps),
+        (Some(Ending::Reached), 3),
+        "a policy that is not in the first picture yet"
+    );
+}
+
+#[test]
+fn what_the_answer_shows_as_true_ends_it_at_once() {
+    let (_, _, ending) = Wait::start(Until::True(Goal::Accepted), &look(7, "Accepted", Truth::True, 7));
+    assert_eq!(ending, Some(Ending::Reached));
 }
 
 #[test]
@@ -183,17 +234,20 @@ fn a_policy_missing_from_the_picture_after_a_reconnect_is_deleted() {
 
 #[test]
 fn waiting_for_a_deletion_ends_when_the_policy_is_gone() {
-    let mut deleting = fixtures::policy(8);
+    let mut deleting = created(8);
     deleting.deleting_since = deleting.updated_at;
-    let mut anew = fixtures::policy(1);
-    anew.uid = "u-2".into();
     for (script, steps) in [
         (
-            vec![seen(deleting.clone()), Observation::Synced, Observation::Deleted],
+            vec![
+                seen(deleting.clone()),
+                Observation::Synced,
+                Observation::Deleted(Box::new(deleting.clone())),
+            ],
             3,
         ),
         (vec![Observation::Connected, Observation::Synced], 2),
-        (vec![seen(deleting), seen(anew)], 2),
+        (vec![Observation::Unknown], 1),
+        (vec![seen(deleting), seen(anew("2026-01-02T04:00:00Z"))], 2),
     ] {
         let (ending, took, _) = run(Until::Gone, 8, script);
         assert_eq!((ending, took), (Some(Ending::Reached), steps));
@@ -208,8 +262,8 @@ fn a_policy_that_was_applied_again_supersedes_its_deletion() {
 
 #[test]
 fn what_is_pending_names_the_condition_and_every_note() {
-    let wait = Wait::new(CONVERGED, &fixtures::policy(7));
-    assert_eq!(wait.pending(), "the hub has not told the state of the policy yet");
+    let (wait, _, _) = Wait::start(CONVERGED, &created(7));
+    assert!(wait.pending().starts_with("Converged is Unknown"), "{}", wait.pending());
     let (wait, _, _) = wait.step(seen(fixtures::policy(7)));
     assert_eq!(
         wait.pending(),

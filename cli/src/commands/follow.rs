@@ -54,34 +54,32 @@ pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Insta
         "waiting for {subject}, at most {}",
         seconds(deadline - started)
     ));
-    // The answer to the call is the first look: what is true already needs no watch.
-    let mut wait = Wait::new(until, created);
     let mut watch = hub.watch(&created.reference);
-    let mut next = Some(Observation::Seen(Box::new(created.clone())));
     let mut stop = Stop::listen();
     let mut still = interval_at(started + STILL, STILL);
     still.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stepped = Wait::start(until, created);
     loop {
-        if let Some(observation) = next.take() {
-            let (stepped, lines, ending) = wait.step(observation);
-            wait = stepped;
-            lines.iter().for_each(|line| progress(line));
-            if let Some(ending) = ending {
-                return this.ended(ending, wait.last().cloned());
+        let (wait, lines, ending) = stepped;
+        lines.iter().for_each(|line| progress(line));
+        if let Some(ending) = ending {
+            return this.ended(ending, wait.last().cloned());
+        }
+        let news = loop {
+            tokio::select! {
+                news = watch.next() => break news,
+                _ = still.tick() => progress(&format!(
+                    "still waiting for {subject}, {} so far, {} left: {}",
+                    seconds(started.elapsed()), seconds(deadline - Instant::now()), wait.pending(),
+                )),
+                () = sleep_until(deadline) => return this.unknown("timeout", &wait),
+                () = stop.asked() => return this.unknown("interrupted", &wait),
             }
-        }
-        tokio::select! {
-            news = watch.next() => match news {
-                Ok(news) => next = Some(observation(news)),
-                Err(failure) => return this.unwatched(failure, wait.last().cloned()),
-            },
-            _ = still.tick() => progress(&format!(
-                "still waiting for {subject}, {} so far, {} left: {}",
-                seconds(started.elapsed()), seconds(deadline - Instant::now()), wait.pending(),
-            )),
-            () = sleep_until(deadline) => return this.unknown("timeout", &wait),
-            () = stop.asked() => return this.unknown("interrupted", &wait),
-        }
+        };
+        stepped = match news {
+            Ok(news) => wait.step(observation(news)),
+            Err(failure) => return this.unwatched(failure, wait.last().cloned()),
+        };
     }
 }
 
@@ -118,7 +116,8 @@ impl Stop {
 fn observation(news: News) -> Observation {
     match news {
         News::Opened => Observation::Connected,
-        News::Policy(Event::Deleted, _) | News::NotFound => Observation::Deleted,
+        News::Policy(Event::Deleted, policy) => Observation::Deleted(policy),
+        News::NotFound => Observation::Unknown,
         News::Policy(_, policy) => Observation::Seen(policy),
         News::Synced => Observation::Synced,
         News::Lost(why) => Observation::Lost(why),

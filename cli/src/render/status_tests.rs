@@ -57,6 +57,11 @@ HELD OR WAITING
   green: Held: 1 target is kept
 ";
     assert_eq!(page, expected, "\n{page}");
+    let docs = include_str!("../../../docs/yardctl.md");
+    assert!(
+        docs.contains(expected),
+        "docs/yardctl.md shows another page than the program"
+    );
 }
 
 #[test]

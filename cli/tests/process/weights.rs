@@ -86,7 +86,8 @@ async fn each_refusal_has_its_exit_code_and_a_remedy() {
     for (code, exit) in [
         (Code::Internal, 1),
         (Code::InvalidArgument, 3),
-        (Code::FailedPrecondition, 3),
+        (Code::FailedPrecondition, 5),
+        (Code::AlreadyExists, 5),
         (Code::NotFound, 4),
         (Code::Aborted, 5),
         (Code::ResourceExhausted, 6),
