@@ -92,18 +92,19 @@ fn walk_item(kind: &Kind, item: &Value, names: &mut Vec<String>, path: &mut Path
     }
 }
 
-/// How FieldsV1 names an item of a keyed list. `protocol` has a default in every schema it is a key of.
+/// The keys of an item of a keyed list. `protocol` has a default in every schema it is a key of.
+fn item_key(item: &Value, keys: &[&str]) -> Map<String, Value> {
+    let value = |key: &str| match (item.get(key), key) {
+        (Some(value), _) => value.clone(),
+        (None, "protocol") => json!("TCP"),
+        (None, _) => Value::Null,
+    };
+    keys.iter().map(|key| ((*key).to_owned(), value(key))).collect()
+}
+
+/// How FieldsV1 names an item of a keyed list.
 pub fn item_step(item: &Value, keys: &[&str]) -> Step {
-    let mut named = Map::new();
-    for key in keys {
-        let value = match (item.get(*key), *key) {
-            (Some(value), _) => value.clone(),
-            (None, "protocol") => json!("TCP"),
-            (None, _) => Value::Null,
-        };
-        named.insert((*key).to_owned(), value);
-    }
-    format!("k:{}", Value::Object(named))
+    format!("k:{}", Value::Object(item_key(item, keys)))
 }
 
 /// The value at a path, if the object has one there.
@@ -113,7 +114,7 @@ pub fn at<'a>(value: &'a Value, path: &[Step]) -> Option<&'a Value> {
         here = match (step.split_once(':')?, here) {
             (("f", name), Value::Object(map)) => map.get(name)?,
             (("k", key), Value::Array(items)) => items.iter().find(|item| is_item(item, key))?,
-            (("v", text), Value::Array(items)) => items.iter().find(|item| item.to_string() == text)?,
+            (("v", text), Value::Array(items)) => items.iter().find(|item| is_value(item, text))?,
             _ => return None,
         };
     }
@@ -135,13 +136,7 @@ pub fn remove(value: &mut Value, path: &[Step]) {
             }
         }
         Value::Array(items) => {
-            let same = |item: &Value| {
-                if tag == "k" {
-                    is_item(item, name)
-                } else {
-                    item.to_string() == name
-                }
-            };
+            let same = |item: &Value| if tag == "k" { is_item(item, name) } else { is_value(item, name) };
             if let Some(at) = items.iter().position(same) {
                 if rest.is_empty() {
                     items.remove(at);
@@ -155,11 +150,13 @@ pub fn remove(value: &mut Value, path: &[Step]) {
 }
 
 fn is_item(item: &Value, key: &str) -> bool {
-    let Ok(Value::Object(named)) = serde_json::from_str(key) else {
-        return false;
-    };
+    let Ok(Value::Object(named)) = serde_json::from_str(key) else { return false };
     let keys: Vec<&str> = named.keys().map(String::as_str).collect();
-    item_step(item, &keys)[2..] == Value::Object(named.clone()).to_string()
+    item_key(item, &keys) == named
+}
+
+fn is_value(item: &Value, text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|value| value == *item)
 }
 
 /// `.spec.ports[port=80,protocol="TCP"].name`, as conflict messages show a path.
