@@ -330,6 +330,15 @@ async fn scripted_errors_hit_the_call_they_name_with_the_code_they_name() {
         .await;
     assert_eq!(status, 400);
     assert!(refused["error"].as_str().unwrap().contains("'Nope'"));
+    let (status, refused) = bench
+        .control_raw(
+            "POST",
+            "/faults",
+            json!({"operation": "*", "kind": "throttle", "time": 3}),
+        )
+        .await;
+    assert_eq!(status, 400);
+    assert!(refused["error"].as_str().unwrap().contains("'time'"));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use elb_support::{Backend, Bench, Front, Visitor, forward, path, quick, until};
+use elb_support::{Backend, Bench, Front, Line, Visitor, forward, path, quick, until};
 use serde_json::json;
 use switchyard_sandbox::elb::ElbConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -213,11 +213,11 @@ async fn a_rule_change_reaches_the_nodes_late_and_never_comes_back() {
     let rule = bench.rule(&front, &[(&old, 1), (&new, 0)]).await;
     bench.until_state(&old, old_backend.address, "healthy").await;
     bench.until_state(&new, new_backend.address, "healthy").await;
-    // One connection each, so that both nodes are seen.
-    let visitors = [Visitor::of(&front), Visitor::of(&front)];
-    for visitor in &visitors {
+    // Connections take turns on the nodes, so these two see both.
+    let mut lines = [Line::to(&front).await, Line::to(&front).await];
+    for line in &mut lines {
         until("the rule is known", async || {
-            visitor.get("/").await.group.as_deref() == Some("old")
+            line.group().await.as_deref() == Some("old")
         })
         .await;
     }
@@ -233,8 +233,8 @@ async fn a_rule_change_reaches_the_nodes_late_and_never_comes_back() {
     let mut moved = [false, false];
     while moved != [true, true] {
         assert!(started.elapsed() < elb_support::DEADLINE, "{moved:?}");
-        for (visitor, moved) in visitors.iter().zip(&mut moved) {
-            let group = visitor.get("/").await.group.unwrap();
+        for (line, moved) in lines.iter_mut().zip(&mut moved) {
+            let group = line.group().await.unwrap();
             // Half of 20 seconds at twenty times the speed is the earliest.
             assert!(
                 group == "old" || started.elapsed() >= propagation / 40,

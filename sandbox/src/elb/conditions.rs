@@ -5,7 +5,14 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use super::{errors::ApiError, limits, limits::Limits, query::Scope, xml::Xml};
+use super::{
+    errors::ApiError,
+    limits,
+    limits::Limits,
+    query::Scope,
+    wildcard::{Case, glob, wildcards},
+    xml::Xml,
+};
 
 /// Longest value of any condition but the method and the header name, in characters.
 const MAX_VALUE: usize = 128;
@@ -329,69 +336,6 @@ fn check_header_name(name: &str) -> Result<(), ApiError> {
     }
     // The characters of a token in RFC 9110 but the two wildcards.
     check_charset(name, |c| c.is_ascii_alphanumeric() || "!#$%&'+-.^_`|~".contains(c))
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Case {
-    Exact,
-    Ignore,
-}
-
-/// Number of unescaped wildcards.
-fn wildcards(pattern: &str) -> usize {
-    tokens(pattern)
-        .iter()
-        .filter(|t| matches!(t, Token::Any | Token::One))
-        .count()
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Token {
-    Literal(char),
-    One,
-    Any,
-}
-
-fn tokens(pattern: &str) -> Vec<Token> {
-    let mut out = Vec::with_capacity(pattern.len());
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        out.push(match c {
-            '*' => Token::Any,
-            '?' => Token::One,
-            // A trailing backslash stands for itself.
-            '\\' => Token::Literal(chars.next().unwrap_or('\\')),
-            c => Token::Literal(c),
-        });
-    }
-    out
-}
-
-/// Matches `*` (any run) and `?` (one character). Linear space, quadratic time at worst on 128 characters.
-fn glob(pattern: &str, text: &str, case: Case) -> bool {
-    let pattern = tokens(pattern);
-    let text: Vec<char> = text.chars().collect();
-    let same = |a: char, b: char| a == b || (case == Case::Ignore && a.eq_ignore_ascii_case(&b));
-    let (mut p, mut t) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(Token::Any) => {
-                retry = Some((p + 1, t));
-                p += 1;
-            }
-            Some(Token::One) => (p, t) = (p + 1, t + 1),
-            Some(Token::Literal(c)) if same(*c, text[t]) => (p, t) = (p + 1, t + 1),
-            _ => match &mut retry {
-                Some((after, from)) => {
-                    *from += 1;
-                    (p, t) = (*after, *from);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|rest| *rest == Token::Any)
 }
 
 fn query_matches(key: Option<&str>, value: &str, query: &str) -> bool {

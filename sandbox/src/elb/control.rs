@@ -203,7 +203,28 @@ async fn calls(State(inner): Shared, Query(query): Query<Since>) -> Json<super::
     Json(lock(&inner.calls).since(query.since, query.mutating))
 }
 
-async fn add_fault(State(inner): Shared, Json(spec): Json<FaultSpec>) -> Answer {
+/// The fields of a fault. Serde cannot refuse unknown ones beside a flattened kind, and a misspelt `times` would turn
+/// one fault into another.
+const FAULT_FIELDS: [&str; 9] = [
+    "operation",
+    "nth",
+    "every",
+    "times",
+    "kind",
+    "code",
+    "message",
+    "http_status",
+    "ms",
+];
+
+async fn add_fault(State(inner): Shared, Json(body): Json<serde_json::Map<String, Value>>) -> Answer {
+    if let Some(odd) = body.keys().find(|k| !FAULT_FIELDS.contains(&k.as_str())) {
+        return Err(Refused(format!(
+            "unknown field '{odd}'; known are {}",
+            FAULT_FIELDS.join(", ")
+        )));
+    }
+    let spec: FaultSpec = serde_json::from_value(Value::Object(body)).map_err(|e| Refused(e.to_string()))?;
     if spec.operation != "*" && super::api::find(&spec.operation).is_none() {
         return Err(Refused(format!(
             "operation '{}' is not modelled; use its exact name or *",

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
-    api::target_groups::parse_matcher,
+    api::health_checks::parse_matcher,
     config::ElbConfig,
     model::{Arn, HealthState, TargetGroup, TargetKey, World},
 };

@@ -28,6 +28,7 @@ mod server;
 mod state_view;
 mod tags;
 mod throttle;
+mod wildcard;
 mod xml;
 
 use std::{
@@ -136,7 +137,7 @@ impl Inner {
 
     /// Carries out one call of the API on the present state.
     fn execute(&self, handler: Handler, params: &Params) -> Result<Xml, ApiError> {
-        self.change(params, |call| handler(call))
+        self.change(params, handler)
     }
 
     /// Carries out a read on the state of some time ago, as far back as history goes.

@@ -345,6 +345,43 @@ impl Visitor {
     }
 }
 
+/// One single connection to the data plane, and so one node of the load balancer. (A `Visitor` may open a second one
+/// when the first has not come back to its pool yet.)
+pub struct Line {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    address: SocketAddr,
+}
+
+impl Line {
+    pub async fn to(front: &Front) -> Self {
+        let stream = tokio::net::TcpStream::connect(front.address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Self {
+            sender,
+            address: front.address,
+        }
+    }
+
+    /// The group that a GET on / went to, if it went to one.
+    pub async fn group(&mut self) -> Option<String> {
+        self.sender.ready().await.unwrap();
+        let request = Request::get("/")
+            .header("host", self.address.to_string())
+            .body(Full::default())
+            .unwrap();
+        let response = self.sender.send_request(request).await.unwrap();
+        let group = response
+            .headers()
+            .get("x-sandbox-target-group")
+            .map(|v| v.to_str().unwrap().to_owned());
+        response.into_body().collect().await.unwrap();
+        group
+    }
+}
+
 /// A real HTTP server. `/health` answers the status that is set; `/slow` waits for `release`; `/echo` gives back the
 /// request's head and body; everything else answers the backend's name.
 pub struct Backend {

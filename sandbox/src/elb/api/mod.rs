@@ -2,6 +2,7 @@
 //! its input before it changes anything, so that a refused call leaves no trace. Must not import HTTP.
 
 pub mod attributes;
+pub mod health_checks;
 pub mod listeners;
 pub mod load_balancers;
 pub mod rules;

@@ -2,7 +2,9 @@
 //! believes (rules reach nodes late and at different times), opens and closes sockets, and runs the tasks.
 //! Which group and target a request goes to is decided in `select`; forwarding is `proxy`.
 
+mod answers;
 mod body;
+mod pick;
 mod pool;
 mod proxy;
 mod select;

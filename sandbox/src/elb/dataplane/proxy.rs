@@ -13,23 +13,18 @@ use hyper::body::{Body as _, Incoming};
 
 use super::{
     Routing,
-    body::{self, Body, InFlight, TargetBody},
+    answers::{GROUP_HEADER, TARGET_HEADER, fixed, generated, redirect_to, set},
+    body::{self, Body, TargetBody},
+    pick::{self, Pick},
     pool::ConnectError,
-    select::{self, Moment},
-    sticky,
 };
 use crate::elb::{
     Inner,
-    actions::{ActionKind, Forward, Redirect},
+    actions::{ActionKind, Forward},
     conditions::RequestView,
     counters::Ending,
     lock,
 };
-
-/// Names the target group that a request went to, or that was chosen for it.
-const GROUP_HEADER: HeaderName = HeaderName::from_static("x-sandbox-target-group");
-/// Names the target (`ip:port`) that a request went to.
-const TARGET_HEADER: HeaderName = HeaderName::from_static("x-sandbox-target");
 
 /// Headers that belong to one connection and are never passed on.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -50,17 +45,6 @@ pub struct Client {
     pub listener: String,
     pub node: usize,
     pub address: SocketAddr,
-}
-
-/// Where one request goes.
-struct Pick {
-    group: String,
-    group_name: String,
-    address: SocketAddr,
-    in_flight: InFlight,
-    cookies: Vec<HeaderValue>,
-    /// Set on the answer when it carries this cookie of the application.
-    app_cookie: Option<(String, HeaderValue)>,
 }
 
 /// Why a target gave no answer.
@@ -130,10 +114,10 @@ async fn forward_to(
     let count = |group: Option<&str>, target: Option<&str>, ending| {
         lock(&inner.plane.counters).add(&routing.load_balancer, group, target, ending);
     };
-    let pick = match pick(inner, forward, request.headers()) {
+    let pick = match pick::pick(inner, forward, request.headers()) {
         Ok(pick) => pick,
         Err(empty) => {
-            let (arn, name) = empty.unzip();
+            let (arn, name) = empty.map(|e| (e.group, e.group_name)).unzip();
             count(arn.as_deref(), None, Ending::Generated(503));
             return generated(StatusCode::SERVICE_UNAVAILABLE, name.as_deref());
         }
@@ -168,77 +152,6 @@ async fn forward_to(
             response
         }
     }
-}
-
-/// Chooses under one lock of the state, so that the choice and the count of outstanding requests belong together. Err
-/// names the group that has nothing to send to, if a group was chosen at all.
-fn pick(inner: &Inner, forward: &Forward, headers: &HeaderMap) -> Result<Pick, Option<(String, String)>> {
-    let (now, time) = (Instant::now(), jiff::Timestamp::now());
-    let key = inner.plane.cookie_key;
-    let world = inner.world();
-    let mut rng = lock(&inner.plane.rng);
-    let mark = |cookie| sticky::read(key, headers, cookie, time.as_second());
-    let group_mark = forward.stickiness_s.and_then(|_| mark(sticky::GROUP_COOKIE));
-    let sticks = |arn: &str| group_mark.as_ref().is_some_and(|m| m.is(key, arn));
-    let arn = select::choose_group(forward, sticks, &mut rng).ok_or(None)?;
-    // A group that was deleted while this node still knows it is as good as empty.
-    let group = world
-        .groups
-        .get(arn)
-        .ok_or_else(|| Some((arn.to_owned(), arn.to_owned())))?;
-    let sticky_targets = group.attribute("stickiness.enabled") == "true";
-    let by_app = group.attribute("stickiness.type") == "app_cookie";
-    let cookie = if by_app {
-        sticky::APP_COOKIE
-    } else {
-        sticky::TARGET_COOKIE
-    };
-    let target_mark = sticky_targets.then(|| mark(cookie)).flatten();
-    let name_of = |address: SocketAddr| format!("{arn}|{address}");
-    let turn = {
-        let mut turns = lock(&inner.plane.turns);
-        let turn = turns.entry(arn.to_owned()).or_default();
-        *turn = turn.wrapping_add(1);
-        *turn
-    };
-    let slow_start = Duration::from_secs(group.attribute_number("slow_start.duration_seconds"));
-    let moment = Moment {
-        turn,
-        now,
-        slow_start: inner.config.scaled(slow_start),
-        rng: &mut rng,
-    };
-    let target = select::choose_target(
-        group,
-        |t| target_mark.as_ref().is_some_and(|m| m.is(key, &name_of(t.address))),
-        moment,
-    )
-    .ok_or_else(|| Some((arn.to_owned(), group.name.clone())))?;
-    let stick = |cookie, name: &str, seconds| sticky::set_cookie(key, cookie, name, time, seconds);
-    let mut cookies: Vec<_> = forward
-        .stickiness_s
-        .and_then(|s| stick(sticky::GROUP_COOKIE, arn, s.into()))
-        .into_iter()
-        .collect();
-    let mut app_cookie = None;
-    if sticky_targets {
-        let kind = if by_app { "app_cookie" } else { "lb_cookie" };
-        let seconds = group.attribute_number(&format!("stickiness.{kind}.duration_seconds"));
-        match stick(cookie, &name_of(target.address), seconds) {
-            Some(value) if by_app => {
-                app_cookie = Some((group.attribute("stickiness.app_cookie.cookie_name").to_owned(), value));
-            }
-            value => cookies.extend(value),
-        }
-    }
-    Ok(Pick {
-        group: arn.to_owned(),
-        group_name: group.name.clone(),
-        address: target.address,
-        in_flight: InFlight::start(&target.live),
-        cookies,
-        app_cookie,
-    })
 }
 
 /// Sends the request and waits for the head of the answer. A connection from the pool that the target has closed in
@@ -316,12 +229,6 @@ fn prepare(parts: &mut request::Parts, client: &Client, routing: &Routing) {
     }
 }
 
-fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
-}
-
 /// Removes what belongs to the connection, including what its Connection header names.
 fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
@@ -363,54 +270,6 @@ fn pass_back(inner: &Arc<Inner>, pick: Pick, response: Response<Incoming>, idle:
     let (inner, group) = (Arc::clone(inner), pick.group);
     let on_break = move || lock(&inner.plane.counters).broken(&group, &target);
     Response::from_parts(parts, TargetBody::new(incoming, pick.in_flight, idle, on_break).boxed())
-}
-
-fn generated(status: StatusCode, group: Option<&str>) -> Response<Body> {
-    let reason = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
-    let text =
-        format!("<html>\r\n<head><title>{reason}</title></head>\r\n<body><h1>{reason}</h1></body>\r\n</html>\r\n");
-    let mut response = fixed(status.as_u16(), Some("text/html"), &text);
-    response.headers_mut().extend(
-        group
-            .and_then(|g| HeaderValue::from_str(g).ok())
-            .map(|v| (GROUP_HEADER, v)),
-    );
-    response
-}
-
-fn fixed(status: u16, content_type: Option<&str>, text: &str) -> Response<Body> {
-    let mut response = Response::new(body::full(text.to_owned()));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    set(response.headers_mut(), "server", "awselb/2.0");
-    set(
-        response.headers_mut(),
-        "content-type",
-        content_type.unwrap_or("text/plain; charset=utf-8"),
-    );
-    response
-}
-
-fn redirect_to(redirect: &Redirect, view: &RequestView<'_>, routing: &Routing) -> Response<Body> {
-    let (scheme, port) = (if routing.https { "https" } else { "http" }, routing.port.to_string());
-    let fill = |text: &str| {
-        text.replace("#{protocol}", scheme)
-            .replace("#{host}", view.host)
-            .replace("#{port}", &port)
-            .replace("#{path}", view.path.trim_start_matches('/'))
-            .replace("#{query}", view.query)
-    };
-    let query = fill(&redirect.query);
-    let mark = if query.is_empty() { "" } else { "?" };
-    let location = format!(
-        "{}://{}:{}{}{mark}{query}",
-        fill(&redirect.protocol).to_ascii_lowercase(),
-        fill(&redirect.host),
-        fill(&redirect.port),
-        fill(&redirect.path)
-    );
-    let mut response = fixed(redirect.status, None, "");
-    set(response.headers_mut(), "location", &location);
-    response
 }
 
 fn host_of<B>(request: &Request<B>) -> Option<String> {
