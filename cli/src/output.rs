@@ -96,3 +96,8 @@ pub fn now() -> Timestamp {
 pub fn on_terminal() -> bool {
     io::stdout().is_terminal()
 }
+
+/// Lines of the terminal; as many as are asked for when that cannot be known.
+pub fn terminal_rows() -> usize {
+    terminal_size::terminal_size().map_or(usize::MAX, |(_, terminal_size::Height(rows))| rows.into())
+}

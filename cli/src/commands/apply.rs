@@ -48,40 +48,40 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
     let documents = manifest::read(&args.file, context.namespace())?;
     one_document_only(&args.change, documents.len())?;
     let hub = context.hub(args.wait.is_some())?;
-    let mut session = Session {
+    let mut batch = Batch {
         context,
         exit: None,
         failed: 0,
     };
     let mut results = Vec::new();
     for document in &documents {
-        let result = match session.exit {
+        let result = match batch.exit {
             // Without a hub or permission the others can only fail the same way, each after its own timeout.
             Some(Exit::Unavailable | Exit::Denied | Exit::Timeout) => not_tried(document, args.change.dry_run),
             _ => match apply(&hub, document, &args.change).await {
                 Ok(result) => result,
-                Err(failure) => session.failed(document, args.change.dry_run, &failure),
+                Err(failure) => batch.failed(document, args.change.dry_run, &failure),
             },
         };
-        session.show(&result)?;
+        batch.show(&result)?;
         results.push(result);
     }
     if let Some(goal) = args.wait {
         for result in &mut results {
-            session.wait(&hub, Until::True(goal), result, deadline).await?;
+            batch.wait(&hub, Until::True(goal), result, deadline).await?;
         }
     }
     if context.output.format != Format::Table {
         context.output.show(&Results { results }, |_, _| String::new())?;
     }
-    if session.failed > 0 && documents.len() > 1 {
+    if batch.failed > 0 && documents.len() > 1 {
         note(&format!(
             "{} of {} documents failed or were not tried\n",
-            session.failed,
+            batch.failed,
             documents.len()
         ));
     }
-    Ok(session.exit)
+    Ok(batch.exit)
 }
 
 /// One id or one version cannot stand for several policies.
@@ -103,13 +103,13 @@ fn one_document_only(change: &Change, documents: usize) -> Result<(), Failure> {
 }
 
 /// Collects the exit code: that of the first failure.
-struct Session<'a> {
+struct Batch<'a> {
     context: &'a Context,
     exit: Option<Exit>,
     failed: usize,
 }
 
-impl Session<'_> {
+impl Batch<'_> {
     fn failed(&mut self, document: &Document, dry_run: bool, failure: &Failure) -> Applied {
         self.exit = self.exit.or(Some(failure.exit));
         note(&failure.report());

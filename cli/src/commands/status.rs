@@ -13,7 +13,7 @@ use crate::{
     error::{Exit, Failure},
     hub::News,
     model::{Event, Policy, PolicyRef},
-    output::{json_line, now, on_terminal, progress, stamped, write},
+    output::{json_line, now, on_terminal, progress, stamped, terminal_rows, write},
     render,
 };
 
@@ -187,13 +187,18 @@ impl Watched<'_> {
         }
     }
 
-    /// Draws the page over the old one: home, each line cleared to its end, the rest of the screen cleared.
+    /// Draws the page over the old one: home, each line cleared to its end, the rest of the screen cleared. Lines are
+    /// cut at the edge instead of wrapped (mode 7), and the page to the height, or it would scroll with every draw.
     fn draw(&self) -> Result<(), Failure> {
         if self.view != View::Page {
             return Ok(());
         }
         let paint = self.context.output.paint;
         let page = render::live(self.reference, self.last.as_ref(), self.lost.as_deref(), paint, now());
-        write(&format!("\u{1b}[H{}\u{1b}[J", page.replace('\n', "\u{1b}[K\n")))
+        let page = render::fit(&page, terminal_rows());
+        write(&format!(
+            "\u{1b}[?7l\u{1b}[H{}\u{1b}[J\u{1b}[?7h",
+            page.replace('\n', "\u{1b}[K\n")
+        ))
     }
 }

@@ -6,7 +6,7 @@ mod status;
 mod table;
 
 pub use lists::{clusters, endpoints, plan, policies};
-pub use status::{live, status};
+pub use status::{fit, live, status};
 pub use table::{Paint, Tone};
 
 use jiff::Timestamp;

@@ -48,6 +48,20 @@ pub fn live(reference: &PolicyRef, last: Option<&Policy>, lost: Option<&str>, pa
     page
 }
 
+/// The beginning of a page that has room on `rows` lines, and a word about what is left out. The cursor takes a line.
+pub fn fit(page: &str, rows: usize) -> String {
+    let lines: Vec<&str> = page.lines().collect();
+    if lines.len() < rows {
+        return page.to_owned();
+    }
+    let shown = rows.saturating_sub(2);
+    let left = lines.len() - shown;
+    format!(
+        "{}\n... {left} more lines: make the window taller\n",
+        lines[..shown].join("\n")
+    )
+}
+
 /// One line that says how it stands.
 fn headline(policy: &Policy, paint: Paint) -> String {
     let name = plain(&policy.reference.to_string());

@@ -165,3 +165,13 @@ fn a_watch_says_when_what_it_shows_is_old() {
     let end = "\nTHE HUB DOES NOT ANSWER, what stands above is old: connection refused\n\nctrl-c ends the watch\n";
     assert!(page.ends_with(end), "{page}");
 }
+
+#[test]
+fn a_page_that_is_higher_than_the_window_is_cut_and_says_so() {
+    let page = "1\n2\n3\n4\n5\n";
+    assert_eq!(fit(page, 6), page);
+    assert_eq!(fit(page, 5), "1\n2\n3\n... 2 more lines: make the window taller\n");
+    for rows in 0..3 {
+        assert!(fit(page, rows).lines().count() <= 2, "{rows}");
+    }
+}
