@@ -19,26 +19,16 @@ pub struct ArnError {
 }
 
 fn parse(value: &str, kind: &'static str) -> Result<(), ArnError> {
-    let fail = || ArnError {
-        value: cut(value),
-        expected: kind,
-    };
+    let fail = || ArnError { value: cut(value), expected: kind };
     let mut parts = value.splitn(6, ':');
     let (arn, partition, service) = (parts.next(), parts.next(), parts.next());
     let (region, account, resource) = (parts.next(), parts.next(), parts.next());
     let right_service = arn == Some("arn") && service == Some("elasticloadbalancing");
-    let filled = [partition, region, account]
-        .iter()
-        .all(|p| p.is_some_and(|p| !p.is_empty()));
-    let right_kind = resource
-        .and_then(|r| r.strip_prefix(kind))
-        .is_some_and(|rest| rest.starts_with('/') && rest.len() > 1);
+    let filled = [partition, region, account].iter().all(|p| p.is_some_and(|p| !p.is_empty()));
+    let right_kind =
+        resource.and_then(|r| r.strip_prefix(kind)).is_some_and(|rest| rest.starts_with('/') && rest.len() > 1);
     // The longest ARN that AWS makes for these kinds is well below 300 characters.
-    if right_service && filled && right_kind && value.len() <= 512 {
-        Ok(())
-    } else {
-        Err(fail())
-    }
+    if right_service && filled && right_kind && value.len() <= 512 { Ok(()) } else { Err(fail()) }
 }
 
 macro_rules! arn {

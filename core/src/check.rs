@@ -82,44 +82,21 @@ impl<'a> Play<'a> {
     fn new(world: &'a World<'a>, record: &'a PolicyRecord, memory: &PolicyMemory, now: Timestamp) -> Self {
         let registered = |group: &crate::observed::TargetGroup| {
             let known = group.targets.get()?;
-            let kept = known
-                .iter()
-                .filter(|(_, state)| state.health != Health::Draining)
-                .map(|(target, _)| *target);
+            let kept = known.iter().filter(|(_, state)| state.health != Health::Draining).map(|(target, _)| *target);
             Some((group.name.clone(), kept.collect()))
         };
         let targets = world.observed.target_groups.values().filter_map(registered).collect();
         let mut rules = BTreeMap::new();
-        for (arn, rule) in world
-            .observed
-            .listeners
-            .values()
-            .filter_map(|listener| listener.rules.get())
-            .flatten()
-        {
+        for (arn, rule) in world.observed.listeners.values().filter_map(|listener| listener.rules.get()).flatten() {
             if let RuleAction::Forward { weights, .. } = &rule.action {
                 rules.insert(arn.clone(), weights.clone());
             }
         }
-        let all_known = world
-            .observed
-            .listeners
-            .values()
-            .all(|listener| listener.rules.get().is_some());
+        let all_known = world.observed.listeners.values().all(|listener| listener.rules.get().is_some());
         let since = memory.programmed.as_ref().map(|programmed| programmed.since);
-        let settled = since
-            .and_then(|since| since.checked_add(world.settings.settle).ok())
-            .is_some_and(|end| end <= now);
-        Self {
-            world,
-            record,
-            targets,
-            rules,
-            new_rule: BTreeMap::new(),
-            all_known,
-            settled,
-            broken: Vec::new(),
-        }
+        let settled =
+            since.and_then(|since| since.checked_add(world.settings.settle).ok()).is_some_and(|end| end <= now);
+        Self { world, record, targets, rules, new_rule: BTreeMap::new(), all_known, settled, broken: Vec::new() }
     }
 
     fn broken(&mut self, invariant: &'static str, detail: String) {
@@ -167,18 +144,13 @@ impl<'a> Play<'a> {
         let tags = self.world.observed.target_groups.get(arn).map(|group| &group.tags);
         let own = tags.is_some_and(|tags| ownership::belongs_to(tags, &self.world.settings.hub_id, &self.record.uid));
         if !own {
-            self.broken(
-                "I5",
-                format!("target group {} does not carry the tags of this policy", group.name),
-            );
+            self.broken("I5", format!("target group {} does not carry the tags of this policy", group.name));
         }
     }
 
     fn must_own_rule(&mut self, rule: &RuleArn) {
         let listeners = self.world.observed.listeners.values();
-        let found = listeners
-            .filter_map(|listener| listener.rules.get())
-            .find_map(|rules| rules.get(rule));
+        let found = listeners.filter_map(|listener| listener.rules.get()).find_map(|rules| rules.get(rule));
         let owner = found.map(|found| ownership::owner(&found.tags, &self.world.settings.hub_id));
         if !matches!(owner, Some(ownership::Owner::Ours { .. })) {
             self.broken("I5", format!("rule {rule} does not carry the tags of this hub"));
@@ -187,12 +159,7 @@ impl<'a> Play<'a> {
 
     /// The address must be wanted by a pod that owns it.
     fn must_own_address(&mut self, target: Target) {
-        let wants = self
-            .record
-            .policy
-            .clusters
-            .iter()
-            .any(|(cluster, _)| self.wants(cluster, target));
+        let wants = self.record.policy.clusters.iter().any(|(cluster, _)| self.wants(cluster, target));
         if !wants {
             self.broken("I10", format!("no ready pod of this policy's Service owns {target}"));
         }
@@ -207,14 +174,7 @@ impl<'a> Play<'a> {
         };
         let mut endpoints = self.world.inventory.endpoints_of(name, &self.record.policy.service);
         endpoints.any(|(at, uid, endpoint)| {
-            let ready = matches!(
-                endpoint.state,
-                EndpointState::Present {
-                    ready: true,
-                    terminating: false,
-                    ..
-                }
-            );
+            let ready = matches!(endpoint.state, EndpointState::Present { ready: true, terminating: false, .. });
             at == target && ready && owner.cluster == *name && owner.pod_uid == *uid
         })
     }
@@ -226,29 +186,17 @@ impl<'a> Play<'a> {
         }
         let names: BTreeSet<&str> = forward.iter().map(|(group, _)| group.name.as_str()).collect();
         if names.len() != forward.len() || names.len() > self.world.observed.limits.target_groups_per_action as usize {
-            self.broken(
-                "I12",
-                format!("a rule with {} groups, {} of them distinct", forward.len(), names.len()),
-            );
+            self.broken("I12", format!("a rule with {} groups, {} of them distinct", forward.len(), names.len()));
         }
         let before = rule.and_then(|rule| self.rules.get(rule)).cloned().unwrap_or_default();
         for (group, weight) in forward {
-            let had = group
-                .arn
-                .as_ref()
-                .and_then(|arn| before.get(arn))
-                .is_some_and(|weight| weight.carries());
+            let had = group.arn.as_ref().and_then(|arn| before.get(arn)).is_some_and(|weight| weight.carries());
             let empty = self.targets.get(&group.name).is_none_or(BTreeSet::is_empty);
             if weight.carries() && !had && empty {
-                self.broken(
-                    "I2",
-                    format!("{} would get weight {weight} without a registered target", group.name),
-                );
+                self.broken("I2", format!("{} would get weight {weight} without a registered target", group.name));
             }
         }
-        let known = forward
-            .iter()
-            .filter_map(|(group, weight)| Some((group.arn.clone()?, *weight)));
+        let known = forward.iter().filter_map(|(group, weight)| Some((group.arn.clone()?, *weight)));
         match rule {
             Some(rule) => drop(self.rules.insert(rule.clone(), known.collect())),
             None => self.new_rule.extend(known),
@@ -268,22 +216,12 @@ impl<'a> Play<'a> {
         }
         let frozen = |name: &&ClusterName| {
             let cluster = self.world.inventory.clusters.get(*name);
-            !matches!(
-                cluster.map(|cluster| cluster.link),
-                Some(crate::inventory::Link::Connected)
-            )
+            !matches!(cluster.map(|cluster| cluster.link), Some(crate::inventory::Link::Connected))
         };
-        let tags = group
-            .arn
-            .as_ref()
-            .and_then(|arn| self.world.observed.target_groups.get(arn))
-            .map(|g| &g.tags);
+        let tags = group.arn.as_ref().and_then(|arn| self.world.observed.target_groups.get(arn)).map(|g| &g.tags);
         let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
         if cluster.as_ref().is_none_or(|name| frozen(&name)) {
-            self.broken(
-                "I3",
-                format!("{} belongs to a cluster that is not connected", group.name),
-            );
+            self.broken("I3", format!("{} belongs to a cluster that is not connected", group.name));
         }
     }
 
@@ -296,32 +234,18 @@ impl<'a> Play<'a> {
     fn delete_rule(&mut self, rule: &RuleArn) {
         self.must_own_rule(rule);
         self.rules.remove(rule);
-        let rules = self
-            .world
-            .observed
-            .listeners
-            .values()
-            .filter_map(|listener| listener.rules.get())
-            .flatten();
+        let rules = self.world.observed.listeners.values().filter_map(|listener| listener.rules.get()).flatten();
         let own = |tags| ownership::belongs_to(tags, &self.world.settings.hub_id, &self.record.uid);
-        let left = rules
-            .filter(|(arn, other)| self.rules.contains_key(*arn) && own(&other.tags))
-            .count();
+        let left = rules.filter(|(arn, other)| self.rules.contains_key(*arn) && own(&other.tags)).count();
         if left == 0 && self.record.deleting_since.is_none() {
             self.broken("I6", format!("the last rule of the policy, {rule}, would be deleted"));
         }
     }
 
     fn delete_group(&mut self, group: &GroupRef) {
-        let used = group
-            .arn
-            .as_ref()
-            .is_none_or(|arn| self.rules.values().any(|weights| weights.contains_key(arn)));
+        let used = group.arn.as_ref().is_none_or(|arn| self.rules.values().any(|weights| weights.contains_key(arn)));
         if used || !self.all_known {
-            self.broken(
-                "I6",
-                format!("{} would be deleted while a rule may name it", group.name),
-            );
+            self.broken("I6", format!("{} would be deleted while a rule may name it", group.name));
         }
     }
 }

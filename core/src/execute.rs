@@ -110,10 +110,7 @@ impl Execution {
             let lane = lanes.entry(step.policy.clone()).or_insert(Lane { steps: Vec::new() });
             lane.steps.push((step, Progress::Waiting));
         }
-        Self {
-            lanes,
-            created: BTreeMap::new(),
-        }
+        Self { lanes, created: BTreeMap::new() }
     }
 
     /// The calls that may be made now, the most urgent first. Nothing is taken: [`Execution::start`] does that.
@@ -141,11 +138,7 @@ impl Execution {
     /// Marks the lane's next step as in flight. The shell calls this right before it makes the call.
     pub fn start(&mut self, policy: &PolicyKey) {
         let waiting = |(_, progress): &&mut (Step, Progress)| *progress == Progress::Waiting;
-        if let Some((_, progress)) = self
-            .lanes
-            .get_mut(policy)
-            .and_then(|lane| lane.steps.iter_mut().find(waiting))
-        {
+        if let Some((_, progress)) = self.lanes.get_mut(policy).and_then(|lane| lane.steps.iter_mut().find(waiting)) {
             *progress = Progress::InFlight;
         }
     }
@@ -154,11 +147,7 @@ impl Execution {
     /// dropped; an unknown outcome drops the whole rest of the lane, since nothing may be done before it was read back.
     pub fn report(&mut self, policy: &PolicyKey, outcome: &Outcome) {
         let Some(lane) = self.lanes.get_mut(policy) else { return };
-        let Some(at) = lane
-            .steps
-            .iter()
-            .position(|(_, progress)| *progress == Progress::InFlight)
-        else {
+        let Some(at) = lane.steps.iter().position(|(_, progress)| *progress == Progress::InFlight) else {
             return;
         };
         let failed = lane.steps[at].0.action.clone();
@@ -187,10 +176,7 @@ impl Execution {
     /// True when nothing is in flight and nothing is left to do.
     pub fn is_finished(&self) -> bool {
         let busy = |progress: &Progress| matches!(progress, Progress::Waiting | Progress::InFlight);
-        !self
-            .lanes
-            .values()
-            .any(|lane| lane.steps.iter().any(|(_, progress)| busy(progress)))
+        !self.lanes.values().any(|lane| lane.steps.iter().any(|(_, progress)| busy(progress)))
     }
 
     /// Drops everything that is not in flight, for a hub that lost its lease or wants to plan anew.

@@ -20,12 +20,7 @@ pub struct IdError {
 
 impl IdError {
     fn new(what: &'static str, value: &str, problem: impl Into<String>, remedy: &'static str) -> Self {
-        Self {
-            what,
-            value: cut(value),
-            problem: problem.into(),
-            remedy,
-        }
+        Self { what, value: cut(value), problem: problem.into(), remedy }
     }
 }
 
@@ -58,10 +53,7 @@ fn dns_label(what: &'static str, value: &str, most: usize, dots: bool) -> Result
     if let Some(bad) = value.chars().find(|c| !allowed(*c)) {
         return fail(format!("holds the character {bad:?}"));
     }
-    if value
-        .split('.')
-        .any(|part| part.is_empty() || part.starts_with('-') || part.ends_with('-'))
-    {
+    if value.split('.').any(|part| part.is_empty() || part.starts_with('-') || part.ends_with('-')) {
         return fail("starts or ends with a hyphen or a dot".into());
     }
     Ok(())
@@ -78,12 +70,7 @@ fn token(what: &'static str, value: &str, most: usize) -> Result<(), IdError> {
         ));
     }
     if value.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(IdError::new(
-            what,
-            value,
-            "holds a character that is not printable ASCII",
-            remedy,
-        ));
+        return Err(IdError::new(what, value, "holds a character that is not printable ASCII", remedy));
     }
     Ok(())
 }
@@ -194,10 +181,7 @@ impl PolicyKey {
     /// # Errors
     /// [`IdError`] naming the part that is out of bounds.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, IdError> {
-        Ok(Self {
-            namespace: Namespace::new(namespace)?,
-            name: PolicyName::new(name)?,
-        })
+        Ok(Self { namespace: Namespace::new(namespace)?, name: PolicyName::new(name)? })
     }
 }
 
@@ -225,12 +209,7 @@ impl Weight {
     pub fn new(value: u32) -> Result<Self, IdError> {
         match u16::try_from(value) {
             Ok(weight) if weight <= Self::MAX.0 => Ok(Self(weight)),
-            _ => Err(IdError::new(
-                "weight",
-                &value.to_string(),
-                "is above 999",
-                "use a whole number from 0 to 999",
-            )),
+            _ => Err(IdError::new("weight", &value.to_string(), "is above 999", "use a whole number from 0 to 999")),
         }
     }
 

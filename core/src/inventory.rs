@@ -147,14 +147,7 @@ pub enum Evidence {
 impl EndpointState {
     /// True when the endpoint should get new requests.
     pub fn wants_traffic(self) -> bool {
-        matches!(
-            self,
-            EndpointState::Present {
-                ready: true,
-                terminating: false,
-                ..
-            }
-        )
+        matches!(self, EndpointState::Present { ready: true, terminating: false, .. })
     }
 }
 
@@ -181,10 +174,7 @@ pub enum Ownership<'a> {
 impl Inventory {
     /// Stores one endpoint, replacing what was known of the same key.
     pub fn upsert(&mut self, key: EndpointKey, endpoint: Endpoint) {
-        let per_service = self
-            .endpoints
-            .entry((key.cluster.clone(), key.service.clone()))
-            .or_default();
+        let per_service = self.endpoints.entry((key.cluster.clone(), key.service.clone())).or_default();
         per_service.insert((key.target, key.pod_uid.clone()), endpoint);
         let claims = self.claims.entry(key.target).or_default();
         if !claims.contains(&key) {
@@ -216,11 +206,7 @@ impl Inventory {
         service: &ServiceKey,
     ) -> impl Iterator<Item = (Target, &PodUid, &Endpoint)> {
         let place = (cluster.clone(), service.clone());
-        self.endpoints
-            .get(&place)
-            .into_iter()
-            .flatten()
-            .map(|((target, uid), endpoint)| (*target, uid, endpoint))
+        self.endpoints.get(&place).into_iter().flatten().map(|((target, uid), endpoint)| (*target, uid, endpoint))
     }
 
     /// All endpoints, by cluster and Service.
@@ -241,37 +227,38 @@ impl Inventory {
     /// The owner of an address and port in a VPC (I10).
     ///
     /// Of those that live (present, not terminating) the newest in a cluster wins, since Kubernetes hands an address on only
-    /// within a cluster that knows it is free. Between clusters the first one keeps it until it lets go: two clusters that
-    /// claim one address at once means overlapping pod CIDRs, and the newcomer is the one to be refused.
+    /// within a cluster that knows it is free. Between clusters the one that had it first keeps it for as long as any of its
+    /// pods lives there: two clusters that claim one address at once means overlapping pod CIDRs, and the newcomer is the one
+    /// to be refused, also when the first one's pod is replaced.
     pub fn owner(&self, vpc: &VpcId, target: Target) -> Ownership<'_> {
         let mut newest: BTreeMap<&ClusterName, (&EndpointKey, Timestamp)> = BTreeMap::new();
         let mut first: BTreeMap<&ClusterName, Timestamp> = BTreeMap::new();
         for key in self.claims.get(&target).into_iter().flatten() {
-            let Some(since) = self.live_since(vpc, key) else {
+            let Some((since, lives)) = self.claim(vpc, key) else { continue };
+            let earliest = first.entry(&key.cluster).or_insert(since);
+            *earliest = since.min(*earliest);
+            if !lives {
                 continue;
-            };
+            }
             let held = newest.entry(&key.cluster).or_insert((key, since));
             if (since, &key.pod_uid) > (held.1, &held.0.pod_uid) {
                 *held = (key, since);
             }
-            let earliest = first.entry(&key.cluster).or_insert(since);
-            *earliest = since.min(*earliest);
         }
-        let winner = first
-            .into_iter()
-            .min_by_key(|(name, since)| (*since, *name))
-            .map(|(name, _)| name);
+        let alive = first.into_iter().filter(|(name, _)| newest.contains_key(name));
+        let winner = alive.min_by_key(|(name, since)| (*since, *name)).map(|(name, _)| name);
         match winner.and_then(|name| newest.get(name)) {
             Some((key, _)) => Ownership::Owner(key),
             None => Ownership::Free,
         }
     }
 
-    fn live_since(&self, vpc: &VpcId, key: &EndpointKey) -> Option<Timestamp> {
+    /// Since when an endpoint claims its address, and whether its pod lives; none: in another VPC.
+    fn claim(&self, vpc: &VpcId, key: &EndpointKey) -> Option<(Timestamp, bool)> {
         let cluster = self.clusters.get(&key.cluster)?;
         let place = (key.cluster.clone(), key.service.clone());
         let endpoint = self.endpoints.get(&place)?.get(&(key.target, key.pod_uid.clone()))?;
         let lives = matches!(endpoint.state, EndpointState::Present { terminating: false, .. });
-        (cluster.vpc_id == *vpc && lives).then_some(endpoint.first_seen)
+        (cluster.vpc_id == *vpc).then_some((endpoint.first_seen, lives))
     }
 }

@@ -21,13 +21,8 @@ pub const TAG_EPOCH: &str = "switchyard.dev/epoch";
 pub const GROUP_PREFIX: &str = "sy-";
 
 /// Tag keys by which other controllers mark what is theirs (AWS Load Balancer Controller, its Gateway API part, ECS).
-const FOREIGN_KEYS: [&str; 5] = [
-    "elbv2.k8s.aws/",
-    "ingress.k8s.aws/",
-    "service.k8s.aws/",
-    "gateway.k8s.aws",
-    "aws:ecs:",
-];
+const FOREIGN_KEYS: [&str; 5] =
+    ["elbv2.k8s.aws/", "ingress.k8s.aws/", "service.k8s.aws/", "gateway.k8s.aws", "aws:ecs:"];
 
 /// What the tags of a resource say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +46,9 @@ pub fn owner<'a>(tags: &'a Tags, hub: &HubId) -> Owner<'a> {
         return Owner::Foreign(mark);
     }
     match (tags.get(TAG_HUB), tags.get(TAG_POLICY_UID)) {
-        (Some(id), Some(uid)) if id == hub.as_str() => Owner::Ours {
-            policy_uid: uid,
-            cluster: tags.get(TAG_CLUSTER).map(String::as_str),
-        },
+        (Some(id), Some(uid)) if id == hub.as_str() => {
+            Owner::Ours { policy_uid: uid, cluster: tags.get(TAG_CLUSTER).map(String::as_str) }
+        }
         (Some(id), _) => Owner::Foreign(format!("{TAG_HUB}={id}")),
         (None, _) => Owner::Nobody,
     }
@@ -62,9 +56,7 @@ pub fn owner<'a>(tags: &'a Tags, hub: &HubId) -> Owner<'a> {
 
 /// The tag by which another controller claims a resource, if there is one.
 pub fn foreign_mark(tags: &Tags) -> Option<String> {
-    let claimed = tags
-        .iter()
-        .find(|(key, _)| FOREIGN_KEYS.iter().any(|mark| key.starts_with(mark)));
+    let claimed = tags.iter().find(|(key, _)| FOREIGN_KEYS.iter().any(|mark| key.starts_with(mark)));
     claimed.map(|(key, value)| format!("{key}={value}"))
 }
 
@@ -91,11 +83,7 @@ pub fn group_tags(hub: &HubId, policy: &PolicyKey, uid: &PolicyUid, cluster: &Cl
 
 /// The highest epoch that a load balancer's tags know of; zero when none, or when the tag is not a number.
 pub fn epoch_of(tags: &Tags) -> Epoch {
-    Epoch(
-        tags.get(TAG_EPOCH)
-            .and_then(|value| value.parse().ok())
-            .unwrap_or_default(),
-    )
+    Epoch(tags.get(TAG_EPOCH).and_then(|value| value.parse().ok()).unwrap_or_default())
 }
 
 /// The name of a cluster's target group: readable parts and a hash, 31 characters at most (ELBv2 allows 32).
@@ -108,12 +96,7 @@ pub fn group_name(hub: &HubId, policy: &PolicyKey, uid: &PolicyUid, cluster: &Cl
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    let hash: String = hasher
-        .finalize()
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let policy = readable(policy.name.as_str(), 12);
     let cluster = readable(cluster.as_str(), 6);
     format!("{GROUP_PREFIX}{policy}-{cluster}-{hash}")
@@ -160,11 +143,7 @@ mod tests {
     fn another_installation_and_other_controllers_are_foreign() {
         let tag = |key: &str, value: &str| Tags::from([(key.to_owned(), value.to_owned())]);
         assert_eq!(owner(&Tags::new(), &hub()), Owner::Nobody);
-        for tags in [
-            tag(TAG_HUB, "hub-2"),
-            tag("elbv2.k8s.aws/cluster", "x"),
-            tag("ingress.k8s.aws/stack", "y"),
-        ] {
+        for tags in [tag(TAG_HUB, "hub-2"), tag("elbv2.k8s.aws/cluster", "x"), tag("ingress.k8s.aws/stack", "y")] {
             assert!(matches!(owner(&tags, &hub()), Owner::Foreign(_)), "{tags:?}");
         }
         let key = PolicyKey::new("shop", "checkout").unwrap();
@@ -172,9 +151,6 @@ mod tests {
         let mut tags = rule_tags(&hub(), &key, &uid);
         assert!(belongs_to(&tags, &hub(), &uid));
         tags.insert("elbv2.k8s.aws/cluster".into(), "x".into());
-        assert!(
-            !belongs_to(&tags, &hub(), &uid),
-            "a mark of another controller wins over ours"
-        );
+        assert!(!belongs_to(&tags, &hub(), &uid), "a mark of another controller wins over ours");
     }
 }

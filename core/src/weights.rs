@@ -37,19 +37,9 @@ impl Effective {
     fn new(candidate: &Candidate, weight: Weight, reason: Reason, message: String) -> Self {
         let cluster = candidate.cluster.clone();
         if weight == candidate.requested {
-            return Self {
-                cluster,
-                weight,
-                reason: Reason::AsRequested,
-                message: String::new(),
-            };
+            return Self { cluster, weight, reason: Reason::AsRequested, message: String::new() };
         }
-        Self {
-            cluster,
-            weight,
-            reason,
-            message,
-        }
+        Self { cluster, weight, reason, message }
     }
 }
 
@@ -58,10 +48,7 @@ impl Effective {
 pub fn for_new_rule(candidates: &[Candidate]) -> (Vec<Effective>, bool) {
     let decide = |c: &Candidate| {
         if c.registered == 0 {
-            let message = format!(
-                "{} has no target to register: its share would be answered with 503",
-                c.cluster
-            );
+            let message = format!("{} has no target to register: its share would be answered with 503", c.cluster);
             Effective::new(c, Weight::ZERO, Reason::NoTargets, message)
         } else {
             Effective::new(c, c.requested, Reason::AsRequested, String::new())
@@ -91,17 +78,10 @@ pub fn for_present_rule(candidates: &[Candidate]) -> Vec<Effective> {
     let stuck = |c: &&Candidate| programmed_sum > 0 || c.registered == 0;
     let blocking: Vec<&Candidate> = blocking.into_iter().filter(stuck).collect();
     if requested_sum > 0 && blocking.is_empty() {
-        return candidates
-            .iter()
-            .map(|c| Effective::new(c, c.requested, Reason::AsRequested, String::new()))
-            .collect();
+        return candidates.iter().map(|c| Effective::new(c, c.requested, Reason::AsRequested, String::new())).collect();
     }
     let names: Vec<&str> = blocking.iter().map(|c| c.cluster.as_str()).collect();
-    let waiting_for = if requested_sum == 0 {
-        "a weight above 0: all are 0".to_owned()
-    } else {
-        names.join(", ")
-    };
+    let waiting_for = if requested_sum == 0 { "a weight above 0: all are 0".to_owned() } else { names.join(", ") };
     let hold = |c: &Candidate| {
         let (reason, message) = held_because(c, rises(c), &waiting_for);
         Effective::new(c, programmed(c), reason, message)
@@ -128,10 +108,7 @@ fn held_because(candidate: &Candidate, rises: bool, waiting_for: &str) -> (Reaso
         );
         return (Reason::NoHealthyTarget, message);
     }
-    (
-        Reason::WeightsHeld,
-        format!("the change of weights waits as a whole for {waiting_for}"),
-    )
+    (Reason::WeightsHeld, format!("the change of weights waits as a whole for {waiting_for}"))
 }
 
 /// Splits `total` in proportion to `shares` by the largest remainder, ties to the earlier one; a share above 0 never gets 0
@@ -142,10 +119,7 @@ pub fn apportion(shares: &[u64], total: u32) -> Vec<u32> {
         return vec![0; shares.len()];
     }
     let exact = |share: u64| u128::from(share) * u128::from(total);
-    let mut parts: Vec<u32> = shares
-        .iter()
-        .map(|share| u32::try_from(exact(*share) / sum).unwrap_or(total))
-        .collect();
+    let mut parts: Vec<u32> = shares.iter().map(|share| u32::try_from(exact(*share) / sum).unwrap_or(total)).collect();
     let mut order: Vec<usize> = (0..shares.len()).collect();
     order.sort_by_key(|i| (std::cmp::Reverse(exact(shares[*i]) % sum), *i));
     let missing = total - parts.iter().sum::<u32>();

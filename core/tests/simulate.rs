@@ -68,11 +68,7 @@ fn any_event(model: &mut Model, rng: &mut Rng) {
         11 => model.advance(i64::try_from(rng.below(90)).unwrap()),
         12 => model.judge_health(),
         _ => {
-            let some = if rng.below(2) == 0 {
-                &CLUSTERS[..2]
-            } else {
-                &CLUSTERS[..]
-            };
+            let some = if rng.below(2) == 0 { &CLUSTERS[..2] } else { &CLUSTERS[..] };
             let clusters: Vec<(&str, u32)> = some.iter().map(|name| (*name, 10)).collect();
             model.policy(&manifest(POLICIES[rng.below(2) as usize], &clusters, ""));
         }
@@ -139,30 +135,20 @@ fn calm(model: &mut Model) {
     }
     let calls = model.calls.len();
     let plan = model.reconcile();
-    assert_eq!(
-        model.calls.len(),
-        calls,
-        "I8: an unchanged world is left alone: {:?}",
-        plan.policies
-    );
+    assert_eq!(model.calls.len(), calls, "I8: an unchanged world is left alone: {:?}", plan.policies);
     for name in POLICIES {
         let status = &plan.policies[&key(name)].status;
         let converged = status.condition(ConditionType::Converged).unwrap();
         assert_eq!(converged.status, Some(true), "{name}: {status:?}");
         let requested = model.policies[&key(name)].requested();
-        let requested = requested
-            .into_iter()
-            .map(|(cluster, weight)| (cluster.to_string(), weight.get()));
+        let requested = requested.into_iter().map(|(cluster, weight)| (cluster.to_string(), weight.get()));
         assert_eq!(model.rule_weights(name), requested.collect());
     }
 }
 
 #[test]
 fn no_history_with_faults_breaks_an_invariant_and_calm_brings_what_was_asked() {
-    let seeds: u64 = std::env::var("SWITCHYARD_SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(2000);
+    let seeds: u64 = std::env::var("SWITCHYARD_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2000);
     for seed in 0..seeds {
         let result = std::panic::catch_unwind(|| history(seed));
         assert!(result.is_ok(), "seed {seed} breaks an invariant; see the message above");
@@ -192,16 +178,8 @@ fn a_policy_that_is_deleted_leaves_nothing_behind_and_touches_nothing_else() {
             }
             model.advance(61);
         }
-        assert!(
-            !model.policies.contains_key(&key("cart")),
-            "seed {seed}: the policy is gone in the end"
-        );
-        let left = model
-            .aws
-            .target_groups
-            .values()
-            .filter(|g| g.tags["switchyard.dev/policy"] == "shop/cart")
-            .count();
+        assert!(!model.policies.contains_key(&key("cart")), "seed {seed}: the policy is gone in the end");
+        let left = model.aws.target_groups.values().filter(|g| g.tags["switchyard.dev/policy"] == "shop/cart").count();
         assert_eq!(left, 0);
         assert!(model.rule_weights("checkout").len() >= 2);
     }

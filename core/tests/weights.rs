@@ -23,10 +23,7 @@ fn weights(effective: &[switchyard_core::weights::Effective]) -> Vec<u32> {
 
 #[test]
 fn a_change_between_healthy_clusters_is_programmed_exactly() {
-    let effective = for_present_rule(&[
-        candidate("blue", 90, Some(100), 3, 3),
-        candidate("green", 10, Some(0), 3, 3),
-    ]);
+    let effective = for_present_rule(&[candidate("blue", 90, Some(100), 3, 3), candidate("green", 10, Some(0), 3, 3)]);
     assert_eq!(weights(&effective), [90, 10]);
     assert!(effective.iter().all(|e| e.reason == Reason::AsRequested));
 }
@@ -40,28 +37,19 @@ fn a_cluster_without_a_healthy_target_gets_no_larger_share_and_the_change_waits_
     ]);
     assert_eq!(weights(&effective), [100, 0, 0]);
     let reasons: Vec<Reason> = effective.iter().map(|e| e.reason).collect();
-    assert_eq!(
-        reasons,
-        [Reason::WeightsHeld, Reason::NoHealthyTarget, Reason::WeightsHeld]
-    );
+    assert_eq!(reasons, [Reason::WeightsHeld, Reason::NoHealthyTarget, Reason::WeightsHeld]);
     assert!(effective[0].message.ends_with("waits as a whole for green"));
 }
 
 #[test]
 fn lowering_one_cluster_raises_the_share_of_a_dead_one_and_is_held() {
-    let effective = for_present_rule(&[
-        candidate("blue", 0, Some(50), 3, 3),
-        candidate("green", 50, Some(50), 3, 0),
-    ]);
+    let effective = for_present_rule(&[candidate("blue", 0, Some(50), 3, 3), candidate("green", 50, Some(50), 3, 0)]);
     assert_eq!(weights(&effective), [50, 50]);
 }
 
 #[test]
 fn leaving_an_unhealthy_cluster_for_a_healthy_one_is_not_held() {
-    let effective = for_present_rule(&[
-        candidate("blue", 0, Some(100), 3, 0),
-        candidate("green", 100, Some(0), 3, 1),
-    ]);
+    let effective = for_present_rule(&[candidate("blue", 0, Some(100), 3, 0), candidate("green", 100, Some(0), 3, 1)]);
     assert_eq!(weights(&effective), [0, 100]);
 }
 
@@ -76,10 +64,7 @@ fn a_new_rule_gives_nothing_to_a_cluster_without_targets() {
 
 #[test]
 fn a_rule_that_another_hand_set_to_all_zero_is_mended_without_waiting_for_health() {
-    let effective = for_present_rule(&[
-        candidate("blue", 100, Some(0), 3, 0),
-        candidate("green", 0, Some(0), 0, 0),
-    ]);
+    let effective = for_present_rule(&[candidate("blue", 100, Some(0), 3, 0), candidate("green", 0, Some(0), 0, 0)]);
     assert_eq!(weights(&effective), [100, 0]);
 }
 
@@ -87,9 +72,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (0u32..=999, proptest::option::of(0u32..=999), 0u32..4, 0u32..4);
     proptest::collection::vec(one, 1..=5).prop_map(|rows| {
         let named = rows.into_iter().enumerate();
-        named
-            .map(|(i, (r, p, n, h))| candidate(&format!("c{i}"), r, p, n, h.min(n)))
-            .collect()
+        named.map(|(i, (r, p, n, h))| candidate(&format!("c{i}"), r, p, n, h.min(n))).collect()
     })
 }
 

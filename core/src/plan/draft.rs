@@ -30,10 +30,7 @@ pub(super) struct Index<'a> {
 
 impl<'a> Index<'a> {
     pub(super) fn new(world: &World<'a>) -> Self {
-        let mut index = Self {
-            by_name: BTreeMap::new(),
-            by_policy: BTreeMap::new(),
-        };
+        let mut index = Self { by_name: BTreeMap::new(), by_policy: BTreeMap::new() };
         for (arn, group) in &world.observed.target_groups {
             index.by_name.insert(&group.name, (arn, group));
             if let Owner::Ours { policy_uid, .. } = ownership::owner(&group.tags, &world.settings.hub_id) {
@@ -52,11 +49,7 @@ pub(super) enum RuleView<'a> {
     /// There is none.
     Absent,
     /// This one; further ones with our tag are duplicates.
-    Present {
-        arn: &'a RuleArn,
-        rule: &'a Rule,
-        duplicates: Vec<&'a RuleArn>,
-    },
+    Present { arn: &'a RuleArn, rule: &'a Rule, duplicates: Vec<&'a RuleArn> },
 }
 
 /// One cluster of a policy.
@@ -91,16 +84,14 @@ pub(super) struct Draft<'a> {
     /// True when a rule should exist: it does, or a cluster has something to offer.
     pub(super) wants_rule: bool,
     pub(super) settled: bool,
+    /// Set when a group of this policy is in other hands: then nothing at all is done for it.
+    pub(super) blocked: bool,
     pub(super) notes: Vec<Note>,
 }
 
 impl Draft<'_> {
     pub(super) fn note(&mut self, cluster: Option<&ClusterName>, reason: Reason, message: String) {
-        self.notes.push(Note {
-            cluster: cluster.cloned(),
-            reason,
-            message,
-        });
+        self.notes.push(Note { cluster: cluster.cloned(), reason, message });
     }
 }
 
@@ -125,20 +116,15 @@ pub(super) fn make<'a>(
         effective: Vec::new(),
         wants_rule: false,
         settled: false,
+        blocked: false,
         notes,
     };
     remember_programmed(&mut draft, index, now);
     draft.settled = settled(&draft.memory, world.settings, now);
-    let mut named: Vec<(ClusterName, Weight, bool)> = record
-        .requested()
-        .into_iter()
-        .map(|(name, weight)| (name, weight, false))
-        .collect();
+    let mut named: Vec<(ClusterName, Weight, bool)> =
+        record.requested().into_iter().map(|(name, weight)| (name, weight, false)).collect();
     for (_, group) in index.by_policy.get(record.uid.as_str()).into_iter().flatten() {
-        let cluster = group
-            .tags
-            .get(ownership::TAG_CLUSTER)
-            .and_then(|name| ClusterName::new(name.clone()).ok());
+        let cluster = group.tags.get(ownership::TAG_CLUSTER).and_then(|name| ClusterName::new(name.clone()).ok());
         if let Some(name) = cluster.filter(|name| named.iter().all(|(known, _, _)| known != name)) {
             named.push((name, Weight::ZERO, true));
         }
@@ -155,10 +141,7 @@ pub(super) fn make<'a>(
 /// A group that this very plan gives weight to keeps its targets: what may go is decided anew once the weight was read back.
 fn keep_what_is_about_to_carry(draft: &mut Draft<'_>) {
     for cluster in draft.clusters.iter_mut().filter(|cluster| !cluster.carrying) {
-        let weight = draft
-            .effective
-            .iter()
-            .find(|effective| effective.cluster == cluster.name);
+        let weight = draft.effective.iter().find(|effective| effective.cluster == cluster.name);
         if weight.is_some_and(|effective| effective.weight.carries()) {
             cluster.deregister.clear();
         }
@@ -174,11 +157,9 @@ fn rule_view<'a>(place: Option<&Place<'a>>, settings: &Settings, record: &Policy
     found.sort_by_key(|(arn, rule)| (rule.priority, *arn));
     match found.split_first() {
         None => RuleView::Absent,
-        Some(((arn, rule), rest)) => RuleView::Present {
-            arn,
-            rule,
-            duplicates: rest.iter().map(|(arn, _)| *arn).collect(),
-        },
+        Some(((arn, rule), rest)) => {
+            RuleView::Present { arn, rule, duplicates: rest.iter().map(|(arn, _)| *arn).collect() }
+        }
     }
 }
 
@@ -189,11 +170,7 @@ fn remember_programmed(draft: &mut Draft<'_>, index: &Index<'_>, now: Timestamp)
         RuleView::Absent => BTreeMap::new(),
         RuleView::Present { rule, .. } => weights_by_cluster(rule, index, draft.record),
     };
-    let same = draft
-        .memory
-        .programmed
-        .as_ref()
-        .is_some_and(|programmed| programmed.weights == weights);
+    let same = draft.memory.programmed.as_ref().is_some_and(|programmed| programmed.weights == weights);
     if !same {
         draft.memory.programmed = Some(Programmed { weights, since: now });
     }
@@ -213,18 +190,12 @@ fn weights_by_cluster(rule: &Rule, index: &Index<'_>, record: &PolicyRecord) -> 
 }
 
 fn settled(memory: &PolicyMemory, settings: &Settings, now: Timestamp) -> bool {
-    memory
-        .programmed
-        .as_ref()
-        .is_some_and(|programmed| settle_end(programmed, settings) <= now)
+    memory.programmed.as_ref().is_some_and(|programmed| settle_end(programmed, settings) <= now)
 }
 
 /// When weights that were read back count as served everywhere.
 pub(super) fn settle_end(programmed: &Programmed, settings: &Settings) -> Timestamp {
-    programmed
-        .since
-        .saturating_add(settings.settle)
-        .unwrap_or(Timestamp::MAX)
+    programmed.since.saturating_add(settings.settle).unwrap_or(Timestamp::MAX)
 }
 
 fn cluster_draft<'a>(
@@ -245,13 +216,9 @@ fn cluster_draft<'a>(
         let message =
             format!("target group {group_name} exists and does not carry our tags; delete it or rename it away");
         draft.note(Some(&name), Reason::ForeignOwner, message);
+        draft.blocked = true;
     }
-    let programmed = draft
-        .memory
-        .programmed
-        .as_ref()
-        .and_then(|p| p.weights.get(&name))
-        .copied();
+    let programmed = draft.memory.programmed.as_ref().and_then(|p| p.weights.get(&name)).copied();
     // With the rules unknown anything may still be sent to the group.
     let unknown = matches!(draft.rule, RuleView::Unknown);
     let carrying = unknown || programmed.is_some_and(Weight::carries) || !draft.settled;
@@ -291,9 +258,7 @@ fn fill_targets<'a>(
 ) {
     let policy = &draft.record.policy;
     let group_vpc = cluster.group.map(|(_, group)| &group.vpc_id);
-    let group_vpc = group_vpc
-        .or(draft.place.map(|place| &place.load_balancer.vpc_id))
-        .unwrap_or(&known.vpc_id);
+    let group_vpc = group_vpc.or(draft.place.map(|place| &place.load_balancer.vpc_id)).unwrap_or(&known.vpc_id);
     let input = targets::Input {
         cluster: known,
         service: &policy.service,
@@ -324,11 +289,8 @@ fn fill_targets<'a>(
 /// Leaves out targets that AWS refused a moment ago, and forgets refusals of targets that nobody wants any more.
 fn forget_refusals(draft: &mut Draft<'_>, cluster: &mut ClusterDraft<'_>, now: Timestamp) {
     let batch = failures::batch_key(&cluster.group_name);
-    let wanted: BTreeSet<String> = cluster
-        .register
-        .iter()
-        .map(|new| failures::target_key(&cluster.group_name, new.target))
-        .collect();
+    let wanted: BTreeSet<String> =
+        cluster.register.iter().map(|new| failures::target_key(&cluster.group_name, new.target)).collect();
     let nothing_missing = cluster.register.is_empty();
     let refused = &mut draft.memory.failures;
     refused.retain(|key, _| match key.strip_prefix(&batch) {
@@ -375,10 +337,7 @@ fn service_notes(world: &World<'_>, draft: &mut Draft<'_>, cluster: &ClusterDraf
         Some(ServiceCondition::Resolved) | None => None,
     };
     if let Some((reason, mut message)) = found {
-        if let Some(detail) = state
-            .map(|state| state.message.as_str())
-            .filter(|detail| !detail.is_empty())
-        {
+        if let Some(detail) = state.map(|state| state.message.as_str()).filter(|detail| !detail.is_empty()) {
             message = format!("{message} ({detail})");
         }
         draft.note(Some(at), reason, message);
@@ -393,10 +352,7 @@ fn service_notes(world: &World<'_>, draft: &mut Draft<'_>, cluster: &ClusterDraf
         }
     }
     if known.link == Link::Stale
-        && !draft
-            .notes
-            .iter()
-            .any(|n| n.reason == Reason::ClusterStale && n.cluster.as_ref() == Some(at))
+        && !draft.notes.iter().any(|n| n.reason == Reason::ClusterStale && n.cluster.as_ref() == Some(at))
     {
         let message =
             format!("the agent of {at} is away: its targets are frozen, the load balancer's health checks decide");

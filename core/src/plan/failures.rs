@@ -52,55 +52,24 @@ pub fn remember(memory: &mut PolicyMemory, step: &Step, outcome: &Outcome, now: 
             return;
         }
         Outcome::Refused { code, message } => {
-            let reason = if is_quota(code) {
-                Reason::QuotaExceeded
-            } else {
-                Reason::CallRefused
-            };
-            (
-                reason,
-                format!("{} was refused by AWS: {code}: {message}", step.action.operation()),
-                true,
-            )
+            let reason = if is_quota(code) { Reason::QuotaExceeded } else { Reason::CallRefused };
+            (reason, format!("{} was refused by AWS: {code}: {message}", step.action.operation()), true)
         }
         // The request budget is what slows the next try down, see `crate::budget`.
-        Outcome::Throttled { message } => (
-            Reason::Throttled,
-            format!("{} was throttled by AWS: {message}", step.action.operation()),
-            false,
-        ),
-        Outcome::Unreachable { message } => (
-            Reason::CallRefused,
-            format!("{} did not reach AWS: {message}", step.action.operation()),
-            true,
-        ),
+        Outcome::Throttled { message } => {
+            (Reason::Throttled, format!("{} was throttled by AWS: {message}", step.action.operation()), false)
+        }
+        Outcome::Unreachable { message } => {
+            (Reason::CallRefused, format!("{} did not reach AWS: {message}", step.action.operation()), true)
+        }
         Outcome::Unknown { message } => {
-            let text = format!(
-                "{} had no answer, its effect is being read back: {message}",
-                step.action.operation()
-            );
+            let text = format!("{} had no answer, its effect is being read back: {message}", step.action.operation());
             (Reason::OutcomeUnknown, text, false)
         }
     };
-    let attempts = memory
-        .failures
-        .get(&key)
-        .map_or(0, |failure| failure.attempts)
-        .saturating_add(1);
-    let not_before = if wait {
-        now.saturating_add(wait_after(attempts)).unwrap_or(now)
-    } else {
-        now
-    };
-    memory.failures.insert(
-        key,
-        Failure {
-            reason,
-            message,
-            attempts,
-            not_before,
-        },
-    );
+    let attempts = memory.failures.get(&key).map_or(0, |failure| failure.attempts).saturating_add(1);
+    let not_before = if wait { now.saturating_add(wait_after(attempts)).unwrap_or(now) } else { now };
+    memory.failures.insert(key, Failure { reason, message, attempts, not_before });
 }
 
 fn wait_after(attempts: u32) -> Duration {
@@ -124,18 +93,13 @@ pub fn batch_key(group: &str) -> String {
 
 /// True when a step may be tried now.
 pub fn may_try(memory: &PolicyMemory, action: &Action, now: Timestamp) -> bool {
-    memory
-        .failures
-        .get(&step_key(action))
-        .is_none_or(|failure| failure.not_before <= now)
+    memory.failures.get(&step_key(action)).is_none_or(|failure| failure.not_before <= now)
 }
 
 /// How many targets a RegisterTargets call on this group may hold, given the refusals before it.
 pub fn register_chunk(memory: &PolicyMemory, group: &str) -> usize {
     let refused = memory.failures.get(&batch_key(group));
-    let attempts = refused
-        .filter(|f| f.reason == Reason::CallRefused)
-        .map_or(0, |f| f.attempts);
+    let attempts = refused.filter(|f| f.reason == Reason::CallRefused).map_or(0, |f| f.attempts);
     CHUNKS[(attempts as usize).min(CHUNKS.len() - 1)]
 }
 
@@ -148,33 +112,14 @@ mod tests {
     };
 
     fn register(addresses: &[&str]) -> Step {
-        let target = |a: &&str| NewTarget {
-            target: Target {
-                address: a.parse().unwrap(),
-                port: 80,
-            },
-            zone: None,
-        };
-        let group = GroupRef {
-            name: "sy-g".into(),
-            arn: None,
-        };
-        let action = Action::RegisterTargets {
-            group,
-            targets: addresses.iter().map(target).collect(),
-        };
-        Step {
-            policy: PolicyKey::new("shop", "checkout").unwrap(),
-            action,
-            why: String::new(),
-        }
+        let target = |a: &&str| NewTarget { target: Target { address: a.parse().unwrap(), port: 80 }, zone: None };
+        let group = GroupRef { name: "sy-g".into(), arn: None };
+        let action = Action::RegisterTargets { group, targets: addresses.iter().map(target).collect() };
+        Step { policy: PolicyKey::new("shop", "checkout").unwrap(), action, why: String::new() }
     }
 
     fn refused() -> Outcome {
-        Outcome::Refused {
-            code: "InvalidTarget".into(),
-            message: "bad address".into(),
-        }
+        Outcome::Refused { code: "InvalidTarget".into(), message: "bad address".into() }
     }
 
     #[test]
@@ -201,12 +146,7 @@ mod tests {
             let failure = memory.failures.values().next().unwrap();
             assert_eq!(failure.not_before.as_second(), expected);
         }
-        remember(
-            &mut memory,
-            &step,
-            &Outcome::Done { created: None },
-            Timestamp::UNIX_EPOCH,
-        );
+        remember(&mut memory, &step, &Outcome::Done { created: None }, Timestamp::UNIX_EPOCH);
         assert!(memory.failures.is_empty());
     }
 
@@ -214,14 +154,7 @@ mod tests {
     fn a_throttled_step_may_be_tried_at_once() {
         let mut memory = PolicyMemory::default();
         let step = register(&["10.0.0.1"]);
-        remember(
-            &mut memory,
-            &step,
-            &Outcome::Throttled {
-                message: "Rate exceeded".into(),
-            },
-            Timestamp::UNIX_EPOCH,
-        );
+        remember(&mut memory, &step, &Outcome::Throttled { message: "Rate exceeded".into() }, Timestamp::UNIX_EPOCH);
         assert!(may_try(&memory, &step.action, Timestamp::UNIX_EPOCH));
     }
 }

@@ -36,11 +36,7 @@ pub fn assign(mut entries: Vec<Entry>, taken: &BTreeSet<u32>) -> Priorities {
     let mut previous = 0;
     for entry in entries {
         let least = entry.order.max(previous + 1);
-        let stays = entry
-            .present
-            .as_ref()
-            .map(|(_, p)| *p)
-            .filter(|p| *p >= least && !taken.contains(p));
+        let stays = entry.present.as_ref().map(|(_, p)| *p).filter(|p| *p >= least && !taken.contains(p));
         let free = || (least..=LAST_PRIORITY).find(|p| !taken.contains(p));
         let Some(priority) = stays.or_else(free) else { continue };
         previous = priority;
@@ -64,47 +60,31 @@ mod tests {
     }
 
     fn rule(name: &str) -> RuleArn {
-        RuleArn::new(format!(
-            "arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener-rule/app/x/1/2/{name}"
-        ))
-        .unwrap()
+        RuleArn::new(format!("arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener-rule/app/x/1/2/{name}"))
+            .unwrap()
     }
 
     fn entry(name: &str, order: u32, present: Option<u32>) -> Entry {
-        Entry {
-            order,
-            policy: key(name),
-            present: present.map(|p| (rule(name), p)),
-        }
+        Entry { order, policy: key(name), present: present.map(|p| (rule(name), p)) }
     }
 
     #[test]
     fn policies_of_equal_order_follow_each_other_by_name_around_foreign_rules() {
-        let result = assign(
-            vec![entry("b", 100, None), entry("a", 100, None)],
-            &BTreeSet::from([100, 102]),
-        );
+        let result = assign(vec![entry("b", 100, None), entry("a", 100, None)], &BTreeSet::from([100, 102]));
         assert_eq!(result.assigned, BTreeMap::from([(key("a"), 101), (key("b"), 103)]));
         assert!(result.moves.is_empty());
     }
 
     #[test]
     fn a_rule_that_stands_in_order_does_not_move() {
-        let result = assign(
-            vec![entry("a", 100, Some(140)), entry("b", 100, Some(150))],
-            &BTreeSet::new(),
-        );
+        let result = assign(vec![entry("a", 100, Some(140)), entry("b", 100, Some(150))], &BTreeSet::new());
         assert!(result.moves.is_empty());
         assert_eq!(result.assigned[&key("a")], 140);
     }
 
     #[test]
     fn a_policy_that_comes_before_moves_only_those_in_its_way() {
-        let present = vec![
-            entry("b", 100, Some(100)),
-            entry("c", 100, Some(200)),
-            entry("a", 100, None),
-        ];
+        let present = vec![entry("b", 100, Some(100)), entry("c", 100, Some(200)), entry("a", 100, None)];
         let result = assign(present, &BTreeSet::new());
         assert_eq!(result.assigned[&key("a")], 100);
         assert_eq!(result.moves, BTreeMap::from([(rule("b"), 101)]));

@@ -44,15 +44,12 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         let mut wanted = Vec::new();
         if let Some(no) = refusal(world, draft) {
             draft.notes.push(no);
-        } else {
+        } else if !draft.blocked {
             wanted = steps::for_policy(world, draft, of_listener, &mut ledger);
             add_moves(draft, of_listener, &mut moved, &mut wanted);
         }
         if draft.record.policy.freeze && !wanted.is_empty() {
-            let message = format!(
-                "spec.safety.freeze is set: {} steps are not made; unset it to go on",
-                wanted.len()
-            );
+            let message = format!("spec.safety.freeze is set: {} steps are not made; unset it to go on", wanted.len());
             draft.note(None, Reason::Frozen, message);
             wanted.clear();
         }
@@ -75,10 +72,8 @@ fn finish(
     let broken = check::check(world, draft.record, &draft.memory, &steps, now);
     if !broken.is_empty() {
         let list: Vec<String> = broken.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "the plan was thrown away, since it breaks {}; please report this defect",
-            list.join(", ")
-        );
+        let message =
+            format!("the plan was thrown away, since it breaks {}; please report this defect", list.join(", "));
         draft.note(None, Reason::InvariantViolated, message);
         steps.clear();
     }
@@ -87,18 +82,9 @@ fn finish(
 
 /// Reasons for which nothing at all is done for a policy.
 fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
-    let note = |reason, message| {
-        Some(Note {
-            cluster: None,
-            reason,
-            message,
-        })
-    };
+    let note = |reason, message| Some(Note { cluster: None, reason, message });
     if world.observed.audited_at.is_none() {
-        return note(
-            Reason::NotObservedYet,
-            "the first reading of AWS is not through yet".to_owned(),
-        );
+        return note(Reason::NotObservedYet, "the first reading of AWS is not through yet".to_owned());
     }
     let place = draft.place?;
     let tagged = ownership::epoch_of(&place.load_balancer.tags);
@@ -117,6 +103,7 @@ fn assign_priorities(world: &World<'_>, drafts: &[Draft<'_>]) -> BTreeMap<Listen
     let mut entries: BTreeMap<&ListenerArn, Vec<Entry>> = BTreeMap::new();
     let mut fixed: BTreeMap<&ListenerArn, BTreeSet<u32>> = BTreeMap::new();
     let mut movable = BTreeSet::new();
+    let mut staying: BTreeMap<&ListenerArn, BTreeMap<PolicyKey, u32>> = BTreeMap::new();
     for draft in drafts {
         let Some(place) = draft.place else { continue };
         let present = match draft.rule {
@@ -124,7 +111,10 @@ fn assign_priorities(world: &World<'_>, drafts: &[Draft<'_>]) -> BTreeMap<Listen
             RuleView::Absent | RuleView::Unknown => None,
         };
         // A rule that is frozen or on its way out stays where it is.
-        if draft.record.policy.freeze || draft.record.deleting_since.is_some() || !draft.wants_rule {
+        let fixed_rule = draft.record.policy.freeze || draft.blocked || draft.record.deleting_since.is_some();
+        if fixed_rule || !draft.wants_rule {
+            let stays = present.map(|(_, priority)| (draft.record.policy.key.clone(), priority));
+            staying.entry(place.listener_arn).or_default().extend(stays);
             continue;
         }
         movable.extend(present.iter().map(|(arn, _)| arn.clone()));
@@ -137,19 +127,21 @@ fn assign_priorities(world: &World<'_>, drafts: &[Draft<'_>]) -> BTreeMap<Listen
     }
     for (arn, listener) in &world.observed.listeners {
         let rules = listener.rules.get().into_iter().flatten();
-        let taken = rules
-            .filter(|(rule, _)| !movable.contains(*rule))
-            .map(|(_, rule)| rule.priority);
+        let taken = rules.filter(|(rule, _)| !movable.contains(*rule)).map(|(_, rule)| rule.priority);
         fixed.entry(arn).or_default().extend(taken);
     }
     let none = BTreeSet::new();
-    let assigned = entries.into_iter().map(|(listener, entries)| {
-        (
-            listener.clone(),
-            priorities::assign(entries, fixed.get(listener).unwrap_or(&none)),
-        )
-    });
-    assigned.collect()
+    let mut result: BTreeMap<ListenerArn, Priorities> = BTreeMap::new();
+    for (listener, stays) in staying {
+        result.entry(listener.clone()).or_default().assigned.extend(stays);
+    }
+    for (listener, entries) in entries {
+        let made = priorities::assign(entries, fixed.get(listener).unwrap_or(&none));
+        let of_listener = result.entry(listener.clone()).or_default();
+        of_listener.assigned.extend(made.assigned);
+        of_listener.moves = made.moves;
+    }
+    result
 }
 
 /// One SetRulePriorities call moves every rule of a listener at once; it goes with the first policy that moves.
@@ -160,27 +152,14 @@ fn add_moves(draft: &Draft<'_>, priorities: &Priorities, moved: &mut BTreeSet<Li
     if !priorities.moves.contains_key(*arn) || !moved.insert(place.listener_arn.clone()) {
         return;
     }
-    let action = Action::SetRulePriorities {
-        listener: place.listener_arn.clone(),
-        priorities: priorities.moves.clone(),
-    };
+    let action =
+        Action::SetRulePriorities { listener: place.listener_arn.clone(), priorities: priorities.moves.clone() };
     let why = "rules stand in the order of spec.order, then namespace and name".to_owned();
     // Before removals, like every change of a rule.
-    let removal = |step: &Step| {
-        matches!(
-            step.action,
-            Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. }
-        )
-    };
+    let removal =
+        |step: &Step| matches!(step.action, Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. });
     let at = steps.iter().position(removal).unwrap_or(steps.len());
-    steps.insert(
-        at,
-        Step {
-            policy: draft.record.policy.key.clone(),
-            action,
-            why,
-        },
-    );
+    steps.insert(at, Step { policy: draft.record.policy.key.clone(), action, why });
 }
 
 /// Before the first write of this epoch the load balancer is tagged with it, so that an older hub can see that it is old (I7).
@@ -193,46 +172,22 @@ fn add_fence(world: &World<'_>, draft: &Draft<'_>, tagged: &mut BTreeSet<LoadBal
         return;
     }
     let tags = BTreeMap::from([(ownership::TAG_EPOCH.to_owned(), epoch.to_string())]);
-    let action = Action::TagLoadBalancer {
-        load_balancer: place.load_balancer_arn.clone(),
-        tags,
-    };
+    let action = Action::TagLoadBalancer { load_balancer: place.load_balancer_arn.clone(), tags };
     let why = format!("first write under epoch {epoch}");
-    steps.insert(
-        0,
-        Step {
-            policy: draft.record.policy.key.clone(),
-            action,
-            why,
-        },
-    );
+    steps.insert(0, Step { policy: draft.record.policy.key.clone(), action, why });
 }
 
 /// Rules and target groups that carry this hub's tags and belong to no policy it knows: left alone, for people to look at.
 pub fn orphans(world: &World<'_>) -> Vec<String> {
     let known: BTreeSet<&str> = world.policies.values().map(|record| record.uid.as_str()).collect();
     let orphan = |tags| matches!(ownership::owner(tags, &world.settings.hub_id), Owner::Ours { policy_uid, .. } if !known.contains(policy_uid));
-    let groups = world
-        .observed
-        .target_groups
-        .iter()
-        .filter(|(_, g)| orphan(&g.tags))
-        .map(|(arn, _)| arn.to_string());
-    let rules = world
-        .observed
-        .listeners
-        .values()
-        .filter_map(|listener| listener.rules.get())
-        .flatten();
-    let rules = rules
-        .filter(|(_, rule)| orphan(&rule.tags))
-        .map(|(arn, _)| arn.to_string());
+    let groups = world.observed.target_groups.iter().filter(|(_, g)| orphan(&g.tags)).map(|(arn, _)| arn.to_string());
+    let rules = world.observed.listeners.values().filter_map(|listener| listener.rules.get()).flatten();
+    let rules = rules.filter(|(_, rule)| orphan(&rule.tags)).map(|(arn, _)| arn.to_string());
     groups.chain(rules).collect()
 }
 
 /// The policies in the order of their keys, for callers that need the steps of all of them in one list.
 pub fn all_steps(plan: &RegionPlan) -> impl Iterator<Item = (&PolicyKey, &Step)> {
-    plan.policies
-        .iter()
-        .flat_map(|(key, policy)| policy.steps.iter().map(move |step| (key, step)))
+    plan.policies.iter().flat_map(|(key, policy)| policy.steps.iter().map(move |step| (key, step)))
 }

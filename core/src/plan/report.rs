@@ -34,19 +34,11 @@ struct Verdict {
 
 impl Verdict {
     fn yes(message: impl Into<String>) -> Self {
-        Self {
-            status: Some(true),
-            reason: Reason::AsRequested,
-            message: message.into(),
-        }
+        Self { status: Some(true), reason: Reason::AsRequested, message: message.into() }
     }
 
     fn no(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            status: Some(false),
-            reason,
-            message: message.into(),
-        }
+        Self { status: Some(false), reason, message: message.into() }
     }
 }
 
@@ -70,10 +62,7 @@ pub(super) fn policy_plan(
         (ConditionType::Programmed, programmed),
         (ConditionType::Converged, converged),
     ];
-    let conditions = verdicts
-        .into_iter()
-        .map(|(kind, verdict)| condition(draft, kind, verdict, now))
-        .collect();
+    let conditions = verdicts.into_iter().map(|(kind, verdict)| condition(draft, kind, verdict, now)).collect();
     let status = PolicyStatus {
         observed_version: draft.record.version,
         conditions,
@@ -83,40 +72,18 @@ pub(super) fn policy_plan(
     };
     let gone = gone(world, draft);
     let again_at = again_at(world, draft, now);
-    PolicyPlan {
-        steps,
-        status,
-        memory: draft.memory.clone(),
-        gone,
-        again_at,
-    }
+    PolicyPlan { steps, status, memory: draft.memory.clone(), gone, again_at }
 }
 
 fn condition(draft: &mut Draft<'_>, kind: ConditionType, verdict: Verdict, now: Timestamp) -> StatusCondition {
     let transitions = &mut draft.memory.transitions;
     let same = transitions.get(&kind).is_some_and(|last| last.status == verdict.status);
     if !same {
-        transitions.insert(
-            kind,
-            Transition {
-                status: verdict.status,
-                at: now,
-            },
-        );
+        transitions.insert(kind, Transition { status: verdict.status, at: now });
     }
     let last_transition = transitions.get(&kind).map_or(now, |last| last.at);
-    let Verdict {
-        status,
-        reason,
-        message,
-    } = verdict;
-    StatusCondition {
-        kind,
-        status,
-        reason,
-        message,
-        last_transition,
-    }
+    let Verdict { status, reason, message } = verdict;
+    StatusCondition { kind, status, reason, message, last_transition }
 }
 
 fn first_note<'d>(draft: &'d Draft<'_>, reasons: &[Reason]) -> Option<&'d Note> {
@@ -125,11 +92,9 @@ fn first_note<'d>(draft: &'d Draft<'_>, reasons: &[Reason]) -> Option<&'d Note> 
 
 fn resolved(draft: &Draft<'_>) -> Verdict {
     match first_note(draft, &REFERENCE_REASONS) {
-        Some(note) if note.reason == Reason::NotObservedYet => Verdict {
-            status: None,
-            reason: note.reason,
-            message: note.message.clone(),
-        },
+        Some(note) if note.reason == Reason::NotObservedYet => {
+            Verdict { status: None, reason: note.reason, message: note.message.clone() }
+        }
         Some(note) => Verdict::no(note.reason, note.message.clone()),
         None => Verdict::yes("listener, clusters and Services were found"),
     }
@@ -146,17 +111,10 @@ fn programmed(world: &World<'_>, draft: &Draft<'_>, priorities: &Priorities, ste
     if let Some(held) = draft.effective.iter().find(|e| e.reason != Reason::AsRequested) {
         return Verdict::no(held.reason, held.message.clone());
     }
-    let refused = [
-        Reason::ObserveOnly,
-        Reason::Frozen,
-        Reason::InvariantViolated,
-        Reason::NoPriorityFree,
-    ];
+    let refused =
+        [Reason::ObserveOnly, Reason::Frozen, Reason::InvariantViolated, Reason::NoPriorityFree, Reason::ForeignOwner];
     let pending = pending_rule_change(world, draft, priorities, rule);
-    match (
-        pending,
-        first_note(draft, &refused).or_else(|| first_note(draft, &FAILED)),
-    ) {
+    match (pending, first_note(draft, &refused).or_else(|| first_note(draft, &FAILED))) {
         (None, _) => Verdict::yes("the rule was read back as asked"),
         (Some(_), Some(note)) => Verdict::no(note.reason, note.message.clone()),
         (Some(pending), None) => Verdict::no(Reason::InProgress, pending),
@@ -164,44 +122,28 @@ fn programmed(world: &World<'_>, draft: &Draft<'_>, priorities: &Priorities, ste
 }
 
 /// Reasons that a call did not go through.
-const FAILED: [Reason; 4] = [
-    Reason::QuotaExceeded,
-    Reason::CallRefused,
-    Reason::OutcomeUnknown,
-    Reason::Throttled,
-];
+const FAILED: [Reason; 4] = [Reason::QuotaExceeded, Reason::CallRefused, Reason::OutcomeUnknown, Reason::Throttled];
 
 fn no_rule(draft: &Draft<'_>, steps: &[Step]) -> Verdict {
     let reasons: Vec<Reason> = REFERENCE_REASONS
         .into_iter()
-        .filter(|reason| {
-            !matches!(
-                reason,
-                Reason::ServiceNotFound | Reason::PortNotFound | Reason::ClusterNotFound
-            )
-        })
+        .filter(|reason| !matches!(reason, Reason::ServiceNotFound | Reason::PortNotFound | Reason::ClusterNotFound))
         .chain([
             Reason::ObserveOnly,
             Reason::Frozen,
             Reason::InvariantViolated,
             Reason::NoPriorityFree,
+            Reason::InProgress,
         ])
         .chain(FAILED)
         .collect();
     if matches!(draft.rule, RuleView::Unknown) && first_note(draft, &reasons).is_none() {
         let message = "the rules of the listener are being read back".to_owned();
-        return Verdict {
-            status: None,
-            reason: Reason::OutcomeUnknown,
-            message,
-        };
+        return Verdict { status: None, reason: Reason::OutcomeUnknown, message };
     }
     match first_note(draft, &reasons) {
         Some(note) => Verdict::no(note.reason, note.message.clone()),
-        None if steps
-            .iter()
-            .any(|step| matches!(step.action, Action::CreateRule { .. })) =>
-        {
+        None if draft.wants_rule || steps.iter().any(|step| matches!(step.action, Action::CreateRule { .. })) => {
             Verdict::no(Reason::InProgress, "the rule is being made")
         }
         None => Verdict::no(
@@ -230,39 +172,21 @@ fn pending_rule_change(
     if wanted.is_some_and(|priority| *priority != rule.priority) {
         return Some("the rule's priority is being changed".to_owned());
     }
-    let missing = draft
-        .clusters
-        .iter()
-        .any(|c| c.requested.carries() && c.programmed.is_none());
+    let missing = draft.clusters.iter().any(|c| c.requested.carries() && c.programmed.is_none());
     missing.then(|| "a cluster is being added to the rule".to_owned())
 }
 
 fn converged(world: &World<'_>, draft: &Draft<'_>, programmed: &Verdict, now: Timestamp) -> Verdict {
-    let memory = draft
-        .memory
-        .programmed
-        .as_ref()
-        .filter(|_| programmed.status == Some(true));
+    let memory = draft.memory.programmed.as_ref().filter(|_| programmed.status == Some(true));
     let Some(memory) = memory else {
-        let Verdict {
-            status,
-            reason,
-            message,
-        } = programmed;
-        return Verdict {
-            status: *status,
-            reason: *reason,
-            message: message.clone(),
-        };
+        let Verdict { status, reason, message } = programmed;
+        return Verdict { status: *status, reason: *reason, message: message.clone() };
     };
     let end = draft::settle_end(memory, world.settings);
     if end <= now {
         return Verdict::yes(format!("the weights have been in force since {:.0}", memory.since));
     }
-    Verdict::no(
-        Reason::Settling,
-        format!("the weights were read back; they count as served everywhere at {end:.0}"),
-    )
+    Verdict::no(Reason::Settling, format!("the weights were read back; they count as served everywhere at {end:.0}"))
 }
 
 fn clusters(draft: &Draft<'_>) -> Vec<ClusterStatus> {
@@ -288,18 +212,8 @@ fn rule(draft: &Draft<'_>) -> Option<RuleStatus> {
         RuleView::Present { arn, rule, .. } => (Some((*arn).clone()), Some(rule.priority)),
         RuleView::Absent | RuleView::Unknown => (None, None),
     };
-    let programmed_since = draft
-        .memory
-        .programmed
-        .as_ref()
-        .filter(|_| rule.is_some())
-        .map(|p| p.since);
-    Some(RuleStatus {
-        listener: place.listener_arn.clone(),
-        rule,
-        priority,
-        programmed_since,
-    })
+    let programmed_since = draft.memory.programmed.as_ref().filter(|_| rule.is_some()).map(|p| p.since);
+    Some(RuleStatus { listener: place.listener_arn.clone(), rule, priority, programmed_since })
 }
 
 /// True when a policy that is being deleted has nothing left at AWS, by what was really read.
@@ -311,16 +225,10 @@ fn gone(world: &World<'_>, draft: &Draft<'_>) -> bool {
 
 /// The next moment at which this plan would be another one although nothing else changed.
 fn again_at(world: &World<'_>, draft: &Draft<'_>, now: Timestamp) -> Option<Timestamp> {
-    let settled = draft
-        .memory
-        .programmed
-        .as_ref()
-        .map(|programmed| draft::settle_end(programmed, world.settings));
+    let settled = draft.memory.programmed.as_ref().map(|programmed| draft::settle_end(programmed, world.settings));
     let retries = draft.memory.failures.values().map(|failure| failure.not_before);
     let baselines = draft.memory.baselines.values().filter_map(|baseline| {
-        baseline
-            .below_since
-            .and_then(|since| since.checked_add(super::targets::BASELINE_WINDOW).ok())
+        baseline.below_since.and_then(|since| since.checked_add(super::targets::BASELINE_WINDOW).ok())
     });
     retries.chain(baselines).chain(settled).filter(|at| *at > now).min()
 }

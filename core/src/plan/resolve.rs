@@ -26,11 +26,7 @@ pub struct Place<'a> {
 }
 
 fn no(reason: Reason, message: String) -> Note {
-    Note {
-        cluster: None,
-        reason,
-        message,
-    }
+    Note { cluster: None, reason, message }
 }
 
 /// The load balancers that policies name: those whose listeners and rules must be read.
@@ -39,10 +35,7 @@ pub fn load_balancers_wanted(
     observed: &Observed,
     settings: &Settings,
 ) -> BTreeSet<LoadBalancerArn> {
-    policies
-        .values()
-        .filter_map(|p| load_balancer(&p.policy.listener, observed, settings).ok().cloned())
-        .collect()
+    policies.values().filter_map(|p| load_balancer(&p.policy.listener, observed, settings).ok().cloned()).collect()
 }
 
 /// Finds the listener.
@@ -81,12 +74,7 @@ pub fn listener<'a>(
         );
         return Err(no(Reason::ListenerUnsuitable, message));
     }
-    Ok(Place {
-        load_balancer_arn,
-        load_balancer,
-        listener_arn,
-        listener,
-    })
+    Ok(Place { load_balancer_arn, load_balancer, listener_arn, listener })
 }
 
 fn no_such_listener(
@@ -94,15 +82,8 @@ fn no_such_listener(
     load_balancer: &LoadBalancer,
     listeners: &[(&ListenerArn, &Listener)],
 ) -> Note {
-    let ports: Vec<String> = listeners
-        .iter()
-        .map(|(_, listener)| listener.port.to_string())
-        .collect();
-    let has = if ports.is_empty() {
-        "no listener".to_owned()
-    } else {
-        format!("listeners on {}", ports.join(", "))
-    };
+    let ports: Vec<String> = listeners.iter().map(|(_, listener)| listener.port.to_string()).collect();
+    let has = if ports.is_empty() { "no listener".to_owned() } else { format!("listeners on {}", ports.join(", ")) };
     let name = &load_balancer.name;
     let message = match selector {
         ListenerSelector::Arn(arn) => format!("spec.listener.arn: {arn} is not a listener of {name}, which has {has}"),
@@ -145,9 +126,7 @@ fn load_balancer<'a>(
             // .../listener/app/NAME/ID/LISTENER belongs to .../loadbalancer/app/NAME/ID.
             let of = |lb: &&LoadBalancerArn| {
                 let own = lb.as_str().replacen(":loadbalancer/", ":listener/", 1);
-                arn.as_str()
-                    .strip_prefix(&own)
-                    .is_some_and(|rest| rest.starts_with('/'))
+                arn.as_str().strip_prefix(&own).is_some_and(|rest| rest.starts_with('/'))
             };
             observed.load_balancers.keys().find(of).ok_or_else(|| {
                 let message = format!("spec.listener.arn: no load balancer of {arn} was found; correct the ARN");
@@ -176,18 +155,13 @@ fn by_name<'a>(name_or_arn: &str, observed: &'a Observed, settings: &Settings) -
         same_place(field, name_or_arn, arn.account(), arn.region(), settings)?;
     }
     let named = |(arn, lb): &(&LoadBalancerArn, &LoadBalancer)| arn.as_str() == name_or_arn || lb.name == name_or_arn;
-    observed
-        .load_balancers
-        .iter()
-        .find(named)
-        .map(|(arn, _)| arn)
-        .ok_or_else(|| {
-            let message = format!(
-                "{field}: no load balancer {name_or_arn} in account {}, region {}; create it or correct the name",
-                settings.account_id, settings.region
-            );
-            no(Reason::ListenerNotFound, message)
-        })
+    observed.load_balancers.iter().find(named).map(|(arn, _)| arn).ok_or_else(|| {
+        let message = format!(
+            "{field}: no load balancer {name_or_arn} in account {}, region {}; create it or correct the name",
+            settings.account_id, settings.region
+        );
+        no(Reason::ListenerNotFound, message)
+    })
 }
 
 fn by_tags<'a>(tags: &BTreeMap<String, String>, observed: &'a Observed) -> Result<&'a LoadBalancerArn, Note> {

@@ -167,10 +167,7 @@ pub struct Step {
 }
 
 fn forward_text(forward: &[(GroupRef, Weight)]) -> String {
-    let parts: Vec<String> = forward
-        .iter()
-        .map(|(group, weight)| format!("{}={weight}", group.name))
-        .collect();
+    let parts: Vec<String> = forward.iter().map(|(group, weight)| format!("{}={weight}", group.name)).collect();
     parts.join(" ")
 }
 
@@ -187,31 +184,14 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::CreateTargetGroup(new) => {
-                write!(
-                    f,
-                    "create target group {} ({} {}, ip)",
-                    new.name, new.protocol, new.protocol_version
-                )
+                write!(f, "create target group {} ({} {}, ip)", new.name, new.protocol, new.protocol_version)
             }
             Action::ModifyTargetGroup { group, health_check } => {
-                let HealthCheck {
-                    path, interval_seconds, ..
-                } = health_check;
-                write!(
-                    f,
-                    "change the health check of {} to {path} every {interval_seconds} s",
-                    group.name
-                )
+                let HealthCheck { path, interval_seconds, .. } = health_check;
+                write!(f, "change the health check of {} to {path} every {interval_seconds} s", group.name)
             }
-            Action::ModifyTargetGroupAttributes {
-                group,
-                deregistration_delay_seconds,
-            } => {
-                write!(
-                    f,
-                    "set the deregistration delay of {} to {deregistration_delay_seconds} s",
-                    group.name
-                )
+            Action::ModifyTargetGroupAttributes { group, deregistration_delay_seconds } => {
+                write!(f, "set the deregistration delay of {} to {deregistration_delay_seconds} s", group.name)
             }
             Action::RegisterTargets { group, targets } => {
                 let shown = list(targets.iter().map(|t| t.target));
@@ -225,9 +205,7 @@ impl fmt::Display for Action {
             Action::CreateRule { priority, forward, .. } => {
                 write!(f, "create rule at priority {priority}: {}", forward_text(forward))
             }
-            Action::ModifyRule {
-                conditions, forward, ..
-            } => {
+            Action::ModifyRule { conditions, forward, .. } => {
                 f.write_str("change rule:")?;
                 if conditions.is_some() {
                     f.write_str(" conditions")?;
@@ -238,13 +216,7 @@ impl fmt::Display for Action {
                 }
             }
             Action::DeregisterTargets { group, targets } => {
-                write!(
-                    f,
-                    "deregister {} from {}: {}",
-                    targets.len(),
-                    group.name,
-                    list(targets.iter())
-                )
+                write!(f, "deregister {} from {}: {}", targets.len(), group.name, list(targets.iter()))
             }
             Action::DeleteRule { rule, .. } => write!(f, "delete rule {rule}"),
             Action::DeleteTargetGroup { group } => write!(f, "delete target group {}", group.name),

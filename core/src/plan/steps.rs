@@ -31,11 +31,7 @@ struct Steps<'d> {
 
 impl Steps<'_> {
     fn push(&mut self, action: Action, why: impl Into<String>) {
-        self.list.push(Step {
-            policy: self.draft_key.clone(),
-            action,
-            why: why.into(),
-        });
+        self.list.push(Step { policy: self.draft_key.clone(), action, why: why.into() });
     }
 }
 
@@ -47,10 +43,7 @@ pub(super) fn for_policy(
     ledger: &mut Ledger,
 ) -> Vec<Step> {
     let record = draft.record;
-    let mut steps = Steps {
-        draft_key: &record.policy.key,
-        list: Vec::new(),
-    };
+    let mut steps = Steps { draft_key: &record.policy.key, list: Vec::new() };
     if record.deleting_since.is_some() {
         remove_policy(draft, &mut steps);
         return steps.list;
@@ -81,10 +74,7 @@ fn take_groups(draft: &mut Draft<'_>, ledger: &mut Ledger) -> BTreeMap<ClusterNa
     for cluster in draft.clusters.iter() {
         let arn = cluster.group.map(|(arn, _)| arn.clone());
         let exists = arn.is_some();
-        let group = GroupRef {
-            name: cluster.group_name.clone(),
-            arn,
-        };
+        let group = GroupRef { name: cluster.group_name.clone(), arn };
         if cluster.programmed.is_some() {
             available.insert(cluster.name.clone(), group);
             continue;
@@ -103,11 +93,7 @@ fn take_groups(draft: &mut Draft<'_>, ledger: &mut Ledger) -> BTreeMap<ClusterNa
                      Balancer\", not adjustable); remove policies or clusters, or use another load balancer",
                     full.used, full.limit, place.load_balancer.name
                 );
-                notes.push(Note {
-                    cluster: Some(cluster.name.clone()),
-                    reason: Reason::QuotaExceeded,
-                    message,
-                });
+                notes.push(Note { cluster: Some(cluster.name.clone()), reason: Reason::QuotaExceeded, message });
             }
         }
     }
@@ -127,10 +113,7 @@ fn prepare_group(
     };
     let policy = &draft.record.policy;
     let delay = policy.deregistration_delay_seconds;
-    let set_delay = Action::ModifyTargetGroupAttributes {
-        group: group.clone(),
-        deregistration_delay_seconds: delay,
-    };
+    let set_delay = Action::ModifyTargetGroupAttributes { group: group.clone(), deregistration_delay_seconds: delay };
     let Some((_, present)) = cluster.group else {
         let tags = ownership::group_tags(&world.settings.hub_id, &policy.key, &draft.record.uid, &cluster.name);
         let new = NewTargetGroup {
@@ -142,27 +125,18 @@ fn prepare_group(
             health_check: policy.health_check.clone(),
             tags,
         };
-        steps.push(
-            Action::CreateTargetGroup(new),
-            format!("{} has no target group yet", cluster.name),
-        );
+        steps.push(Action::CreateTargetGroup(new), format!("{} has no target group yet", cluster.name));
         if delay != DEFAULT_DEREGISTRATION_DELAY {
             steps.push(set_delay, "spec.backend.deregistrationDelaySeconds");
         }
         return;
     };
     if present.health_check != policy.health_check {
-        let action = Action::ModifyTargetGroup {
-            group: group.clone(),
-            health_check: policy.health_check.clone(),
-        };
+        let action = Action::ModifyTargetGroup { group: group.clone(), health_check: policy.health_check.clone() };
         steps.push(action, "spec.backend.healthCheck differs from the target group");
     }
     if matches!(present.deregistration_delay_seconds, Known::Known(seconds) if seconds != delay) {
-        steps.push(
-            set_delay,
-            "spec.backend.deregistrationDelaySeconds differs from the target group",
-        );
+        steps.push(set_delay, "spec.backend.deregistrationDelaySeconds differs from the target group");
     }
 }
 
@@ -190,30 +164,20 @@ fn register(
                 full.used,
                 full.limit
             );
-            notes.push(Note {
-                cluster: Some(cluster.name.clone()),
-                reason: Reason::QuotaExceeded,
-                message,
-            });
+            notes.push(Note { cluster: Some(cluster.name.clone()), reason: Reason::QuotaExceeded, message });
         }
         targets = &targets[..fits];
     }
     let chunk = failures::register_chunk(&draft.memory, &cluster.group_name).min(MOST_TARGETS_A_CALL);
     for targets in targets.chunks(chunk) {
-        let action = Action::RegisterTargets {
-            group: group.clone(),
-            targets: targets.to_vec(),
-        };
+        let action = Action::RegisterTargets { group: group.clone(), targets: targets.to_vec() };
         steps.push(action, format!("ready pods of {} are not registered", cluster.name));
     }
 }
 
 fn deregister(cluster: &ClusterDraft<'_>, steps: &mut Steps<'_>) {
     let Some((arn, _)) = cluster.group else { return };
-    let group = GroupRef {
-        name: cluster.group_name.clone(),
-        arn: Some(arn.clone()),
-    };
+    let group = GroupRef { name: cluster.group_name.clone(), arn: Some(arn.clone()) };
     for chunk in cluster.deregister.chunks(MOST_TARGETS_A_CALL) {
         let mut why: BTreeMap<&str, usize> = BTreeMap::new();
         for (_, words) in chunk {
@@ -221,13 +185,7 @@ fn deregister(cluster: &ClusterDraft<'_>, steps: &mut Steps<'_>) {
         }
         let why: Vec<String> = why.into_iter().map(|(words, n)| format!("{words} ({n})")).collect();
         let targets = chunk.iter().map(|(target, _)| *target).collect();
-        steps.push(
-            Action::DeregisterTargets {
-                group: group.clone(),
-                targets,
-            },
-            why.join(", "),
-        );
+        steps.push(Action::DeregisterTargets { group: group.clone(), targets }, why.join(", "));
     }
 }
 
@@ -240,18 +198,11 @@ pub(super) fn forward(
     let stays = |cluster: &&ClusterDraft<'_>| !cluster.leaving || (cluster.programmed.is_some() && cluster.carrying);
     let mut wanted: Vec<(&ClusterDraft<'_>, Weight)> = Vec::new();
     for cluster in draft.clusters.iter().filter(stays) {
-        let weight = draft
-            .effective
-            .iter()
-            .find(|e| e.cluster == cluster.name)
-            .map_or(Weight::ZERO, |e| e.weight);
+        let weight = draft.effective.iter().find(|e| e.cluster == cluster.name).map_or(Weight::ZERO, |e| e.weight);
         wanted.push((cluster, weight));
     }
     // Groups that are in the rule already keep their place in it; new ones take what room is left.
-    let present = wanted
-        .iter()
-        .filter(|(cluster, _)| cluster.programmed.is_some())
-        .count();
+    let present = wanted.iter().filter(|(cluster, _)| cluster.programmed.is_some()).count();
     let mut room = (most as usize).saturating_sub(present);
     let mut forward = Vec::new();
     let mut left_out = Vec::new();
@@ -292,10 +243,7 @@ fn rule(
     }
     let policy = &draft.record.policy;
     let Some(priority) = priorities.assigned.get(&policy.key).copied() else {
-        let message = format!(
-            "spec.order: no rule priority at or after {} is free; use a smaller order",
-            policy.order
-        );
+        let message = format!("spec.order: no rule priority at or after {} is free; use a smaller order", policy.order);
         draft.note(None, Reason::NoPriorityFree, message);
         return;
     };
@@ -310,15 +258,7 @@ fn rule(
             if conditions.is_some() || forward.is_some() {
                 let why = rule_why(conditions.is_some(), forward.is_some());
                 let (listener, rule) = (place.listener_arn.clone(), (*arn).clone());
-                steps.push(
-                    Action::ModifyRule {
-                        listener,
-                        rule,
-                        conditions,
-                        forward,
-                    },
-                    why,
-                );
+                steps.push(Action::ModifyRule { listener, rule, conditions, forward }, why);
             }
             for duplicate in duplicates {
                 let (listener, rule) = (place.listener_arn.clone(), (*duplicate).clone());
@@ -326,11 +266,7 @@ fn rule(
             }
         }
         RuleView::Absent => {
-            if priorities
-                .moves
-                .iter()
-                .any(|(rule, _)| occupies(place.listener, rule, priority))
-            {
+            if priorities.moves.iter().any(|(rule, _)| occupies(place.listener, rule, priority)) {
                 let message = format!("priority {priority} is being freed by another rule of this hub");
                 draft.note(None, Reason::InProgress, message);
                 return;
@@ -348,13 +284,7 @@ fn rule(
             let listener = place.listener_arn.clone();
             let conditions = policy.conditions.clone();
             steps.push(
-                Action::CreateRule {
-                    listener,
-                    priority,
-                    conditions,
-                    forward,
-                    tags,
-                },
+                Action::CreateRule { listener, priority, conditions, forward, tags },
                 "the policy has no rule yet",
             );
         }
@@ -362,11 +292,7 @@ fn rule(
 }
 
 fn occupies(listener: &observed::Listener, rule: &crate::arn::RuleArn, priority: u32) -> bool {
-    listener
-        .rules
-        .get()
-        .and_then(|rules| rules.get(rule))
-        .is_some_and(|rule| rule.priority == priority)
+    listener.rules.get().and_then(|rules| rules.get(rule)).is_some_and(|rule| rule.priority == priority)
 }
 
 fn rule_why(conditions: bool, forward: bool) -> &'static str {
@@ -381,30 +307,18 @@ fn rule_why(conditions: bool, forward: bool) -> &'static str {
 pub(super) fn existing_groups(draft: &Draft<'_>) -> BTreeMap<ClusterName, GroupRef> {
     let existing = |cluster: &ClusterDraft<'_>| {
         let (arn, _) = cluster.group?;
-        Some((
-            cluster.name.clone(),
-            GroupRef {
-                name: cluster.group_name.clone(),
-                arn: Some(arn.clone()),
-            },
-        ))
+        Some((cluster.name.clone(), GroupRef { name: cluster.group_name.clone(), arn: Some(arn.clone()) }))
     };
     draft.clusters.iter().filter_map(existing).collect()
 }
 
 /// True when the rule forwards exactly to these groups with these weights, without group stickiness.
 pub(super) fn same_forward(action: &observed::Action, wanted: &[(GroupRef, Weight)]) -> bool {
-    let observed::Action::Forward {
-        weights,
-        stickiness_seconds: None,
-    } = action
-    else {
+    let observed::Action::Forward { weights, stickiness_seconds: None } = action else {
         return false;
     };
-    let known: Option<BTreeMap<&TargetGroupArn, Weight>> = wanted
-        .iter()
-        .map(|(group, weight)| group.arn.as_ref().map(|arn| (arn, *weight)))
-        .collect();
+    let known: Option<BTreeMap<&TargetGroupArn, Weight>> =
+        wanted.iter().map(|(group, weight)| group.arn.as_ref().map(|arn| (arn, *weight))).collect();
     known.is_some_and(|wanted| {
         wanted.len() == weights.len() && weights.iter().all(|(arn, w)| wanted.get(arn) == Some(w))
     })
@@ -417,24 +331,14 @@ fn remove_leaving(draft: &mut Draft<'_>, steps: &mut Steps<'_>) {
     for cluster in draft.clusters.iter().filter(|cluster| cluster.leaving) {
         let Some((arn, _)) = cluster.group else { continue };
         if cluster.programmed.is_none() && !cluster.carrying {
-            let group = GroupRef {
-                name: cluster.group_name.clone(),
-                arn: Some(arn.clone()),
-            };
-            steps.push(
-                Action::DeleteTargetGroup { group },
-                format!("{} left spec.clusters", cluster.name),
-            );
+            let group = GroupRef { name: cluster.group_name.clone(), arn: Some(arn.clone()) };
+            steps.push(Action::DeleteTargetGroup { group }, format!("{} left spec.clusters", cluster.name));
         } else {
             let message = format!(
                 "{} left spec.clusters; its group goes after its weight has been 0 for the settle time",
                 cluster.name
             );
-            notes.push(Note {
-                cluster: Some(cluster.name.clone()),
-                reason: Reason::WaitingToRemove,
-                message,
-            });
+            notes.push(Note { cluster: Some(cluster.name.clone()), reason: Reason::WaitingToRemove, message });
         }
     }
     draft.notes.extend(notes);
@@ -461,10 +365,7 @@ fn remove_policy(draft: &mut Draft<'_>, steps: &mut Steps<'_>) {
     let groups: Vec<(&TargetGroupArn, &TargetGroup)> =
         draft.clusters.iter().filter_map(|cluster| cluster.group).collect();
     for (arn, group) in groups {
-        let group = GroupRef {
-            name: group.name.clone(),
-            arn: Some(arn.clone()),
-        };
+        let group = GroupRef { name: group.name.clone(), arn: Some(arn.clone()) };
         steps.push(Action::DeleteTargetGroup { group }, "the policy is being deleted");
     }
 }
@@ -477,10 +378,7 @@ pub(super) fn listener_is_gone(draft: &Draft<'_>) -> bool {
 /// Leaves out the steps that AWS refused a moment ago, and what builds on them; forgets refusals of steps nobody wants now.
 pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp) -> Vec<Step> {
     let keys: Vec<String> = wanted.iter().map(|step| failures::step_key(&step.action)).collect();
-    draft
-        .memory
-        .failures
-        .retain(|key, _| key.starts_with("RegisterTargets ") || keys.contains(key));
+    draft.memory.failures.retain(|key, _| key.starts_with("RegisterTargets ") || keys.contains(key));
     let mut kept: Vec<Step> = Vec::new();
     let mut withheld: Vec<Action> = Vec::new();
     for step in wanted {
@@ -491,12 +389,8 @@ pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp)
             kept.push(step);
         }
     }
-    let failed: Vec<(Reason, String)> = draft
-        .memory
-        .failures
-        .values()
-        .map(|failure| (failure.reason, failure.message.clone()))
-        .collect();
+    let failed: Vec<(Reason, String)> =
+        draft.memory.failures.values().map(|failure| (failure.reason, failure.message.clone())).collect();
     for (reason, message) in failed {
         draft.note(None, reason, message);
     }

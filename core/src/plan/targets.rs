@@ -79,11 +79,8 @@ pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targe
     let wanted = wanted(input, inventory, &mut notes);
     let empty = BTreeMap::new();
     let registered = input.registered.unwrap_or(&empty);
-    let present: BTreeMap<Target, &TargetState> = registered
-        .iter()
-        .filter(|(_, state)| state.health != Health::Draining)
-        .map(|(t, s)| (*t, s))
-        .collect();
+    let present: BTreeMap<Target, &TargetState> =
+        registered.iter().filter(|(_, state)| state.health != Health::Draining).map(|(t, s)| (*t, s)).collect();
     let room = (input.most_targets as usize).saturating_sub(present.len());
     let register = register(input, &wanted, &present, room, &mut notes);
     let baseline_now = input.baseline.map_or(0, |b| b.targets).max(count(wanted.len()));
@@ -91,13 +88,7 @@ pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targe
     let baseline = next_baseline(input.baseline, count(wanted.len()), held, now);
     let mut counts = counts(registered, count(wanted.len()));
     counts.held = held;
-    Targets {
-        register,
-        deregister,
-        counts,
-        baseline,
-        notes,
-    }
+    Targets { register, deregister, counts, baseline, notes }
 }
 
 fn count(n: usize) -> u32 {
@@ -136,11 +127,7 @@ fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BT
             targets[0],
             input.cluster.vpc_id
         );
-        notes.push(Note {
-            cluster: Some(name.clone()),
-            reason: Reason::AddressClash,
-            message,
-        });
+        notes.push(Note { cluster: Some(name.clone()), reason: Reason::AddressClash, message });
     }
     if let Some(first) = unsupported.first() {
         let message = format!(
@@ -148,11 +135,7 @@ fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BT
              of the Service",
             unsupported.len()
         );
-        notes.push(Note {
-            cluster: Some(name.clone()),
-            reason: Reason::AddressUnsupported,
-            message,
-        });
+        notes.push(Note { cluster: Some(name.clone()), reason: Reason::AddressUnsupported, message });
     }
     wanted
 }
@@ -166,11 +149,7 @@ fn register(
 ) -> Vec<NewTarget> {
     // An address outside the group's VPC needs a zone, and `all` is the only right one (ELBv2, RegisterTargets).
     let zone = (input.cluster.vpc_id != *input.group_vpc).then(|| "all".to_owned());
-    let missing: Vec<Target> = wanted
-        .iter()
-        .filter(|target| !present.contains_key(target))
-        .copied()
-        .collect();
+    let missing: Vec<Target> = wanted.iter().filter(|target| !present.contains_key(target)).copied().collect();
     if missing.len() > room {
         let message = format!(
             "{} of {} targets of {} do not fit: a target group holds {} (quota \"targets per target group\"); ask AWS to \
@@ -180,20 +159,9 @@ fn register(
             input.cluster.name,
             input.most_targets
         );
-        notes.push(Note {
-            cluster: Some(input.cluster.name.clone()),
-            reason: Reason::QuotaExceeded,
-            message,
-        });
+        notes.push(Note { cluster: Some(input.cluster.name.clone()), reason: Reason::QuotaExceeded, message });
     }
-    missing
-        .into_iter()
-        .take(room)
-        .map(|target| NewTarget {
-            target,
-            zone: zone.clone(),
-        })
-        .collect()
+    missing.into_iter().take(room).map(|target| NewTarget { target, zone: zone.clone() }).collect()
 }
 
 /// Which of the registered targets that nobody wants may go now, and how many are held.
@@ -211,12 +179,7 @@ fn removals(
         .iter()
         .filter(|(target, _)| !wanted.contains(target))
         .map(|(target, state)| {
-            let ground = ground(
-                input,
-                inventory,
-                *target,
-                records.get(target).map_or(&[], Vec::as_slice),
-            );
+            let ground = ground(input, inventory, *target, records.get(target).map_or(&[], Vec::as_slice));
             (ground, last_to_go(state.health), *target)
         })
         .collect();
@@ -280,9 +243,8 @@ fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &Servic
 fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
     let lives = |e: &Endpoint| matches!(e.state, EndpointState::Present { terminating: false, .. });
     if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
-        let ours = records
-            .iter()
-            .any(|(uid, e)| lives(e) && **uid == owner.pod_uid && owner.cluster == input.cluster.name);
+        let ours =
+            records.iter().any(|(uid, e)| lives(e) && **uid == owner.pod_uid && owner.cluster == input.cluster.name);
         if !ours {
             return Ground::Strong("the address now belongs to another pod");
         }
@@ -303,18 +265,13 @@ fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(
 
 fn frozen(cluster: &Cluster, candidates: usize) -> Note {
     let (reason, why) = match cluster.link {
-        Link::Stale => (
-            Reason::ClusterStale,
-            "its agent is away, so its targets are frozen; look at the agent's pod and log",
-        ),
+        Link::Stale => {
+            (Reason::ClusterStale, "its agent is away, so its targets are frozen; look at the agent's pod and log")
+        }
         Link::Syncing | Link::Connected => (Reason::ClusterSyncing, "its agent has not sent a complete snapshot yet"),
     };
     let message = format!("{candidates} targets of {} are not removed: {why}", cluster.name);
-    Note {
-        cluster: Some(cluster.name.clone()),
-        reason,
-        message,
-    }
+    Note { cluster: Some(cluster.name.clone()), reason, message }
 }
 
 fn held_note(
@@ -344,45 +301,26 @@ fn held_note(
         why.join(", "),
         input.budget_percent,
     );
-    Note {
-        cluster: Some(name.clone()),
-        reason: Reason::RemovalsHeld,
-        message,
-    }
+    Note { cluster: Some(name.clone()), reason: Reason::RemovalsHeld, message }
 }
 
 fn next_baseline(last: Option<&Baseline>, wanted: u32, held: u32, now: Timestamp) -> Baseline {
     let Some(last) = last.filter(|last| wanted < last.targets) else {
-        return Baseline {
-            targets: wanted,
-            below_since: None,
-        };
+        return Baseline { targets: wanted, below_since: None };
     };
     if held > 0 {
-        return Baseline {
-            targets: last.targets,
-            below_since: None,
-        };
+        return Baseline { targets: last.targets, below_since: None };
     }
     let since = last.below_since.unwrap_or(now);
     if now.duration_since(since).unsigned_abs() >= BASELINE_WINDOW {
-        return Baseline {
-            targets: wanted,
-            below_since: None,
-        };
+        return Baseline { targets: wanted, below_since: None };
     }
-    Baseline {
-        targets: last.targets,
-        below_since: Some(since),
-    }
+    Baseline { targets: last.targets, below_since: Some(since) }
 }
 
 /// Counts of a group's targets as read back.
 pub fn counts(registered: &BTreeMap<Target, TargetState>, desired: u32) -> TargetCounts {
-    let mut counts = TargetCounts {
-        desired,
-        ..TargetCounts::default()
-    };
+    let mut counts = TargetCounts { desired, ..TargetCounts::default() };
     for state in registered.values() {
         match state.health {
             Health::Draining => {

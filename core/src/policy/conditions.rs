@@ -28,13 +28,7 @@ pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
     for (i, header) in matches.headers.iter().enumerate() {
         let field = format!("spec.match.headers[{i}]");
         header_name(&format!("{field}.name"), &header.name, report);
-        values(
-            &format!("{field}.values"),
-            &header.values,
-            |_| true,
-            "printable ASCII",
-            report,
-        );
+        values(&format!("{field}.values"), &header.values, |_| true, "printable ASCII", report);
         conditions.push(Condition::HttpHeader(header.name.to_lowercase(), header.values.clone()));
     }
     if !matches.methods.is_empty() {
@@ -44,20 +38,9 @@ pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
     if !matches.query.is_empty() {
         for (i, pair) in matches.query.iter().enumerate() {
             let field = format!("spec.match.query[{i}]");
-            values(
-                &format!("{field}.value"),
-                std::slice::from_ref(&pair.value),
-                |_| true,
-                "printable ASCII",
-                report,
-            );
+            values(&format!("{field}.value"), std::slice::from_ref(&pair.value), |_| true, "printable ASCII", report);
             if pair.key.len() > MOST_CHARACTERS {
-                report.add(
-                    &format!("{field}.key"),
-                    &pair.key,
-                    "has more than 128 characters",
-                    "shorten the key",
-                );
+                report.add(&format!("{field}.key"), &pair.key, "has more than 128 characters", "shorten the key");
             }
         }
         let pairs = matches.query.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
@@ -86,16 +69,8 @@ fn values(field: &str, values: &[String], allowed: fn(char) -> bool, characters:
         if value.is_empty() {
             report.add(&place, "", "is empty", "give a value, or leave the condition out");
         } else if value.chars().count() > MOST_CHARACTERS {
-            report.add(
-                &place,
-                value,
-                "has more than 128 characters",
-                "shorten it, for example with a wildcard",
-            );
-        } else if let Some(bad) = value
-            .chars()
-            .find(|c| !(c.is_ascii_graphic() || *c == ' ') || !allowed(*c))
-        {
+            report.add(&place, value, "has more than 128 characters", "shorten it, for example with a wildcard");
+        } else if let Some(bad) = value.chars().find(|c| !(c.is_ascii_graphic() || *c == ' ') || !allowed(*c)) {
             let problem = format!("holds the character {bad:?}");
             report.add(&place, value, problem, format!("use only {characters}"));
         }
@@ -104,13 +79,7 @@ fn values(field: &str, values: &[String], allowed: fn(char) -> bool, characters:
 
 fn hostnames(hosts: &[String], report: &mut Report) -> Vec<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-.*?".contains(c);
-    values(
-        "spec.match.hostnames",
-        hosts,
-        allowed,
-        "letters, digits, - . and the wildcards * ?",
-        report,
-    );
+    values("spec.match.hostnames", hosts, allowed, "letters, digits, - . and the wildcards * ?", report);
     for (i, host) in hosts.iter().enumerate() {
         let last = host.rsplit('.').next().unwrap_or_default();
         let letters_end = host.contains('.') && last.chars().all(|c| c.is_ascii_alphabetic() || "*?".contains(c));
@@ -134,12 +103,7 @@ fn paths(paths: &[PathMatch], report: &mut Report) -> Vec<String> {
         let value = path.value.as_str();
         let wild = path.kind == PathKind::Pattern && value.starts_with('*');
         if !(wild || value.starts_with('/')) {
-            report.add(
-                &field,
-                value,
-                "does not start with /",
-                format!("write /{}", crate::ids::cut(value)),
-            );
+            report.add(&field, value, "does not start with /", format!("write /{}", crate::ids::cut(value)));
         }
         if path.kind != PathKind::Pattern && value.contains(['*', '?']) {
             report.add(&field, value, "holds a wildcard", "remove it, or use type: Pattern");
@@ -147,13 +111,7 @@ fn paths(paths: &[PathMatch], report: &mut Report) -> Vec<String> {
         patterns.extend(expand(path));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.$/~\"'@:+&*?".contains(c);
-    values(
-        "spec.match.paths",
-        &patterns,
-        allowed,
-        "letters, digits and _ - . $ / ~ \" ' @ : + & * ?",
-        report,
-    );
+    values("spec.match.paths", &patterns, allowed, "letters, digits and _ - . $ / ~ \" ' @ : + & * ?", report);
     sorted(patterns)
 }
 
@@ -171,12 +129,7 @@ fn expand(path: &PathMatch) -> Vec<String> {
 fn header_name(field: &str, name: &str, report: &mut Report) {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || name.len() > MOST_NAME_CHARACTERS || !name.chars().all(token) {
-        report.add(
-            field,
-            name,
-            "is not a header name of 1 to 40 characters",
-            "use the name as in the HTTP request",
-        );
+        report.add(field, name, "is not a header name of 1 to 40 characters", "use the name as in the HTTP request");
     } else if name.eq_ignore_ascii_case("host") {
         report.add(field, name, "cannot be matched as a header", "use spec.match.hostnames");
     }
@@ -187,12 +140,7 @@ fn methods(methods: &[String], report: &mut Report) {
         let good = |c: char| c.is_ascii_uppercase() || c == '-' || c == '_';
         if method.is_empty() || method.len() > MOST_NAME_CHARACTERS || !method.chars().all(good) {
             let field = format!("spec.match.methods[{i}]");
-            report.add(
-                &field,
-                method,
-                "is not a method name",
-                "use upper-case letters, such as GET",
-            );
+            report.add(&field, method, "is not a method name", "use upper-case letters, such as GET");
         }
     }
 }
@@ -201,12 +149,7 @@ fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
     for (i, block) in blocks.iter().enumerate() {
         if block.parse::<IpNet>().is_err() {
             let field = format!("spec.match.sourceIps[{i}]");
-            report.add(
-                &field,
-                block,
-                "is not a CIDR block",
-                "write it as ADDRESS/LENGTH, such as 10.0.0.0/8",
-            );
+            report.add(&field, block, "is not a CIDR block", "write it as ADDRESS/LENGTH, such as 10.0.0.0/8");
         }
     }
     sorted(blocks.to_vec())
@@ -215,30 +158,17 @@ fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
 fn totals(conditions: &[Condition], report: &mut Report) {
     let all: Vec<&str> = conditions.iter().flat_map(condition_values).collect();
     if all.is_empty() {
-        report.add(
-            "spec.match",
-            "{}",
-            "has no condition",
-            "give at least one, such as hostnames or paths",
-        );
+        report.add("spec.match", "{}", "has no condition", "give at least one, such as hostnames or paths");
     }
     if all.len() > MOST_VALUES {
-        let problem = format!(
-            "needs {} condition values, an ELBv2 rule takes {MOST_VALUES}",
-            all.len()
-        );
+        let problem = format!("needs {} condition values, an ELBv2 rule takes {MOST_VALUES}", all.len());
         let remedy = "use fewer values (a Prefix path counts as two), or split the policy";
         report.add("spec.match", quote(&all), problem, remedy);
     }
     let wildcards: usize = all.iter().map(|value| value.matches(['*', '?']).count()).sum();
     if wildcards > MOST_WILDCARDS {
         let problem = format!("holds {wildcards} wildcards, an ELBv2 rule takes {MOST_WILDCARDS}");
-        report.add(
-            "spec.match",
-            quote(&all),
-            problem,
-            "use fewer (a Prefix path counts as one), or split the policy",
-        );
+        report.add("spec.match", quote(&all), problem, "use fewer (a Prefix path counts as one), or split the policy");
     }
 }
 

@@ -93,9 +93,7 @@ impl PolicyRecord {
     pub fn requested(&self) -> Vec<(ClusterName, Weight)> {
         let overridden = |name: &ClusterName| self.weight_override.as_ref().and_then(|o| o.get(name)).copied();
         let pairs = self.policy.clusters.iter();
-        pairs
-            .map(|(name, weight)| (name.clone(), overridden(name).unwrap_or(*weight)))
-            .collect()
+        pairs.map(|(name, weight)| (name.clone(), overridden(name).unwrap_or(*weight))).collect()
     }
 }
 

@@ -315,9 +315,6 @@ pub struct Safety {
 
 impl Default for Safety {
     fn default() -> Self {
-        Self {
-            deregistration_budget_percent: 50,
-            freeze: false,
-        }
+        Self { deregistration_budget_percent: 50, freeze: false }
     }
 }

@@ -48,12 +48,7 @@ impl Report {
         remedy: impl Into<String>,
     ) {
         let value = cut(value.as_ref());
-        self.0.push(Violation {
-            field: field.to_owned(),
-            value,
-            problem: problem.into(),
-            remedy: remedy.into(),
-        });
+        self.0.push(Violation { field: field.to_owned(), value, problem: problem.into(), remedy: remedy.into() });
     }
 
     fn id<T>(&mut self, field: &str, result: Result<T, IdError>) -> Option<T> {
@@ -63,12 +58,7 @@ impl Report {
     fn range(&mut self, field: &str, value: u32, least: u32, most: u32, unit: &str) {
         if !(least..=most).contains(&value) {
             let problem = format!("is outside {least} to {most}{unit}");
-            self.add(
-                field,
-                value.to_string(),
-                problem,
-                format!("use a whole number from {least} to {most}"),
-            );
+            self.add(field, value.to_string(), problem, format!("use a whole number from {least} to {most}"));
         }
     }
 }
@@ -89,9 +79,7 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
     let listener = listener(&spec.listener, &mut report);
     let conditions = conditions::build(&spec.matches, &mut report);
     report.range("spec.order", spec.order, 1, MOST_ORDER, "");
-    let service = key
-        .as_ref()
-        .and_then(|key| service(key, &spec.backend.service, &mut report));
+    let service = key.as_ref().and_then(|key| service(key, &spec.backend.service, &mut report));
     unsupported(spec, &mut report);
     let health_check = health_check(&spec.backend, &mut report);
     let delay = spec.backend.deregistration_delay_seconds;
@@ -130,28 +118,15 @@ pub fn validate_update(old: &ValidatedPolicy, new: &ValidatedPolicy) -> Result<(
             report.add(field, new, format!("differs from {old:?} and cannot change"), remedy);
         }
     };
-    fixed(
-        "spec.listener",
-        format!("{:?}", old.listener),
-        format!("{:?}", new.listener),
-    );
+    fixed("spec.listener", format!("{:?}", old.listener), format!("{:?}", new.listener));
     fixed("spec.backend.protocol", old.protocol.clone(), new.protocol.clone());
-    fixed(
-        "spec.backend.protocolVersion",
-        old.protocol_version.clone(),
-        new.protocol_version.clone(),
-    );
+    fixed("spec.backend.protocolVersion", old.protocol_version.clone(), new.protocol_version.clone());
     if report.0.is_empty() { Ok(()) } else { Err(report.0) }
 }
 
 fn kind(manifest: &ClusterTrafficPolicy, report: &mut Report) {
     if manifest.api_version != spec::API_VERSION {
-        report.add(
-            "apiVersion",
-            &manifest.api_version,
-            "is not known",
-            format!("use {}", spec::API_VERSION),
-        );
+        report.add("apiVersion", &manifest.api_version, "is not known", format!("use {}", spec::API_VERSION));
     }
     if manifest.kind != spec::KIND {
         report.add("kind", &manifest.kind, "is not known", format!("use {}", spec::KIND));
@@ -161,18 +136,11 @@ fn kind(manifest: &ClusterTrafficPolicy, report: &mut Report) {
 fn key(manifest: &ClusterTrafficPolicy, report: &mut Report) -> Option<PolicyKey> {
     let namespace = report.id("metadata.namespace", manifest.metadata.namespace.parse());
     let name = report.id("metadata.name", manifest.metadata.name.parse());
-    Some(PolicyKey {
-        namespace: namespace?,
-        name: name?,
-    })
+    Some(PolicyKey { namespace: namespace?, name: name? })
 }
 
 fn listener(listener: &spec::Listener, report: &mut Report) -> Option<ListenerSelector> {
-    let ways = [
-        listener.arn.is_some(),
-        listener.load_balancer.is_some(),
-        !listener.tags.is_empty(),
-    ];
+    let ways = [listener.arn.is_some(), listener.load_balancer.is_some(), !listener.tags.is_empty()];
     if ways.iter().filter(|given| **given).count() != 1 {
         let given = format!("{} of arn, loadBalancer, tags", ways.iter().filter(|g| **g).count());
         report.add(
@@ -185,22 +153,12 @@ fn listener(listener: &spec::Listener, report: &mut Report) -> Option<ListenerSe
     }
     if let Some(arn) = &listener.arn {
         if let Some(port) = listener.port {
-            report.add(
-                "spec.listener.port",
-                port.to_string(),
-                "is given beside arn",
-                "leave it out",
-            );
+            report.add("spec.listener.port", port.to_string(), "is given beside arn", "leave it out");
         }
         return match ListenerArn::new(arn.clone()) {
             Ok(arn) => Some(ListenerSelector::Arn(arn)),
             Err(error) => {
-                report.add(
-                    "spec.listener.arn",
-                    arn,
-                    "is not the ARN of a listener",
-                    error.to_string(),
-                );
+                report.add("spec.listener.arn", arn, "is not the ARN of a listener", error.to_string());
                 None
             }
         };
@@ -212,10 +170,7 @@ fn listener(listener: &spec::Listener, report: &mut Report) -> Option<ListenerSe
     report.range("spec.listener.port", port, 1, 65_535, "");
     let port = u16::try_from(port).ok()?;
     let Some(name_or_arn) = listener.load_balancer.clone() else {
-        return Some(ListenerSelector::Tags {
-            tags: listener.tags.clone(),
-            port,
-        });
+        return Some(ListenerSelector::Tags { tags: listener.tags.clone(), port });
     };
     load_balancer(&name_or_arn, report);
     Some(ListenerSelector::LoadBalancer { name_or_arn, port })
@@ -225,12 +180,7 @@ fn load_balancer(name_or_arn: &str, report: &mut Report) {
     let field = "spec.listener.loadBalancer";
     if name_or_arn.starts_with("arn:") {
         if let Err(error) = LoadBalancerArn::new(name_or_arn) {
-            report.add(
-                field,
-                name_or_arn,
-                "is not the ARN of a load balancer",
-                error.to_string(),
-            );
+            report.add(field, name_or_arn, "is not the ARN of a load balancer", error.to_string());
         }
         return;
     }
@@ -247,30 +197,16 @@ fn service(key: &PolicyKey, service: &spec::Service, report: &mut Report) -> Opt
         report.range("spec.backend.service.port", number, 1, 65_535, "");
     }
     let port = report.id("spec.backend.service.port", ServicePort::new(service.port.to_string()));
-    Some(ServiceKey {
-        namespace: key.namespace.clone(),
-        name: name?,
-        port: port?,
-    })
+    Some(ServiceKey { namespace: key.namespace.clone(), name: name?, port: port? })
 }
 
 /// What the API foresees and this version cannot do is refused, never silently ignored.
 fn unsupported(spec: &spec::PolicySpec, report: &mut Report) {
     if spec.mode == Mode::Pooled {
-        report.add(
-            "spec.mode",
-            "Pooled",
-            "is not supported by this version",
-            "use Weighted",
-        );
+        report.add("spec.mode", "Pooled", "is not supported by this version", "use Weighted");
     }
     if spec.backend.target_type == TargetType::Instance {
-        report.add(
-            "spec.backend.targetType",
-            "instance",
-            "is not supported by this version",
-            "use ip",
-        );
+        report.add("spec.backend.targetType", "instance", "is not supported by this version", "use ip");
     }
 }
 
@@ -300,9 +236,7 @@ fn health_check(backend: &spec::Backend, report: &mut Report) -> HealthCheck {
     report.range(&at("unhealthyThreshold"), check.unhealthy_threshold, 2, 10, "");
     HealthCheck {
         protocol: protocol_word(backend.protocol).to_owned(),
-        port: check
-            .port
-            .map_or_else(|| "traffic-port".to_owned(), |port| port.to_string()),
+        port: check.port.map_or_else(|| "traffic-port".to_owned(), |port| port.to_string()),
         path: check.path.clone(),
         interval_seconds: check.interval_seconds,
         timeout_seconds: check.timeout_seconds,
@@ -327,12 +261,7 @@ fn matcher(backend: &spec::Backend, report: &mut Report) -> String {
     };
     if codes.len() > 255 || !codes.split(',').all(good) {
         let remedy = format!("use codes from {least} to {most}, such as {default}, separated by commas, or ranges");
-        report.add(
-            "spec.backend.healthCheck.successCodes",
-            codes,
-            "is not a list of codes",
-            remedy,
-        );
+        report.add("spec.backend.healthCheck.successCodes", codes, "is not a list of codes", remedy);
     }
     codes.to_owned()
 }
@@ -343,17 +272,9 @@ fn clusters(clusters: &[spec::Cluster], report: &mut Report) -> Vec<(ClusterName
         report.add(field, "[]", "is empty", "name at least one cluster");
     }
     if clusters.len() > MOST_CLUSTERS {
-        let problem = format!(
-            "names {} clusters, a weighted rule takes {MOST_CLUSTERS}",
-            clusters.len()
-        );
+        let problem = format!("names {} clusters, a weighted rule takes {MOST_CLUSTERS}", clusters.len());
         let names: Vec<&str> = clusters.iter().map(|c| c.name.as_str()).take(20).collect();
-        report.add(
-            field,
-            quote(&names),
-            problem,
-            "remove clusters (ELBv2 takes 5 target groups a rule and no more)",
-        );
+        report.add(field, quote(&names), problem, "remove clusters (ELBv2 takes 5 target groups a rule and no more)");
     }
     let mut seen = BTreeSet::new();
     let mut result = Vec::new();
@@ -362,12 +283,7 @@ fn clusters(clusters: &[spec::Cluster], report: &mut Report) -> Vec<(ClusterName
         let name = report.id(&format!("{field}[{i}].name"), ClusterName::new(cluster.name.clone()));
         let weight = report.id(&format!("{field}[{i}].weight"), Weight::new(cluster.weight));
         if !seen.insert(cluster.name.as_str()) {
-            report.add(
-                &format!("{field}[{i}].name"),
-                &cluster.name,
-                "is named twice",
-                "name each cluster once",
-            );
+            report.add(&format!("{field}[{i}].name"), &cluster.name, "is named twice", "name each cluster once");
         }
         if let (Some(name), Some(weight)) = (name, weight) {
             result.push((name, weight));
@@ -375,12 +291,7 @@ fn clusters(clusters: &[spec::Cluster], report: &mut Report) -> Vec<(ClusterName
     }
     if !clusters.is_empty() && clusters.iter().all(|cluster| cluster.weight == 0) {
         let remedy = "give at least one cluster a weight; to stop all traffic delete the policy";
-        report.add(
-            field,
-            "0",
-            "is the weight of every cluster: all requests would get a 503",
-            remedy,
-        );
+        report.add(field, "0", "is the weight of every cluster: all requests would get a 503", remedy);
     }
     result
 }
@@ -423,21 +334,11 @@ pub fn validate_weights(
         }
     }
     if wanted.is_empty() || wanted.len() > 100 {
-        report.add(
-            "weights",
-            wanted.len().to_string(),
-            "is not a usable number of weights",
-            "give 1 to 5 weights",
-        );
+        report.add("weights", wanted.len().to_string(), "is not a usable number of weights", "give 1 to 5 weights");
     }
     if report.0.is_empty() && result.iter().all(|(_, weight)| !weight.carries()) {
         let remedy = "give at least one cluster a weight; to stop all traffic delete the policy";
-        report.add(
-            "weights",
-            "0",
-            "would be the weight of every cluster: all requests would get a 503",
-            remedy,
-        );
+        report.add("weights", "0", "would be the weight of every cluster: all requests would get a 503", remedy);
     }
     if report.0.is_empty() { Ok(result) } else { Err(report.0) }
 }

@@ -56,10 +56,7 @@ pub fn load_balancer_arn() -> LoadBalancerArn {
 }
 
 pub fn manifest(name: &str, clusters: &[(&str, u32)], extra: &str) -> ClusterTrafficPolicy {
-    let clusters: Vec<String> = clusters
-        .iter()
-        .map(|(n, w)| format!("{{name: {n}, weight: {w}}}"))
-        .collect();
+    let clusters: Vec<String> = clusters.iter().map(|(n, w)| format!("{{name: {n}, weight: {w}}}")).collect();
     let clusters = clusters.join(", ");
     let text = format!(
         "apiVersion: switchyard.dev/v1alpha1\nkind: ClusterTrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
@@ -79,10 +76,7 @@ impl Model {
             epoch: Epoch(1),
         };
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut aws = Observed {
-            audited_at: Some(now),
-            ..Observed::default()
-        };
+        let mut aws = Observed { audited_at: Some(now), ..Observed::default() };
         let load_balancer = LoadBalancer {
             name: "shared".into(),
             kind: "application".into(),
@@ -134,28 +128,16 @@ impl Model {
     }
 
     pub fn service_key(service: &str) -> ServiceKey {
-        ServiceKey {
-            namespace: "shop".parse().unwrap(),
-            name: service.parse().unwrap(),
-            port: "http".parse().unwrap(),
-        }
+        ServiceKey { namespace: "shop".parse().unwrap(), name: service.parse().unwrap(), port: "http".parse().unwrap() }
     }
 
     pub fn service(&mut self, cluster: &str, service: &str, condition: ServiceCondition) {
-        let state = ServiceState {
-            condition,
-            message: String::new(),
-        };
-        self.inventory
-            .services
-            .insert((cluster_name(cluster), Self::service_key(service)), state);
+        let state = ServiceState { condition, message: String::new() };
+        self.inventory.services.insert((cluster_name(cluster), Self::service_key(service)), state);
     }
 
     pub fn pod(&mut self, cluster: &str, service: &str, uid: &str, address: &str, state: EndpointState) {
-        let target = Target {
-            address: address.parse().unwrap(),
-            port: 8080,
-        };
+        let target = Target { address: address.parse().unwrap(), port: 8080 };
         let key = EndpointKey {
             cluster: cluster_name(cluster),
             service: Self::service_key(service),
@@ -169,10 +151,8 @@ impl Model {
             self.alive.remove(&target);
         }
         let known = self.inventory.endpoints_of(&key.cluster, &key.service);
-        let first_seen = known
-            .filter(|(t, u, _)| *t == target && **u == key.pod_uid)
-            .map(|(_, _, e)| e.first_seen)
-            .next();
+        let first_seen =
+            known.filter(|(t, u, _)| *t == target && **u == key.pod_uid).map(|(_, _, e)| e.first_seen).next();
         let endpoint = Endpoint {
             state,
             pod_name: uid.into(),
@@ -190,14 +170,8 @@ impl Model {
         let key = policy.key.clone();
         let version = self.policies.get(&key).map_or(1, |p| p.version + 1);
         let uid = PolicyUid::new(format!("uid-{}", key.name)).unwrap();
-        let record = PolicyRecord {
-            uid,
-            version,
-            generation: version,
-            policy,
-            weight_override: None,
-            deleting_since: None,
-        };
+        let record =
+            PolicyRecord { uid, version, generation: version, policy, weight_override: None, deleting_since: None };
         self.policies.insert(key, record);
     }
 
@@ -256,17 +230,10 @@ impl Model {
                 None => self.call(&call.step.action),
                 Some(Fault::LostAnswer) => {
                     self.call(&call.step.action);
-                    Outcome::Unknown {
-                        message: "connection reset".into(),
-                    }
+                    Outcome::Unknown { message: "connection reset".into() }
                 }
-                Some(Fault::Refused) => Outcome::Refused {
-                    code: "ValidationError".into(),
-                    message: "scripted".into(),
-                },
-                Some(Fault::Throttled) => Outcome::Throttled {
-                    message: "Rate exceeded".into(),
-                },
+                Some(Fault::Refused) => Outcome::Refused { code: "ValidationError".into(), message: "scripted".into() },
+                Some(Fault::Throttled) => Outcome::Throttled { message: "Rate exceeded".into() },
             };
             if let Some(memory) = self.memories.get_mut(&call.step.policy) {
                 failures::remember(memory, &call.step, &outcome, self.now);
@@ -277,16 +244,9 @@ impl Model {
     }
 
     fn group(&mut self, group: &GroupRef) -> &mut TargetGroup {
-        let arn = group
-            .arn
-            .as_ref()
-            .expect("the executor fills in ARNs of groups that were made");
+        let arn = group.arn.as_ref().expect("the executor fills in ARNs of groups that were made");
         let found = self.aws.target_groups.get_mut(arn).expect("the group exists");
-        assert!(
-            found.tags.contains_key("switchyard.dev/hub"),
-            "I5: {} is not ours",
-            group.name
-        );
+        assert!(found.tags.contains_key("switchyard.dev/hub"), "I5: {} is not ours", group.name);
         found
     }
 
@@ -336,73 +296,38 @@ impl Model {
                 created = Some(arn);
             }
             Action::ModifyTargetGroup { group, health_check } => self.group(group).health_check = health_check.clone(),
-            Action::ModifyTargetGroupAttributes {
-                group,
-                deregistration_delay_seconds,
-            } => {
+            Action::ModifyTargetGroupAttributes { group, deregistration_delay_seconds } => {
                 self.group(group).deregistration_delay_seconds = Known::Known(*deregistration_delay_seconds);
             }
             Action::RegisterTargets { group, targets } => {
-                let Known::Known(registered) = &mut self.group(group).targets else {
-                    panic!("known")
-                };
+                let Known::Known(registered) = &mut self.group(group).targets else { panic!("known") };
                 for new in targets {
-                    let state = TargetState {
-                        health: Health::Initial,
-                        reason: String::new(),
-                    };
+                    let state = TargetState { health: Health::Initial, reason: String::new() };
                     registered.insert(new.target, state);
                 }
             }
             Action::TagLoadBalancer { load_balancer, tags } => {
-                self.aws
-                    .load_balancers
-                    .get_mut(load_balancer)
-                    .unwrap()
-                    .tags
-                    .extend(tags.clone());
+                self.aws.load_balancers.get_mut(load_balancer).unwrap().tags.extend(tags.clone());
             }
             Action::SetRulePriorities { priorities, .. } => {
                 for (arn, priority) in priorities {
                     let rule = self.rules().get_mut(arn).unwrap();
-                    assert!(
-                        rule.tags.contains_key("switchyard.dev/hub"),
-                        "I5: a foreign rule is moved"
-                    );
+                    assert!(rule.tags.contains_key("switchyard.dev/hub"), "I5: a foreign rule is moved");
                     rule.priority = *priority;
                 }
                 self.priorities_are_unique();
             }
-            Action::CreateRule {
-                priority,
-                conditions,
-                forward,
-                tags,
-                ..
-            } => {
+            Action::CreateRule { priority, conditions, forward, tags, .. } => {
                 self.next += 1;
                 let arn = RuleArn::new(format!("{PREFIX}:listener-rule/app/shared/1/443/{}", self.next)).unwrap();
                 let action = self.forward(None, forward);
-                let rule = Rule {
-                    priority: *priority,
-                    conditions: conditions.clone(),
-                    action,
-                    tags: tags.clone(),
-                };
+                let rule = Rule { priority: *priority, conditions: conditions.clone(), action, tags: tags.clone() };
                 self.rules().insert(arn, rule);
                 self.priorities_are_unique();
             }
-            Action::ModifyRule {
-                rule,
-                conditions,
-                forward,
-                ..
-            } => {
+            Action::ModifyRule { rule, conditions, forward, .. } => {
                 let old = self.rules().get(rule).expect("the rule exists").clone();
-                assert!(
-                    old.tags.contains_key("switchyard.dev/hub"),
-                    "I5: a foreign rule is changed"
-                );
+                assert!(old.tags.contains_key("switchyard.dev/hub"), "I5: a foreign rule is changed");
                 let action = forward.as_ref().map(|forward| self.forward(Some(&old), forward));
                 let rule = self.rules().get_mut(rule).unwrap();
                 rule.action = action.unwrap_or(old.action);
@@ -410,39 +335,23 @@ impl Model {
             }
             Action::DeregisterTargets { group, targets } => {
                 let arn = group.arn.clone().unwrap();
-                let Known::Known(registered) = &mut self.group(group).targets else {
-                    panic!("known")
-                };
+                let Known::Known(registered) = &mut self.group(group).targets else { panic!("known") };
                 for target in targets {
                     if let Some(state) = registered.get_mut(target) {
                         state.health = Health::Draining;
                     }
                 }
-                let left = registered
-                    .values()
-                    .filter(|state| state.health != Health::Draining)
-                    .count();
-                assert!(
-                    left > 0 || self.weight(&arn) == 0,
-                    "I1: {} carries weight and is emptied",
-                    group.name
-                );
+                let left = registered.values().filter(|state| state.health != Health::Draining).count();
+                assert!(left > 0 || self.weight(&arn) == 0, "I1: {} carries weight and is emptied", group.name);
             }
             Action::DeleteRule { rule, .. } => {
                 let old = self.rules().remove(rule).expect("the rule exists");
-                assert!(
-                    old.tags.contains_key("switchyard.dev/hub"),
-                    "I5: a foreign rule is deleted"
-                );
+                assert!(old.tags.contains_key("switchyard.dev/hub"), "I5: a foreign rule is deleted");
             }
             Action::DeleteTargetGroup { group } => {
                 let arn = group.arn.clone().unwrap();
                 self.group(group);
-                assert!(
-                    !self.in_use(&arn),
-                    "I6: {} is deleted while a rule names it",
-                    group.name
-                );
+                assert!(!self.in_use(&arn), "I6: {} is deleted while a rule names it", group.name);
                 self.aws.target_groups.remove(&arn);
             }
         }
@@ -456,11 +365,7 @@ impl Model {
             .flatten()
             .collect();
         let used = u32::try_from(used.len()).unwrap();
-        self.aws
-            .load_balancers
-            .get_mut(&load_balancer_arn())
-            .unwrap()
-            .target_groups_in_use = Known::Known(used);
+        self.aws.load_balancers.get_mut(&load_balancer_arn()).unwrap().target_groups_in_use = Known::Known(used);
         Outcome::Done { created }
     }
 
@@ -474,17 +379,10 @@ impl Model {
             let targets = self.group(group).targets.get().unwrap();
             let empty = targets.values().all(|state| state.health == Health::Draining);
             let had = matches!(old.map(|o| &o.action), Some(RuleAction::Forward { weights, .. }) if weights.get(&arn).is_some_and(|w| w.carries()));
-            assert!(
-                !weight.carries() || had || !empty,
-                "I2: an empty group gets weight: {}",
-                group.name
-            );
+            assert!(!weight.carries() || had || !empty, "I2: an empty group gets weight: {}", group.name);
             weights.insert(arn, *weight);
         }
-        RuleAction::Forward {
-            weights,
-            stickiness_seconds: None,
-        }
+        RuleAction::Forward { weights, stickiness_seconds: None }
     }
 
     fn priorities_are_unique(&mut self) {
@@ -517,30 +415,18 @@ impl Model {
     pub fn foreign_rule(&mut self, priority: u32) {
         self.next += 1;
         let arn = RuleArn::new(format!("{PREFIX}:listener-rule/app/shared/1/443/{}", self.next)).unwrap();
-        let rule = Rule {
-            priority,
-            conditions: Vec::new(),
-            action: RuleAction::Other,
-            tags: Tags::new(),
-        };
+        let rule = Rule { priority, conditions: Vec::new(), action: RuleAction::Other, tags: Tags::new() };
         self.rules().insert(arn, rule);
     }
 
     pub fn rule_weights(&mut self, policy: &str) -> BTreeMap<String, u32> {
         let uid = format!("uid-{policy}");
-        let rule = self
-            .rules()
-            .values()
-            .find(|r| r.tags.get("switchyard.dev/policy-uid") == Some(&uid))
-            .cloned();
+        let rule = self.rules().values().find(|r| r.tags.get("switchyard.dev/policy-uid") == Some(&uid)).cloned();
         let Some(RuleAction::Forward { weights, .. }) = rule.map(|r| r.action) else {
             return BTreeMap::new();
         };
         let cluster = |arn: &TargetGroupArn| self.aws.target_groups[arn].tags["switchyard.dev/cluster"].clone();
-        weights
-            .iter()
-            .map(|(arn, weight)| (cluster(arn), weight.get()))
-            .collect()
+        weights.iter().map(|(arn, weight)| (cluster(arn), weight.get())).collect()
     }
 }
 
@@ -556,18 +442,6 @@ pub fn key(policy: &str) -> PolicyKey {
     PolicyKey::new("shop", policy).unwrap()
 }
 
-pub const READY: EndpointState = EndpointState::Present {
-    ready: true,
-    serving: true,
-    terminating: false,
-};
-pub const NOT_READY: EndpointState = EndpointState::Present {
-    ready: false,
-    serving: false,
-    terminating: false,
-};
-pub const TERMINATING: EndpointState = EndpointState::Present {
-    ready: false,
-    serving: true,
-    terminating: true,
-};
+pub const READY: EndpointState = EndpointState::Present { ready: true, serving: true, terminating: false };
+pub const NOT_READY: EndpointState = EndpointState::Present { ready: false, serving: false, terminating: false };
+pub const TERMINATING: EndpointState = EndpointState::Present { ready: false, serving: true, terminating: true };
