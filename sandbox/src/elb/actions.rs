@@ -9,13 +9,7 @@ pub const MAX_WEIGHT: u32 = 999;
 const MAX_STICKINESS_S: u32 = 604_800;
 /// Longest body of a fixed response, in characters.
 const MAX_BODY: usize = 1_024;
-const CONTENT_TYPES: [&str; 5] = [
-    "text/plain",
-    "text/css",
-    "text/html",
-    "application/javascript",
-    "application/json",
-];
+const CONTENT_TYPES: [&str; 5] = ["text/plain", "text/css", "text/html", "application/javascript", "application/json"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
@@ -26,11 +20,7 @@ pub struct Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionKind {
     Forward(Forward),
-    FixedResponse {
-        status: u16,
-        content_type: Option<String>,
-        body: String,
-    },
+    FixedResponse { status: u16, content_type: Option<String>, body: String },
     Redirect(Redirect),
 }
 
@@ -77,11 +67,7 @@ impl Action {
     pub fn write(&self, x: &mut Xml) {
         match &self.kind {
             ActionKind::Forward(f) => f.write(x),
-            ActionKind::FixedResponse {
-                status,
-                content_type,
-                body,
-            } => {
+            ActionKind::FixedResponse { status, content_type, body } => {
                 x.text("Type", "fixed-response").element("FixedResponseConfig", |x| {
                     x.text("StatusCode", status)
                         .text_if("ContentType", content_type.as_ref())
@@ -90,12 +76,8 @@ impl Action {
             }
             ActionKind::Redirect(r) => {
                 x.text("Type", "redirect").element("RedirectConfig", |x| {
-                    x.text("Protocol", &r.protocol)
-                        .text("Port", &r.port)
-                        .text("Host", &r.host);
-                    x.text("Path", &r.path)
-                        .text("Query", &r.query)
-                        .text("StatusCode", format!("HTTP_{}", r.status));
+                    x.text("Protocol", &r.protocol).text("Port", &r.port).text("Host", &r.host);
+                    x.text("Path", &r.path).text("Query", &r.query).text("StatusCode", format!("HTTP_{}", r.status));
                 });
             }
         }
@@ -110,12 +92,9 @@ impl Forward {
             x.text("TargetGroupArn", &only.arn);
         }
         x.element("ForwardConfig", |x| {
-            x.list("TargetGroups", &self.groups, |x, g| {
-                _ = x.text("TargetGroupArn", &g.arn).text("Weight", g.weight)
-            });
+            x.list("TargetGroups", &self.groups, |x, g| _ = x.text("TargetGroupArn", &g.arn).text("Weight", g.weight));
             x.element("TargetGroupStickinessConfig", |x| {
-                x.text("Enabled", self.stickiness_s.is_some())
-                    .text_if("DurationSeconds", self.stickiness_s);
+                x.text("Enabled", self.stickiness_s.is_some()).text_if("DurationSeconds", self.stickiness_s);
             });
         });
     }
@@ -124,17 +103,12 @@ impl Forward {
 /// Reads and checks the whole list of one rule.
 pub fn parse_all(scopes: &[Scope<'_>], limits: &Limits) -> Result<Vec<Action>, ApiError> {
     match scopes {
-        [] => Err(ApiError::validation(
-            "Parameter 'Actions' is empty; give exactly one action",
-        )),
+        [] => Err(ApiError::validation("Parameter 'Actions' is empty; give exactly one action")),
         [one] => Ok(vec![parse(one, limits)?]),
         // Only authenticate-* and jwt-validation may stand before the last action, and those are not modelled.
         _ => Err(ApiError::new(
             "TooManyActions",
-            format!(
-                "{} actions; exactly one of forward, fixed-response and redirect is allowed here",
-                scopes.len()
-            ),
+            format!("{} actions; exactly one of forward, fixed-response and redirect is allowed here", scopes.len()),
         )),
     }
 }
@@ -171,16 +145,11 @@ fn parse_forward(scope: &Scope<'_>, limits: &Limits) -> Result<Forward, ApiError
         groups.push(WeightedGroup { arn, weight });
     }
     match (short, groups.as_slice()) {
-        (Some(arn), []) => groups.push(WeightedGroup {
-            arn: arn.to_owned(),
-            weight: 1,
-        }),
+        (Some(arn), []) => groups.push(WeightedGroup { arn: arn.to_owned(), weight: 1 }),
         (Some(arn), [only]) if only.arn == arn => {}
         (None, [_, ..]) => {}
         (None, []) => {
-            return Err(ApiError::validation(
-                "A forward action needs TargetGroupArn or ForwardConfig.TargetGroups",
-            ));
+            return Err(ApiError::validation("A forward action needs TargetGroupArn or ForwardConfig.TargetGroups"));
         }
         (Some(_), _) => {
             return Err(ApiError::validation(
@@ -188,17 +157,9 @@ fn parse_forward(scope: &Scope<'_>, limits: &Limits) -> Result<Forward, ApiError
             ));
         }
     }
-    limits.check(
-        limits::GROUPS_PER_ACTION,
-        groups.len(),
-        "TooManyTargetGroups",
-        "target groups per action",
-    )?;
+    limits.check(limits::GROUPS_PER_ACTION, groups.len(), "TooManyTargetGroups", "target groups per action")?;
     let sticky = config.and_then(|c| c.structure("TargetGroupStickinessConfig"));
-    Ok(Forward {
-        groups,
-        stickiness_s: sticky.map(|s| parse_stickiness(&s)).transpose()?.flatten(),
-    })
+    Ok(Forward { groups, stickiness_s: sticky.map(|s| parse_stickiness(&s)).transpose()?.flatten() })
 }
 
 fn parse_stickiness(scope: &Scope<'_>) -> Result<Option<u32>, ApiError> {
@@ -219,9 +180,7 @@ fn parse_fixed(scope: &Scope<'_>) -> Result<ActionKind, ApiError> {
     let text = config.required("StatusCode")?;
     let status = text.parse().ok().filter(|s| matches!(s, 200..=299 | 400..=599));
     let status = status.ok_or_else(|| {
-        ApiError::validation(format!(
-            "FixedResponseConfig.StatusCode '{text}' must be 2XX, 4XX or 5XX"
-        ))
+        ApiError::validation(format!("FixedResponseConfig.StatusCode '{text}' must be 2XX, 4XX or 5XX"))
     })?;
     let content_type = config.get("ContentType").filter(|t| !t.is_empty());
     if let Some(unknown) = content_type.filter(|t| !CONTENT_TYPES.contains(t)) {
@@ -236,11 +195,7 @@ fn parse_fixed(scope: &Scope<'_>) -> Result<ActionKind, ApiError> {
             "FixedResponseConfig.MessageBody is longer than {MAX_BODY} characters"
         )));
     }
-    Ok(ActionKind::FixedResponse {
-        status,
-        content_type: content_type.map(str::to_owned),
-        body: body.to_owned(),
-    })
+    Ok(ActionKind::FixedResponse { status, content_type: content_type.map(str::to_owned), body: body.to_owned() })
 }
 
 fn parse_redirect(scope: &Scope<'_>) -> Result<Redirect, ApiError> {
@@ -301,10 +256,7 @@ mod tests {
                 i + 1
             )
         };
-        format!(
-            "~Type=forward{}",
-            weights.iter().enumerate().map(each).collect::<String>()
-        )
+        format!("~Type=forward{}", weights.iter().enumerate().map(each).collect::<String>())
     }
 
     #[test]
@@ -315,14 +267,7 @@ mod tests {
         for bad in ["1000", "-1", "1.5", ""] {
             assert_eq!(read(&groups(&[bad])).unwrap_err().code, "ValidationError", "{bad}");
         }
-        assert_eq!(
-            read("~Type=forward&~TargetGroupArn=g").unwrap()[0]
-                .forward()
-                .unwrap()
-                .groups[0]
-                .weight,
-            1
-        );
+        assert_eq!(read("~Type=forward&~TargetGroupArn=g").unwrap()[0].forward().unwrap().groups[0].weight, 1);
     }
 
     #[test]
@@ -351,13 +296,7 @@ mod tests {
         let duration = "&~ForwardConfig.TargetGroupStickinessConfig.DurationSeconds=";
         assert!(sticky(&format!("{duration}604801")).is_err());
         assert!(sticky(&format!("{duration}0")).is_err());
-        assert_eq!(
-            sticky(&format!("{duration}60")).unwrap()[0]
-                .forward()
-                .unwrap()
-                .stickiness_s,
-            Some(60)
-        );
+        assert_eq!(sticky(&format!("{duration}60")).unwrap()[0].forward().unwrap().stickiness_s, Some(60));
     }
 
     #[test]
@@ -378,11 +317,6 @@ mod tests {
         let two = format!("{}&A.member.2.Type=forward&A.member.2.TargetGroupArn=g", groups(&["1"]));
         assert_eq!(read(&two).unwrap_err().code, "TooManyActions");
         assert_eq!(read("~Type=teleport").unwrap_err().code, "InvalidLoadBalancerAction");
-        assert!(
-            read("~Type=authenticate-oidc")
-                .unwrap_err()
-                .message
-                .contains("not modelled")
-        );
+        assert!(read("~Type=authenticate-oidc").unwrap_err().message.contains("not modelled"));
     }
 }

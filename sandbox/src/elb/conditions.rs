@@ -67,10 +67,7 @@ impl Condition {
     fn wildcard_count(&self) -> usize {
         match self {
             Self::Host(v) | Self::Path(v) | Self::Header { values: v, .. } => v.iter().map(|p| wildcards(p)).sum(),
-            Self::Query(v) => v
-                .iter()
-                .map(|(k, p)| k.as_deref().map_or(0, wildcards) + wildcards(p))
-                .sum(),
+            Self::Query(v) => v.iter().map(|(k, p)| k.as_deref().map_or(0, wildcards) + wildcards(p)).sum(),
             Self::Method(_) | Self::SourceIp(_) => 0,
         }
     }
@@ -83,9 +80,7 @@ impl Condition {
                 let held = String::from_utf8_lossy(held.as_bytes());
                 values.iter().any(|p| glob(p, &held, Case::Ignore))
             }),
-            Self::Query(pairs) => pairs
-                .iter()
-                .any(|(key, value)| query_matches(key.as_deref(), value, request.query)),
+            Self::Query(pairs) => pairs.iter().any(|(key, value)| query_matches(key.as_deref(), value, request.query)),
             Self::Method(methods) => methods.iter().any(|m| m == request.method),
             Self::SourceIp(blocks) => blocks.iter().any(|b| b.contains(&request.source)),
         }
@@ -95,23 +90,17 @@ impl Condition {
         x.text("Field", self.field());
         match self {
             Self::Host(v) => {
-                x.text_list("Values", v)
-                    .element("HostHeaderConfig", |x| _ = x.text_list("Values", v));
+                x.text_list("Values", v).element("HostHeaderConfig", |x| _ = x.text_list("Values", v));
             }
             Self::Path(v) => {
-                x.text_list("Values", v)
-                    .element("PathPatternConfig", |x| _ = x.text_list("Values", v));
+                x.text_list("Values", v).element("PathPatternConfig", |x| _ = x.text_list("Values", v));
             }
             Self::Header { name, values } => {
-                x.element("HttpHeaderConfig", |x| {
-                    _ = x.text("HttpHeaderName", name).text_list("Values", values)
-                });
+                x.element("HttpHeaderConfig", |x| _ = x.text("HttpHeaderName", name).text_list("Values", values));
             }
             Self::Query(pairs) => {
                 x.element("QueryStringConfig", |x| {
-                    x.list("Values", pairs, |x, (key, value)| {
-                        _ = x.text_if("Key", key.as_ref()).text("Value", value)
-                    });
+                    x.list("Values", pairs, |x, (key, value)| _ = x.text_if("Key", key.as_ref()).text("Value", value));
                 });
             }
             Self::Method(v) => {
@@ -127,9 +116,7 @@ impl Condition {
 /// Reads and checks the conditions of one rule.
 pub fn parse_all(scopes: &[Scope<'_>], limits: &Limits) -> Result<Vec<Condition>, ApiError> {
     if scopes.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'Conditions' is empty; a rule needs at least one condition",
-        ));
+        return Err(ApiError::validation("Parameter 'Conditions' is empty; a rule needs at least one condition"));
     }
     let conditions = scopes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     for single in ["host-header", "path-pattern", "http-request-method", "source-ip"] {
@@ -139,18 +126,14 @@ pub fn parse_all(scopes: &[Scope<'_>], limits: &Limits) -> Result<Vec<Condition>
             )));
         }
     }
-    let (values, wild): (usize, usize) = (
-        conditions.iter().map(Condition::value_count).sum(),
-        conditions.iter().map(Condition::wildcard_count).sum(),
-    );
+    let (values, wild): (usize, usize) =
+        (conditions.iter().map(Condition::value_count).sum(), conditions.iter().map(Condition::wildcard_count).sum());
     let check = |name, have: usize, what| {
         let max = limits.get(name);
         if have as u64 <= max {
             return Ok(());
         }
-        Err(ApiError::validation(format!(
-            "The rule has {have} {what}; at most {max} are allowed, use several rules"
-        )))
+        Err(ApiError::validation(format!("The rule has {have} {what}; at most {max} are allowed, use several rules")))
     };
     check(limits::CONDITION_VALUES, values, "condition values")?;
     check(limits::CONDITION_WILDCARDS, wild, "condition wildcards")?;
@@ -171,10 +154,7 @@ fn parse(scope: &Scope<'_>) -> Result<Condition, ApiError> {
             let config = config_of(scope, "HttpHeaderConfig")?;
             let name = config.required("HttpHeaderName")?;
             check_header_name(name)?;
-            Ok(Condition::Header {
-                name: name.to_owned(),
-                values,
-            })
+            Ok(Condition::Header { name: name.to_owned(), values })
         }
         "query-string" => query_pairs(&config_of(scope, "QueryStringConfig")?).map(Condition::Query),
         "source-ip" => {
@@ -186,14 +166,9 @@ fn parse(scope: &Scope<'_>) -> Result<Condition, ApiError> {
                 )));
             }
             let parse = |v: &String| {
-                v.parse()
-                    .map_err(|_| ApiError::validation(format!("The source-ip value '{v}' is not a CIDR block")))
+                v.parse().map_err(|_| ApiError::validation(format!("The source-ip value '{v}' is not a CIDR block")))
             };
-            values
-                .iter()
-                .map(parse)
-                .collect::<Result<_, _>>()
-                .map(Condition::SourceIp)
+            values.iter().map(parse).collect::<Result<_, _>>().map(Condition::SourceIp)
         }
         other => Err(ApiError::validation(format!(
             "Condition field '{other}' must be one of '[path-pattern, http-request-method, http-header, query-string, \
@@ -214,12 +189,9 @@ pub fn unsupported(what: &str) -> ApiError {
 }
 
 fn config_of<'a>(scope: &Scope<'a>, name: &str) -> Result<Scope<'a>, ApiError> {
-    scope.structure(name).ok_or_else(|| {
-        ApiError::validation(format!(
-            "Parameter '{}' is required for this condition",
-            scope.name(name)
-        ))
-    })
+    scope
+        .structure(name)
+        .ok_or_else(|| ApiError::validation(format!("Parameter '{}' is required for this condition", scope.name(name))))
 }
 
 /// The values of a condition, from its config or, where there is one, from the short form (one value).
@@ -233,23 +205,16 @@ fn texts(
     let long = scope.structure(config).map(|c| c.list("Values")).unwrap_or_default();
     let values = match (short.len(), long.len()) {
         (0, 0) => {
-            return Err(ApiError::validation(format!(
-                "A condition without values; give '{}'",
-                scope.name(config)
-            )));
+            return Err(ApiError::validation(format!("A condition without values; give '{}'", scope.name(config))));
         }
         // A rule that was read back carries both forms; they are accepted when they agree.
         (_, n) if n > 0 && (short.is_empty() || short == long) => long,
         (1, 0) => short,
         (_, 0) => {
-            return Err(ApiError::validation(format!(
-                "'Values' takes one value; use {config} for several"
-            )));
+            return Err(ApiError::validation(format!("'Values' takes one value; use {config} for several")));
         }
         _ => {
-            return Err(ApiError::validation(format!(
-                "'Values' and {config} disagree; give one of them"
-            )));
+            return Err(ApiError::validation(format!("'Values' and {config} disagree; give one of them")));
         }
     };
     for value in &values {
@@ -262,15 +227,9 @@ fn texts(
 }
 
 fn query_pairs(config: &Scope<'_>) -> Result<Vec<(Option<String>, String)>, ApiError> {
-    let pairs: Vec<_> = config
-        .members("Values")
-        .iter()
-        .map(|p| (p.get("Key"), p.get("Value")))
-        .collect();
+    let pairs: Vec<_> = config.members("Values").iter().map(|p| (p.get("Key"), p.get("Value"))).collect();
     if pairs.is_empty() {
-        return Err(ApiError::validation(
-            "A query-string condition without values; give at least one",
-        ));
+        return Err(ApiError::validation("A query-string condition without values; give at least one"));
     }
     let mut out = Vec::new();
     for (key, value) in pairs {
@@ -285,9 +244,7 @@ fn query_pairs(config: &Scope<'_>) -> Result<Vec<(Option<String>, String)>, ApiE
 
 fn check_length(value: &str, max: usize) -> Result<(), ApiError> {
     if value.chars().count() > max {
-        return Err(ApiError::validation(format!(
-            "The condition value '{value}' is longer than {max} characters"
-        )));
+        return Err(ApiError::validation(format!("The condition value '{value}' is longer than {max} characters")));
     }
     Ok(())
 }
@@ -295,9 +252,9 @@ fn check_length(value: &str, max: usize) -> Result<(), ApiError> {
 fn check_charset(value: &str, allowed: impl Fn(char) -> bool) -> Result<(), ApiError> {
     match value.chars().find(|c| !allowed(*c)) {
         None => Ok(()),
-        Some(c) => Err(ApiError::validation(format!(
-            "The condition value '{value}' contains '{c}', which is not allowed"
-        ))),
+        Some(c) => {
+            Err(ApiError::validation(format!("The condition value '{value}' contains '{c}', which is not allowed")))
+        }
     }
 }
 
@@ -308,8 +265,8 @@ fn check_text(value: &str) -> Result<(), ApiError> {
 fn check_host(value: &str) -> Result<(), ApiError> {
     check_length(value, MAX_VALUE)?;
     check_charset(value, |c| c.is_ascii_alphanumeric() || "-.*?".contains(c))?;
-    let last = value.rsplit_once('.').map(|(_, last)| last);
-    if last.is_none_or(|l| l.is_empty() || !l.chars().all(|c| c.is_ascii_alphabetic() || "*?".contains(c))) {
+    let last = value.rsplit_once('.').map_or("", |(_, last)| last);
+    if last.is_empty() || !last.chars().all(|c| c.is_ascii_alphabetic()) {
         return Err(ApiError::validation(format!(
             "The host-header value '{value}' needs at least one '.', and only letters after the last one"
         )));
@@ -330,9 +287,7 @@ fn check_method(value: &str) -> Result<(), ApiError> {
 fn check_header_name(name: &str) -> Result<(), ApiError> {
     check_length(name, MAX_SHORT)?;
     if name.eq_ignore_ascii_case("host") {
-        return Err(ApiError::validation(
-            "An http-header condition cannot name 'Host'; use a host-header condition",
-        ));
+        return Err(ApiError::validation("An http-header condition cannot name 'Host'; use a host-header condition"));
     }
     // The characters of a token in RFC 9110 but the two wildcards.
     check_charset(name, |c| c.is_ascii_alphanumeric() || "!#$%&'+-.^_`|~".contains(c))

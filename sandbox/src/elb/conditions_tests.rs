@@ -10,9 +10,7 @@ fn read(body: &str) -> Result<Vec<Condition>, ApiError> {
 
 fn one(field: &str, config: &str, value: &str) -> Result<Vec<Condition>, ApiError> {
     let value: String = value.bytes().map(|b| format!("%{b:02X}")).collect();
-    read(&format!(
-        "C.member.1.Field={field}&C.member.1.{config}.Values.member.1={value}"
-    ))
+    read(&format!("C.member.1.Field={field}&C.member.1.{config}.Values.member.1={value}"))
 }
 
 fn matches(condition: &Condition, host: &str, path_and_query: &str, method: &str) -> bool {
@@ -21,14 +19,7 @@ fn matches(condition: &Condition, host: &str, path_and_query: &str, method: &str
     headers.append("x-version", "Beta-7".parse().unwrap());
     headers.append("x-version", "old".parse().unwrap());
     let source = "10.1.2.3".parse().unwrap();
-    condition.matches(&RequestView {
-        host,
-        path,
-        query,
-        method,
-        headers: &headers,
-        source,
-    })
+    condition.matches(&RequestView { host, path, query, method, headers: &headers, source })
 }
 
 #[test]
@@ -45,10 +36,7 @@ fn hosts_ignore_case_and_paths_do_not() {
 
 #[test]
 fn any_of_the_repeated_headers_may_match() {
-    let header = |v: &str| Condition::Header {
-        name: "X-Version".into(),
-        values: vec![v.into()],
-    };
+    let header = |v: &str| Condition::Header { name: "X-Version".into(), values: vec![v.into()] };
     assert!(matches(&header("beta-?"), "h", "/", "GET"));
     assert!(matches(&header("OLD"), "h", "/", "GET"));
     assert!(!matches(&header("new"), "h", "/", "GET"));
@@ -68,18 +56,8 @@ fn query_strings_match_by_key_and_value_and_a_backslash_takes_a_wildcard_literal
 fn methods_are_exact_and_source_addresses_are_taken_by_block() {
     assert!(matches(&Condition::Method(vec!["POST".into()]), "h", "/", "POST"));
     assert!(!matches(&Condition::Method(vec!["POST".into()]), "h", "/", "GET"));
-    assert!(matches(
-        &Condition::SourceIp(vec!["10.1.0.0/16".parse().unwrap()]),
-        "h",
-        "/",
-        "GET"
-    ));
-    assert!(!matches(
-        &Condition::SourceIp(vec!["10.2.0.0/16".parse().unwrap()]),
-        "h",
-        "/",
-        "GET"
-    ));
+    assert!(matches(&Condition::SourceIp(vec!["10.1.0.0/16".parse().unwrap()]), "h", "/", "GET"));
+    assert!(!matches(&Condition::SourceIp(vec!["10.2.0.0/16".parse().unwrap()]), "h", "/", "GET"));
 }
 
 #[test]
@@ -87,6 +65,8 @@ fn values_outside_the_documented_bounds_are_refused() {
     for (field, config, value) in [
         ("host-header", "HostHeaderConfig", "nodot"),
         ("host-header", "HostHeaderConfig", "a.b1"),
+        ("host-header", "HostHeaderConfig", "example.*"),
+        ("host-header", "HostHeaderConfig", "example."),
         ("host-header", "HostHeaderConfig", "a_b.com"),
         ("path-pattern", "PathPatternConfig", "/a b"),
         ("path-pattern", "PathPatternConfig", "/ä"),
@@ -105,10 +85,7 @@ fn values_outside_the_documented_bounds_are_refused() {
 fn too_many_values_wildcards_or_repeated_fields_are_refused() {
     let values = |n: usize, v: &str| {
         let each = |i| format!("&C.member.1.PathPatternConfig.Values.member.{i}=/{v}{i}");
-        read(&format!(
-            "C.member.1.Field=path-pattern{}",
-            (1..=n).map(each).collect::<String>()
-        ))
+        read(&format!("C.member.1.Field=path-pattern{}", (1..=n).map(each).collect::<String>()))
     };
     assert!(values(5, "a").is_ok());
     assert!(values(6, "a").unwrap_err().message.contains("6 condition values"));

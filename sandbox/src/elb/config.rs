@@ -46,11 +46,7 @@ impl Default for ElbConfig {
 impl ElbConfig {
     /// A duration of the modelled world as real time. A scale that is not a positive number counts as 1.
     pub fn scaled(&self, duration: Duration) -> Duration {
-        if self.time_scale.is_finite() && self.time_scale > 0.0 {
-            duration.div_f64(self.time_scale)
-        } else {
-            duration
-        }
+        if self.time_scale.is_finite() && self.time_scale > 0.0 { duration.div_f64(self.time_scale) } else { duration }
     }
 
     /// The partition follows from the region; nobody may assume `aws`.
@@ -65,12 +61,7 @@ impl ElbConfig {
 
     /// `arn:<partition>:elasticloadbalancing:<region>:<account>:<resource>`.
     pub fn arn(&self, resource: &str) -> String {
-        format!(
-            "arn:{}:elasticloadbalancing:{}:{}:{resource}",
-            self.partition(),
-            self.region,
-            self.account_id
-        )
+        format!("arn:{}:elasticloadbalancing:{}:{}:{resource}", self.partition(), self.region, self.account_id)
     }
 }
 
@@ -96,10 +87,7 @@ pub struct RateLimits {
 impl Default for RateLimits {
     fn default() -> Self {
         Self {
-            describe: BucketLimit {
-                rate: 50.0,
-                burst: 200.0,
-            },
+            describe: BucketLimit { rate: 50.0, burst: 200.0 },
             mutate: BucketLimit { rate: 3.0, burst: 20.0 },
             register: BucketLimit { rate: 4.0, burst: 20.0 },
         }
@@ -110,11 +98,7 @@ impl RateLimits {
     /// Buckets that are never empty, for tests of something else.
     pub fn unlimited() -> Self {
         let open = BucketLimit { rate: 1e9, burst: 1e9 };
-        Self {
-            describe: open,
-            mutate: open,
-            register: open,
-        }
+        Self { describe: open, mutate: open, register: open }
     }
 }
 
@@ -124,23 +108,14 @@ mod tests {
 
     #[test]
     fn the_partition_in_an_arn_follows_the_region() {
-        let config = ElbConfig {
-            region: "cn-north-1".into(),
-            ..ElbConfig::default()
-        };
-        assert_eq!(
-            config.arn("x/y"),
-            "arn:aws-cn:elasticloadbalancing:cn-north-1:123456789012:x/y"
-        );
+        let config = ElbConfig { region: "cn-north-1".into(), ..ElbConfig::default() };
+        assert_eq!(config.arn("x/y"), "arn:aws-cn:elasticloadbalancing:cn-north-1:123456789012:x/y");
         assert!(ElbConfig::default().arn("x").starts_with("arn:aws:"));
     }
 
     #[test]
     fn time_runs_faster_by_the_scale_and_normally_when_the_scale_is_senseless() {
-        let mut config = ElbConfig {
-            time_scale: 10.0,
-            ..ElbConfig::default()
-        };
+        let mut config = ElbConfig { time_scale: 10.0, ..ElbConfig::default() };
         assert_eq!(config.scaled(Duration::from_secs(5)), Duration::from_millis(500));
         for senseless in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             config.time_scale = senseless;

@@ -52,18 +52,9 @@ pub fn router(inner: Arc<Inner>) -> Router {
     Router::new()
         .route("/load-balancers", post(create_load_balancer))
         .route("/instances", post(put_instance))
-        .route(
-            "/state",
-            get(|State(inner): Shared| async move { Json(state_view::state(&settled(&inner))) }),
-        )
-        .route(
-            "/dataplane",
-            get(|State(inner): Shared| async move { Json(state_view::dataplane(&inner.world())) }),
-        )
-        .route(
-            "/counters",
-            get(|State(inner): Shared| async move { Json(inner.plane.counters()) }),
-        )
+        .route("/state", get(|State(inner): Shared| async move { Json(state_view::state(&settled(&inner))) }))
+        .route("/dataplane", get(|State(inner): Shared| async move { Json(state_view::dataplane(&inner.world())) }))
+        .route("/counters", get(|State(inner): Shared| async move { Json(inner.plane.counters()) }))
         .route("/counters/reset", post(reset_counters))
         .route("/calls", get(calls))
         .route("/faults", get(list_faults).post(add_fault).delete(clear_faults))
@@ -108,25 +99,12 @@ async fn create_load_balancer(State(inner): Shared, Json(wanted): Json<NewLoadBa
     for (key, value) in &wanted.tags {
         tags::check(key, value)?;
     }
-    let ports = wanted
-        .listeners
-        .iter()
-        .map(|l| l.port)
-        .collect::<std::collections::BTreeSet<_>>();
+    let ports = wanted.listeners.iter().map(|l| l.port).collect::<std::collections::BTreeSet<_>>();
     if ports.contains(&0) || ports.len() < wanted.listeners.len() {
-        return Err(Refused(
-            "listeners: every port must be 1 to 65535 and different from the others".to_owned(),
-        ));
+        return Err(Refused("listeners: every port must be 1 to 65535 and different from the others".to_owned()));
     }
-    if let Some(odd) = wanted
-        .listeners
-        .iter()
-        .find(|l| !matches!(l.protocol.as_str(), "HTTP" | "HTTPS"))
-    {
-        return Err(Refused(format!(
-            "listeners: protocol '{}' must be HTTP or HTTPS",
-            odd.protocol
-        )));
+    if let Some(odd) = wanted.listeners.iter().find(|l| !matches!(l.protocol.as_str(), "HTTP" | "HTTPS")) {
+        return Err(Refused(format!("listeners: protocol '{}' must be HTTP or HTTPS", odd.protocol)));
     }
     let made = inner.change(&Params::default(), |call| build(call, wanted))?;
     Ok(Json(made))
@@ -137,11 +115,7 @@ fn build(call: &mut Call<'_>, wanted: NewLoadBalancer) -> Result<Value, ApiError
     call.world.tags.insert(arn.clone(), wanted.tags);
     let mut listeners = Vec::new();
     for listener in &wanted.listeners {
-        let not_found = ActionKind::FixedResponse {
-            status: 404,
-            content_type: None,
-            body: String::new(),
-        };
+        let not_found = ActionKind::FixedResponse { status: 404, content_type: None, body: String::new() };
         let certificates = match listener.protocol.as_str() {
             "HTTPS" => vec![format!(
                 "arn:{}:acm:{}:{}:certificate/stand-in",
@@ -151,10 +125,7 @@ fn build(call: &mut Call<'_>, wanted: NewLoadBalancer) -> Result<Value, ApiError
             )],
             _ => Vec::new(),
         };
-        let actions = vec![Action {
-            order: None,
-            kind: not_found,
-        }];
+        let actions = vec![Action { order: None, kind: not_found }];
         let made = listeners::insert(call, &arn, listener.port, &listener.protocol, certificates, actions)?;
         let address = call.world.listener(&made)?.address.to_string();
         listeners.push(json!({"arn": made, "port": listener.port, "address": address}));
@@ -173,10 +144,7 @@ struct Instance {
 
 async fn put_instance(State(inner): Shared, Json(instance): Json<Instance>) -> Answer {
     if !instance.id.starts_with("i-") || instance.id.len() > 32 {
-        return Err(Refused(format!(
-            "id '{}' is no instance id; it looks like i-0123456789abcdef0",
-            instance.id
-        )));
+        return Err(Refused(format!("id '{}' is no instance id; it looks like i-0123456789abcdef0", instance.id)));
     }
     let mut world = inner.world();
     match instance.ip {
@@ -205,38 +173,17 @@ async fn calls(State(inner): Shared, Query(query): Query<Since>) -> Json<super::
 
 /// The fields of a fault. Serde cannot refuse unknown ones beside a flattened kind, and a misspelt `times` would turn
 /// one fault into another.
-const FAULT_FIELDS: [&str; 9] = [
-    "operation",
-    "nth",
-    "every",
-    "times",
-    "kind",
-    "code",
-    "message",
-    "http_status",
-    "ms",
-];
+const FAULT_FIELDS: [&str; 9] = ["operation", "nth", "every", "times", "kind", "code", "message", "http_status", "ms"];
 
 async fn add_fault(State(inner): Shared, Json(body): Json<serde_json::Map<String, Value>>) -> Answer {
     if let Some(odd) = body.keys().find(|k| !FAULT_FIELDS.contains(&k.as_str())) {
-        return Err(Refused(format!(
-            "unknown field '{odd}'; known are {}",
-            FAULT_FIELDS.join(", ")
-        )));
+        return Err(Refused(format!("unknown field '{odd}'; known are {}", FAULT_FIELDS.join(", "))));
     }
     let spec: FaultSpec = serde_json::from_value(Value::Object(body)).map_err(|e| Refused(e.to_string()))?;
     if spec.operation != "*" && super::api::find(&spec.operation).is_none() {
-        return Err(Refused(format!(
-            "operation '{}' is not modelled; use its exact name or *",
-            spec.operation
-        )));
+        return Err(Refused(format!("operation '{}' is not modelled; use its exact name or *", spec.operation)));
     }
-    let id = lock(&inner.faults).add(spec).map_err(Refused)?;
-    // Taken in the order of the locks: the state first, then whether its history is wanted.
-    let world = inner.world();
-    if lock(&inner.faults).wants_history() {
-        inner.remember(&world, Instant::now());
-    }
+    let id = inner.arm(spec).map_err(Refused)?;
     Ok(Json(json!({"id": id})))
 }
 
@@ -268,9 +215,7 @@ async fn set_limits(State(inner): Shared, Json(wanted): Json<NewLimits>) -> Answ
         }
     }
     if wanted.default_page_size.is_some_and(|n| n > 400) {
-        return Err(Refused(
-            "default_page_size must be 1 to 400, or 0 for the largest".to_owned(),
-        ));
+        return Err(Refused("default_page_size must be 1 to 400, or 0 for the largest".to_owned()));
     }
     {
         let mut world = inner.world();
@@ -313,17 +258,9 @@ async fn set_health(State(inner): Shared, Json(wanted): Json<Health>) -> Answer 
         Some(other) => return Err(Refused(format!("state '{other}' must be healthy, unhealthy or null"))),
     };
     inner.change(&Params::default(), |call| {
-        let key = TargetKey {
-            id: wanted.id,
-            port: wanted.port,
-        };
+        let key = TargetKey { id: wanted.id, port: wanted.port };
         let target = call.world.group_mut(&wanted.target_group_arn)?.targets.get_mut(&key);
-        let named = || {
-            ApiError::new(
-                "InvalidTarget",
-                format!("target {}:{} is not registered", key.id, key.port),
-            )
-        };
+        let named = || ApiError::new("InvalidTarget", format!("target {}:{} is not registered", key.id, key.port));
         target.ok_or_else(named)?.forced = forced;
         Ok(())
     })?;

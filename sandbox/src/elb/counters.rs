@@ -67,10 +67,7 @@ impl Count {
 
 impl Counters {
     pub fn add(&mut self, load_balancer: &str, group: Option<&str>, target: Option<&str>, ending: Ending) {
-        self.load_balancers
-            .entry(load_balancer.to_owned())
-            .or_default()
-            .add(ending);
+        self.load_balancers.entry(load_balancer.to_owned()).or_default().add(ending);
         let Some(group) = group else { return };
         let group = self.target_groups.entry(group.to_owned()).or_default();
         group.total.add(ending);
@@ -100,21 +97,10 @@ mod tests {
         counters.add("lb", None, None, Ending::Configured(404));
         let group = &counters.target_groups["g"];
         assert_eq!(
-            (
-                group.total.requests,
-                group.total.target_2xx,
-                group.total.target_5xx,
-                group.total.elb_503
-            ),
+            (group.total.requests, group.total.target_2xx, group.total.target_5xx, group.total.elb_503),
             (3, 1, 1, 1)
         );
         assert_eq!(group.targets["t"].requests, 2);
-        assert_eq!(
-            (
-                counters.load_balancers["lb"].requests,
-                counters.load_balancers["lb"].configured
-            ),
-            (4, 1)
-        );
+        assert_eq!((counters.load_balancers["lb"].requests, counters.load_balancers["lb"].configured), (4, 1));
     }
 }

@@ -17,11 +17,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: message.into(),
-            status: 400,
-        }
+        Self { code: code.into(), message: message.into(), status: 400 }
     }
 
     pub fn validation(message: impl Into<String>) -> Self {
@@ -45,10 +41,7 @@ impl ApiError {
     }
 
     pub fn group_not_found(name: &str) -> Self {
-        Self::new(
-            "TargetGroupNotFound",
-            format!("One or more target groups not found: '{name}'"),
-        )
+        Self::new("TargetGroupNotFound", format!("One or more target groups not found: '{name}'"))
     }
 
     pub fn load_balancer_not_found(name: &str) -> Self {
@@ -57,10 +50,7 @@ impl ApiError {
 
     /// A quota is full: the message carries what is held, so that a ledger on the other side can be checked.
     pub fn quota(code: &'static str, what: &str, have: usize, max: u64) -> Self {
-        Self::new(
-            code,
-            format!("The maximum number of {what} has been reached: {have} of {max}"),
-        )
+        Self::new(code, format!("The maximum number of {what} has been reached: {have} of {max}"))
     }
 
     pub fn sender_fault(&self) -> bool {

@@ -93,12 +93,7 @@ impl Faults {
         }
         self.last_id += 1;
         let left = spec.times.or((!spec.every).then_some(1));
-        self.armed.push(Armed {
-            id: self.last_id,
-            skip: spec.nth.unwrap_or(1) - 1,
-            left,
-            spec,
-        });
+        self.armed.push(Armed { id: self.last_id, skip: spec.nth.unwrap_or(1) - 1, left, spec });
         Ok(self.last_id)
     }
 
@@ -108,9 +103,7 @@ impl Faults {
 
     /// Whether some fault may still ask for an old state, so that history must be kept.
     pub fn wants_history(&self) -> bool {
-        self.armed
-            .iter()
-            .any(|a| matches!(a.spec.kind, FaultKind::StaleReadMs { .. }))
+        self.armed.iter().any(|a| matches!(a.spec.kind, FaultKind::StaleReadMs { .. }))
     }
 
     /// What is armed, with ids and how often each will still hit.
@@ -144,16 +137,9 @@ impl Verdict {
     fn include(&mut self, kind: &FaultKind) {
         match kind {
             FaultKind::Throttle => self.refusal = Some(ApiError::throttled()),
-            FaultKind::Error {
-                code,
-                message,
-                http_status,
-            } => {
+            FaultKind::Error { code, message, http_status } => {
                 let error = ApiError::new(code.clone(), message.clone());
-                self.refusal = Some(ApiError {
-                    status: *http_status,
-                    ..error
-                });
+                self.refusal = Some(ApiError { status: *http_status, ..error });
             }
             FaultKind::DelayMs { ms } => self.delay_ms = self.delay_ms.saturating_add(*ms),
             FaultKind::LostAnswer => self.cut_after = true,
@@ -174,11 +160,7 @@ mod tests {
     #[test]
     fn the_nth_call_is_hit_once_and_other_operations_never() {
         let mut faults = Faults::default();
-        faults
-            .add(spec(
-                serde_json::json!({"operation": "ModifyRule", "nth": 2, "kind": "lost_answer"}),
-            ))
-            .unwrap();
+        faults.add(spec(serde_json::json!({"operation": "ModifyRule", "nth": 2, "kind": "lost_answer"}))).unwrap();
         assert_eq!(faults.strike("ModifyRule"), Verdict::default());
         assert_eq!(faults.strike("CreateRule"), Verdict::default());
         assert!(faults.strike("ModifyRule").cut_after);
@@ -189,16 +171,8 @@ mod tests {
     #[test]
     fn every_and_times_bound_each_other_and_kinds_add_up() {
         let mut faults = Faults::default();
-        faults
-            .add(spec(
-                serde_json::json!({"operation": "*", "every": true, "times": 2, "kind": "throttle"}),
-            ))
-            .unwrap();
-        faults
-            .add(spec(
-                serde_json::json!({"operation": "*", "every": true, "kind": "delay_ms", "ms": 5}),
-            ))
-            .unwrap();
+        faults.add(spec(serde_json::json!({"operation": "*", "every": true, "times": 2, "kind": "throttle"}))).unwrap();
+        faults.add(spec(serde_json::json!({"operation": "*", "every": true, "kind": "delay_ms", "ms": 5}))).unwrap();
         for expected in [true, true, false] {
             let verdict = faults.strike("X");
             assert_eq!(verdict.refusal.is_some(), expected);

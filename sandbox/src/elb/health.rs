@@ -143,11 +143,7 @@ impl World {
                     generation: target.generation,
                     address: SocketAddr::new(target.address.ip(), fixed_port.unwrap_or(target.key.port)),
                     path: check.path.clone(),
-                    matcher: if check.protocol == "TCP" {
-                        None
-                    } else {
-                        parse_matcher(&check.matcher)
-                    },
+                    matcher: if check.protocol == "TCP" { None } else { parse_matcher(&check.matcher) },
                     timeout: config.scaled(timeout).max(timeout.min(LEAST_TIMEOUT)),
                 });
             }
@@ -161,21 +157,14 @@ impl World {
             return;
         };
         let check = group.health_check.clone();
-        let slow_start = config.scaled(Duration::from_secs(
-            group.attribute_number("slow_start.duration_seconds"),
-        ));
+        let slow_start = config.scaled(Duration::from_secs(group.attribute_number("slow_start.duration_seconds")));
         // A group without a settled target does not slow-start its first ones: somebody must carry the load.
         let settled = group.targets.values().any(|t| {
             t.effective_state() == HealthState::Healthy
                 && !t.is_draining()
-                && t.slow_start_from
-                    .is_none_or(|from| now.saturating_duration_since(from) >= slow_start)
+                && t.slow_start_from.is_none_or(|from| now.saturating_duration_since(from) >= slow_start)
         });
-        let Some(target) = group
-            .targets
-            .get_mut(&probe.key)
-            .filter(|t| t.generation == probe.generation)
-        else {
+        let Some(target) = group.targets.get_mut(&probe.key).filter(|t| t.generation == probe.generation) else {
             return;
         };
         target.probing = false;

@@ -17,10 +17,7 @@ fn config() -> ElbConfig {
 
 fn target(id: &str, state: HealthState, now: Instant) -> Target {
     Target {
-        key: TargetKey {
-            id: id.into(),
-            port: 80,
-        },
+        key: TargetKey { id: id.into(), port: 80 },
         zone: None,
         address: format!("{id}:80").parse().unwrap(),
         state,
@@ -73,24 +70,10 @@ fn world(targets: Vec<Target>) -> World {
         ssl_policy: None,
         address: "127.0.0.1:80".parse().unwrap(),
     };
-    let forward = Forward {
-        groups: vec![WeightedGroup {
-            arn: "g".into(),
-            weight: 0,
-        }],
-        stickiness_s: None,
-    };
-    let action = Action {
-        order: None,
-        kind: ActionKind::Forward(forward),
-    };
-    let rule = Rule {
-        arn: "r".into(),
-        listener: "l".into(),
-        priority: None,
-        conditions: Vec::new(),
-        actions: vec![action],
-    };
+    let forward = Forward { groups: vec![WeightedGroup { arn: "g".into(), weight: 0 }], stickiness_s: None };
+    let action = Action { order: None, kind: ActionKind::Forward(forward) };
+    let rule =
+        Rule { arn: "r".into(), listener: "l".into(), priority: None, conditions: Vec::new(), actions: vec![action] };
     World {
         groups: BTreeMap::from([("g".into(), group)]),
         listeners: BTreeMap::from([("l".into(), listener)]),
@@ -100,10 +83,7 @@ fn world(targets: Vec<Target>) -> World {
 }
 
 fn held<'a>(world: &'a World, id: &str) -> &'a Target {
-    &world.groups["g"].targets[&TargetKey {
-        id: id.into(),
-        port: 80,
-    }]
+    &world.groups["g"].targets[&TargetKey { id: id.into(), port: 80 }]
 }
 
 /// Lets every due probe see the verdict, then moves on by one interval.
@@ -126,14 +106,8 @@ fn one_pass_makes_a_new_target_healthy_and_thresholds_count_afterwards() {
     assert_eq!(held(&world, "10.0.0.1").state, HealthState::Healthy);
     round(&mut world, &mut now, &Verdict::WrongCode(503));
     let down = held(&world, "10.0.0.1");
-    assert_eq!(
-        (down.state, down.reason),
-        (HealthState::Unhealthy, Some("Target.ResponseCodeMismatch"))
-    );
-    assert_eq!(
-        down.description.as_deref(),
-        Some("Health checks failed with these codes: [503]")
-    );
+    assert_eq!((down.state, down.reason), (HealthState::Unhealthy, Some("Target.ResponseCodeMismatch")));
+    assert_eq!(down.description.as_deref(), Some("Health checks failed with these codes: [503]"));
     for expected in [HealthState::Unhealthy, HealthState::Unhealthy, HealthState::Healthy] {
         round(&mut world, &mut now, &Verdict::Passed);
         assert_eq!(held(&world, "10.0.0.1").state, expected);
@@ -152,10 +126,7 @@ fn a_single_failure_between_passes_changes_nothing() {
 
 #[test]
 fn reasons_name_what_the_probe_saw() {
-    for (verdict, reason) in [
-        (Verdict::TimedOut, "Target.Timeout"),
-        (Verdict::Failed, "Target.FailedHealthChecks"),
-    ] {
+    for (verdict, reason) in [(Verdict::TimedOut, "Target.Timeout"), (Verdict::Failed, "Target.FailedHealthChecks")] {
         let mut now = Instant::now();
         let mut world = world(vec![target("10.0.0.1", HealthState::Initial, now)]);
         round(&mut world, &mut now, &verdict);
@@ -186,18 +157,12 @@ fn a_group_that_no_rule_uses_is_not_probed_and_starts_anew_when_it_is_used_again
     let rule = world.rules.remove("r").unwrap();
     world.advance(now, &config());
     let unused = held(&world, "10.0.0.1");
-    assert_eq!(
-        (unused.state, unused.reason),
-        (HealthState::Unused, Some("Target.NotInUse"))
-    );
+    assert_eq!((unused.state, unused.reason), (HealthState::Unused, Some("Target.NotInUse")));
     assert!(world.due_probes(now + Duration::from_secs(60), &config()).0.is_empty());
     world.rules.insert("r".into(), rule);
     world.advance(now, &config());
     assert_eq!(held(&world, "10.0.0.1").reason, Some("Elb.RegistrationInProgress"));
-    assert!(
-        world.due_probes(now, &config()).0.is_empty(),
-        "the registration takes a moment"
-    );
+    assert!(world.due_probes(now, &config()).0.is_empty(), "the registration takes a moment");
     assert_eq!(world.due_probes(now + REGISTRATION, &config()).0.len(), 1);
 }
 
@@ -222,18 +187,11 @@ fn only_a_target_that_joins_settled_ones_starts_slowly() {
     let mut now = Instant::now();
     let mut world = world(vec![target("10.0.0.1", HealthState::Initial, now)]);
     let group = world.groups.get_mut("g").unwrap();
-    group
-        .attributes
-        .insert("slow_start.duration_seconds".into(), "60".into());
+    group.attributes.insert("slow_start.duration_seconds".into(), "60".into());
     round(&mut world, &mut now, &Verdict::Passed);
     assert_eq!(held(&world, "10.0.0.1").slow_start_from, None);
     let second = target("10.0.0.2", HealthState::Initial, now);
-    world
-        .groups
-        .get_mut("g")
-        .unwrap()
-        .targets
-        .insert(second.key.clone(), second);
+    world.groups.get_mut("g").unwrap().targets.insert(second.key.clone(), second);
     let at = now;
     round(&mut world, &mut now, &Verdict::Passed);
     assert_eq!(held(&world, "10.0.0.2").slow_start_from, Some(at));
@@ -243,10 +201,7 @@ fn only_a_target_that_joins_settled_ones_starts_slowly() {
 fn a_faster_clock_shortens_intervals_but_leaves_real_servers_time_to_answer() {
     let now = Instant::now();
     let mut world = world(vec![target("10.0.0.1", HealthState::Initial, now)]);
-    let config = ElbConfig {
-        time_scale: 100.0,
-        ..config()
-    };
+    let config = ElbConfig { time_scale: 100.0, ..config() };
     let (due, next) = world.due_probes(now, &config);
     assert_eq!(next, Some(now + Duration::from_millis(INTERVAL * 10)));
     assert_eq!(due[0].timeout, LEAST_TIMEOUT);

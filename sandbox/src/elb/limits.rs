@@ -68,10 +68,7 @@ impl Limits {
 
     /// What DescribeAccountLimits answers, by name.
     pub fn published(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        TABLE
-            .iter()
-            .filter(|(_, _, published)| *published)
-            .map(|(name, ..)| (*name, self.get(name)))
+        TABLE.iter().filter(|(_, _, published)| *published).map(|(name, ..)| (*name, self.get(name)))
     }
 
     /// Refuses with `code` when `wanted` things would exceed the quota `name`.

@@ -8,7 +8,7 @@
 //! only rules and listeners take the propagation delay.
 //!
 //! This file is the composition: shared state, the way a call is carried out, and the tasks. Locks are taken in the
-//! order world, history, rng, and none is held across an await.
+//! order world, faults, history, rng, and none is held across an await.
 
 mod actions;
 mod api;
@@ -46,9 +46,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     api::{Call, Effects, Handler},
-    calls::CallLog,
+    calls::{CallLog, Class},
     dataplane::DataPlane,
-    faults::Faults,
+    faults::{FaultSpec, Faults},
     model::World,
     query::Params,
     throttle::Throttle,
@@ -136,8 +136,14 @@ impl Inner {
     }
 
     /// Carries out one call of the API on the present state.
-    fn execute(&self, handler: Handler, params: &Params) -> Result<Xml, ApiError> {
-        self.change(params, handler)
+    fn execute(&self, class: Class, handler: Handler, params: &Params) -> Result<Xml, ApiError> {
+        if class.is_mutating() {
+            return self.change(params, handler);
+        }
+        let now = Instant::now();
+        let mut world = self.world();
+        world.advance(now, &self.config);
+        self.read(&mut world, handler, params, now)
     }
 
     /// Carries out a read on the state of some time ago, as far back as history goes.
@@ -146,24 +152,24 @@ impl Inner {
         let old = {
             let history = lock(&self.history);
             let seen = |(at, _): &&(Instant, World)| now.saturating_duration_since(*at) >= age;
-            history
-                .iter()
-                .rev()
-                .find(seen)
-                .or(history.front())
-                .map(|(_, world)| world.clone())
+            let entry = history.iter().rev().find(seen).or(history.front());
+            entry.map(|(_, world)| world.clone())
         };
-        let Some(mut world) = old else {
-            return self.execute(handler, params);
-        };
-        let (mut rng, mut effects) = (StdRng::seed_from_u64(0), Effects::default());
+        match old {
+            Some(mut world) => self.read(&mut world, handler, params, now),
+            None => self.execute(Class::Describe, handler, params),
+        }
+    }
+
+    /// Runs a handler that changes nothing, so that nobody has to be told.
+    fn read(&self, world: &mut World, handler: Handler, params: &Params, now: Instant) -> Result<Xml, ApiError> {
         handler(&mut Call {
-            world: &mut world,
+            world,
             args: params.root(),
             config: &self.config,
-            rng: &mut rng,
+            rng: &mut lock(&self.rng),
             now,
-            effects: &mut effects,
+            effects: &mut Effects::default(),
         })
     }
 
@@ -185,6 +191,7 @@ impl Inner {
             now,
             effects: &mut effects,
         })?;
+        // Once more, because the change may have put groups into use or out of it.
         world.advance(now, &self.config);
         self.plane.publish(&world, effects, now, &self.config);
         if lock(&self.faults).wants_history() {
@@ -192,6 +199,19 @@ impl Inner {
         }
         self.wake_health.notify_one();
         Ok(outcome)
+    }
+
+    /// Arms a fault. The history of stale reads begins with the first fault that needs it.
+    fn arm(&self, spec: FaultSpec) -> Result<u64, String> {
+        let world = self.world();
+        let mut faults = lock(&self.faults);
+        let kept_already = faults.wants_history();
+        let id = faults.add(spec)?;
+        if faults.wants_history() && !kept_already {
+            lock(&self.history).clear();
+            self.remember(&world, Instant::now());
+        }
+        Ok(id)
     }
 
     fn remember(&self, world: &World, now: Instant) {

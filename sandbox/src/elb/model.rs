@@ -192,9 +192,7 @@ impl Rule {
 
 impl World {
     pub fn load_balancer(&self, arn: &str) -> Result<&LoadBalancer, ApiError> {
-        self.load_balancers
-            .get(arn)
-            .ok_or_else(|| ApiError::load_balancer_not_found(arn))
+        self.load_balancers.get(arn).ok_or_else(|| ApiError::load_balancer_not_found(arn))
     }
 
     pub fn listener(&self, arn: &str) -> Result<&Listener, ApiError> {
@@ -210,9 +208,7 @@ impl World {
     }
 
     pub fn listeners_of<'a>(&'a self, load_balancer: &'a str) -> impl Iterator<Item = &'a Listener> {
-        self.listeners
-            .values()
-            .filter(move |l| l.load_balancer == load_balancer)
+        self.listeners.values().filter(move |l| l.load_balancer == load_balancer)
     }
 
     /// The rules of a listener in the order of evaluation, the default rule last.
@@ -224,24 +220,17 @@ impl World {
 
     /// How many rules an ALB holds, default rules not counted.
     pub fn rule_count(&self, load_balancer: &str) -> usize {
-        self.rules
-            .values()
-            .filter(|r| r.priority.is_some() && self.is_under(r, load_balancer))
-            .count()
+        self.rules.values().filter(|r| r.priority.is_some() && self.is_under(r, load_balancer)).count()
     }
 
     fn is_under(&self, rule: &Rule, load_balancer: &str) -> bool {
-        self.listeners
-            .get(&rule.listener)
-            .is_some_and(|l| l.load_balancer == load_balancer)
+        self.listeners.get(&rule.listener).is_some_and(|l| l.load_balancer == load_balancer)
     }
 
     /// The groups that the rules of an ALB refer to, leaving out one rule (the one about to be replaced).
     pub fn groups_under(&self, load_balancer: &str, without_rule: Option<&str>) -> BTreeSet<Arn> {
-        let rules = self
-            .rules
-            .values()
-            .filter(|r| Some(r.arn.as_str()) != without_rule && self.is_under(r, load_balancer));
+        let rules =
+            self.rules.values().filter(|r| Some(r.arn.as_str()) != without_rule && self.is_under(r, load_balancer));
         rules.flat_map(Rule::groups).map(str::to_owned).collect()
     }
 

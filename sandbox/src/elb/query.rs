@@ -22,10 +22,7 @@ pub struct Params(BTreeMap<String, String>);
 impl Params {
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if body.len() > MAX_BODY_BYTES {
-            return Err(malformed(format!(
-                "request body of {} bytes; at most {MAX_BODY_BYTES}",
-                body.len()
-            )));
+            return Err(malformed(format!("request body of {} bytes; at most {MAX_BODY_BYTES}", body.len())));
         }
         let mut map = BTreeMap::new();
         for pair in body.split(|b| *b == b'&').filter(|p| !p.is_empty()) {
@@ -43,10 +40,7 @@ impl Params {
     }
 
     pub fn root(&self) -> Scope<'_> {
-        Scope {
-            params: self,
-            prefix: String::new(),
-        }
+        Scope { params: self, prefix: String::new() }
     }
 
     /// What the call log shows: everything but the two protocol constants.
@@ -57,10 +51,7 @@ impl Params {
     }
 
     fn any_with_prefix(&self, prefix: &str) -> bool {
-        self.0
-            .range(prefix.to_owned()..)
-            .next()
-            .is_some_and(|(k, _)| k.starts_with(prefix))
+        self.0.range(prefix.to_owned()..).next().is_some_and(|(k, _)| k.starts_with(prefix))
     }
 }
 
@@ -83,10 +74,7 @@ impl<'a> Scope<'a> {
 
     pub fn required(&self, key: &str) -> Result<&'a str, ApiError> {
         self.get(key).filter(|v| !v.is_empty()).ok_or_else(|| {
-            ApiError::validation(format!(
-                "Parameter '{}' is missing or empty; it is required",
-                self.name(key)
-            ))
+            ApiError::validation(format!("Parameter '{}' is missing or empty; it is required", self.name(key)))
         })
     }
 
@@ -129,31 +117,20 @@ impl<'a> Scope<'a> {
         let base = self.name(key);
         self.indices(&base)
             .into_iter()
-            .map(|n| Scope {
-                params: self.params,
-                prefix: format!("{base}.member.{n}."),
-            })
+            .map(|n| Scope { params: self.params, prefix: format!("{base}.member.{n}.") })
             .collect()
     }
 
     /// A structure, when any of its fields was sent.
     pub fn structure(&self, key: &str) -> Option<Scope<'a>> {
         let prefix = format!("{}.", self.name(key));
-        self.params.any_with_prefix(&prefix).then_some(Scope {
-            params: self.params,
-            prefix,
-        })
+        self.params.any_with_prefix(&prefix).then_some(Scope { params: self.params, prefix })
     }
 
     fn indices(&self, base: &str) -> BTreeSet<u32> {
         let prefix = format!("{base}.member.");
-        let keys = self
-            .params
-            .0
-            .range(prefix.clone()..)
-            .take_while(|(k, _)| k.starts_with(&prefix));
-        keys.filter_map(|(k, _)| k[prefix.len()..].split('.').next()?.parse().ok())
-            .collect()
+        let keys = self.params.0.range(prefix.clone()..).take_while(|(k, _)| k.starts_with(&prefix));
+        keys.filter_map(|(k, _)| k[prefix.len()..].split('.').next()?.parse().ok()).collect()
     }
 }
 
@@ -163,10 +140,7 @@ fn malformed(message: String) -> ApiError {
 
 fn decode(raw: &[u8]) -> Result<String, ApiError> {
     if raw.len() > MAX_TEXT_BYTES {
-        return Err(malformed(format!(
-            "a name or value of {} bytes; at most {MAX_TEXT_BYTES}",
-            raw.len()
-        )));
+        return Err(malformed(format!("a name or value of {} bytes; at most {MAX_TEXT_BYTES}", raw.len())));
     }
     let mut out = Vec::with_capacity(raw.len());
     let mut rest = raw;
@@ -206,34 +180,11 @@ mod tests {
         assert!(Params::parse(b"a=%G1").unwrap_err().message.contains("hex"));
         assert!(Params::parse(b"a=%1").unwrap_err().message.contains("hex"));
         assert!(Params::parse(b"a=%FF").unwrap_err().message.contains("UTF-8"));
-        assert!(
-            Params::parse(b"a=1&a=2")
-                .unwrap_err()
-                .message
-                .contains("'a' given twice")
-        );
-        assert!(
-            Params::parse(&vec![b'a'; MAX_BODY_BYTES + 1])
-                .unwrap_err()
-                .message
-                .contains("body")
-        );
-        assert!(
-            Params::parse(&vec![b'a'; MAX_TEXT_BYTES + 1])
-                .unwrap_err()
-                .message
-                .contains("value")
-        );
-        let many = (0..=MAX_PARAMS)
-            .map(|n| format!("k{n}=1"))
-            .collect::<Vec<_>>()
-            .join("&");
-        assert!(
-            Params::parse(many.as_bytes())
-                .unwrap_err()
-                .message
-                .contains("parameters")
-        );
+        assert!(Params::parse(b"a=1&a=2").unwrap_err().message.contains("'a' given twice"));
+        assert!(Params::parse(&vec![b'a'; MAX_BODY_BYTES + 1]).unwrap_err().message.contains("body"));
+        assert!(Params::parse(&vec![b'a'; MAX_TEXT_BYTES + 1]).unwrap_err().message.contains("value"));
+        let many = (0..=MAX_PARAMS).map(|n| format!("k{n}=1")).collect::<Vec<_>>().join("&");
+        assert!(Params::parse(many.as_bytes()).unwrap_err().message.contains("parameters"));
     }
 
     #[test]

@@ -66,10 +66,7 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(std::io::Error::other)?;
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }
@@ -123,15 +120,12 @@ async fn read(request: Request<Incoming>) -> Result<Params, ApiError> {
     if request.method() != Method::POST {
         return Err(ApiError::new("InvalidAction", "Calls are form-encoded POST requests"));
     }
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES)
-        .collect()
-        .await
-        .map_err(|error| {
-            ApiError::new(
-                "MalformedQueryString",
-                format!("the body could not be read (at most {MAX_BODY_BYTES} bytes): {error}"),
-            )
-        })?;
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
+        ApiError::new(
+            "MalformedQueryString",
+            format!("the body could not be read (at most {MAX_BODY_BYTES} bytes): {error}"),
+        )
+    })?;
     Params::parse(&body.to_bytes())
 }
 
@@ -152,17 +146,10 @@ async fn call(inner: &Inner, params: Params) -> Result<Answer, Cut> {
     }
     let result = refuse(inner, class, &verdict).and_then(|()| match verdict.stale_ms {
         Some(ms) if class == Class::Describe => inner.execute_stale(handler, &params, Duration::from_millis(ms)),
-        _ => inner.execute(handler, &params),
+        _ => inner.execute(class, handler, &params),
     });
     let outcome = result.as_ref().err().map_or("ok", |e| &e.code).to_owned();
-    log(
-        inner,
-        operation,
-        class,
-        params,
-        &outcome,
-        (result.is_ok(), !verdict.cut_after),
-    );
+    log(inner, operation, class, params, &outcome, (result.is_ok(), !verdict.cut_after));
     if verdict.cut_after {
         return Err(Cut);
     }
@@ -180,13 +167,7 @@ fn refuse(inner: &Inner, class: Class, verdict: &Verdict) -> Result<(), ApiError
 }
 
 fn log(inner: &Inner, operation: &str, class: Class, params: Params, outcome: &str, (applied, answered): (bool, bool)) {
-    tracing::debug!(
-        operation,
-        outcome,
-        applied,
-        answered,
-        "the load balancer API handled a call"
-    );
+    tracing::debug!(operation, outcome, applied, answered, "the load balancer API handled a call");
     lock(&inner.calls).push(CallRecord {
         seq: 0,
         operation: operation.to_owned(),

@@ -128,10 +128,7 @@ fn condition(condition: &Condition) -> Value {
         }
         Condition::Header { name, values } => json!({"field": field, "name": name, "values": values}),
         Condition::Query(pairs) => {
-            let pairs: Vec<_> = pairs
-                .iter()
-                .map(|(key, value)| json!({"key": key, "value": value}))
-                .collect();
+            let pairs: Vec<_> = pairs.iter().map(|(key, value)| json!({"key": key, "value": value})).collect();
             json!({"field": field, "values": pairs})
         }
         Condition::SourceIp(blocks) => json!({"field": field, "values": blocks}),
@@ -141,18 +138,11 @@ fn condition(condition: &Condition) -> Value {
 fn action(action: &Action) -> Value {
     match &action.kind {
         ActionKind::Forward(forward) => {
-            let groups: Vec<_> = forward
-                .groups
-                .iter()
-                .map(|g| json!({"target_group_arn": g.arn, "weight": g.weight}))
-                .collect();
+            let groups: Vec<_> =
+                forward.groups.iter().map(|g| json!({"target_group_arn": g.arn, "weight": g.weight})).collect();
             json!({"type": "forward", "target_groups": groups, "stickiness_seconds": forward.stickiness_s})
         }
-        ActionKind::FixedResponse {
-            status,
-            content_type,
-            body,
-        } => {
+        ActionKind::FixedResponse { status, content_type, body } => {
             json!({"type": "fixed-response", "status": status, "content_type": content_type, "body": body})
         }
         ActionKind::Redirect(r) => json!({

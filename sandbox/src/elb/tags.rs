@@ -23,10 +23,7 @@ pub fn parse(scopes: &[Scope<'_>]) -> Result<BTreeMap<String, String>, ApiError>
         let value = scope.get("Value").unwrap_or_default();
         check(key, value)?;
         if tags.insert(key.to_owned(), value.to_owned()).is_some() {
-            return Err(ApiError::new(
-                "DuplicateTagKeys",
-                format!("Tag key '{key}' is given twice; give it once"),
-            ));
+            return Err(ApiError::new("DuplicateTagKeys", format!("Tag key '{key}' is given twice; give it once")));
         }
     }
     Ok(tags)
@@ -39,9 +36,7 @@ pub fn check(key: &str, value: &str) -> Result<(), ApiError> {
         )));
     }
     if key.to_ascii_lowercase().starts_with("aws:") {
-        return Err(ApiError::validation(format!(
-            "Tag key '{key}' starts with 'aws:', which is reserved"
-        )));
+        return Err(ApiError::validation(format!("Tag key '{key}' starts with 'aws:', which is reserved")));
     }
     Ok(())
 }
@@ -76,9 +71,7 @@ pub fn remove(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let arns = resources(call)?;
     let keys = call.args.list("TagKeys");
     if keys.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'TagKeys' is empty; give at least one key",
-        ));
+        return Err(ApiError::validation("Parameter 'TagKeys' is empty; give at least one key"));
     }
     for arn in arns {
         if let Some(tags) = call.world.tags.get_mut(&arn) {
@@ -93,8 +86,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let mut xml = Xml::new();
     xml.list("TagDescriptions", &arns, |x, arn| {
         let tags = call.world.tags.get(arn).into_iter().flatten();
-        x.text("ResourceArn", arn)
-            .list("Tags", tags, |x, (k, v)| _ = x.text("Key", k).text("Value", v));
+        x.text("ResourceArn", arn).list("Tags", tags, |x, (k, v)| _ = x.text("Key", k).text("Value", v));
     });
     Ok(xml)
 }

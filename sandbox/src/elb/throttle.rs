@@ -16,11 +16,7 @@ struct Bucket {
 
 impl Bucket {
     fn new(limit: BucketLimit, now: Instant) -> Self {
-        Self {
-            limit,
-            tokens: limit.burst,
-            at: now,
-        }
+        Self { limit, tokens: limit.burst, at: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -63,11 +59,7 @@ impl Throttle {
     }
 
     pub fn limits(&self) -> RateLimits {
-        RateLimits {
-            describe: self.describe.limit,
-            mutate: self.mutate.limit,
-            register: self.register.limit,
-        }
+        RateLimits { describe: self.describe.limit, mutate: self.mutate.limit, register: self.register.limit }
     }
 
     fn bucket(&mut self, class: Class) -> &mut Bucket {

@@ -8,10 +8,7 @@ pub enum Case {
 
 /// Number of unescaped wildcards.
 pub fn wildcards(pattern: &str) -> usize {
-    tokens(pattern)
-        .iter()
-        .filter(|t| matches!(t, Token::Any | Token::One))
-        .count()
+    tokens(pattern).iter().filter(|t| matches!(t, Token::Any | Token::One)).count()
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -91,10 +88,7 @@ mod tests {
             let mut all = vec![String::new()];
             let mut last = all.clone();
             for _ in 0..longest {
-                last = last
-                    .iter()
-                    .flat_map(|w| letters.chars().map(move |c| format!("{w}{c}")))
-                    .collect();
+                last = last.iter().flat_map(|w| letters.chars().map(move |c| format!("{w}{c}"))).collect();
                 all.extend(last.clone());
             }
             all
@@ -103,11 +97,7 @@ mod tests {
         for pattern in words("ab*?", 4) {
             for text in &texts {
                 let chars: Vec<char> = text.chars().collect();
-                assert_eq!(
-                    glob(&pattern, text, Case::Exact),
-                    oracle(&tokens(&pattern), &chars),
-                    "{pattern} on {text}"
-                );
+                assert_eq!(glob(&pattern, text, Case::Exact), oracle(&tokens(&pattern), &chars), "{pattern} on {text}");
             }
         }
     }

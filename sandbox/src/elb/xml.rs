@@ -70,10 +70,7 @@ pub fn refusal(error: &ApiError, request_id: &str) -> String {
         x.text("Type", if error.sender_fault() { "Sender" } else { "Receiver" });
         x.text("Code", &error.code).text("Message", &error.message);
     });
-    format!(
-        "<ErrorResponse xmlns=\"{NAMESPACE}\">{}<RequestId>{request_id}</RequestId></ErrorResponse>",
-        xml.0
-    )
+    format!("<ErrorResponse xmlns=\"{NAMESPACE}\">{}<RequestId>{request_id}</RequestId></ErrorResponse>", xml.0)
 }
 
 fn escape_into(out: &mut String, text: &str) {
@@ -97,13 +94,8 @@ mod tests {
     #[test]
     fn values_are_escaped_and_lists_are_members() {
         let mut xml = Xml::new();
-        xml.text("A", "<&>\"\u{1}")
-            .text_list("L", ["x", "y"])
-            .text_if("Gone", None::<&str>);
-        assert_eq!(
-            xml.0,
-            "<A>&lt;&amp;&gt;&quot;\u{fffd}</A><L><member>x</member><member>y</member></L>"
-        );
+        xml.text("A", "<&>\"\u{1}").text_list("L", ["x", "y"]).text_if("Gone", None::<&str>);
+        assert_eq!(xml.0, "<A>&lt;&amp;&gt;&quot;\u{fffd}</A><L><member>x</member><member>y</member></L>");
     }
 
     #[test]

@@ -21,8 +21,9 @@ use aws_sdk_elasticloadbalancingv2::{
     },
 };
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -89,23 +90,13 @@ impl Bench {
                 .http_client(aws_smithy_http_client::Builder::new().build_http())
                 .build(),
         );
-        Self {
-            elb,
-            aws,
-            endpoint,
-            config,
-            stop: stop.drop_guard(),
-            served,
-        }
+        Self { elb, aws, endpoint, config, stop: stop.drop_guard(), served }
     }
 
     /// Stops everything and gives what serve() returned.
     pub async fn stop(self) -> Result<(), ElbError> {
         drop(self.stop);
-        tokio::time::timeout(DEADLINE, self.served)
-            .await
-            .expect("serve() ends")
-            .expect("serve() does not panic")
+        tokio::time::timeout(DEADLINE, self.served).await.expect("serve() ends").expect("serve() does not panic")
     }
 
     /// A call of the control API that must succeed.
@@ -167,23 +158,11 @@ impl Bench {
     }
 
     pub async fn register(&self, group: &str, address: SocketAddr) {
-        self.aws
-            .register_targets()
-            .target_group_arn(group)
-            .targets(target(address))
-            .send()
-            .await
-            .unwrap();
+        self.aws.register_targets().target_group_arn(group).targets(target(address)).send().await.unwrap();
     }
 
     pub async fn deregister(&self, group: &str, address: SocketAddr) {
-        self.aws
-            .deregister_targets()
-            .target_group_arn(group)
-            .targets(target(address))
-            .send()
-            .await
-            .unwrap();
+        self.aws.deregister_targets().target_group_arn(group).targets(target(address)).send().await.unwrap();
     }
 
     /// A rule for every path with these groups and weights. Returns its ARN.
@@ -202,38 +181,22 @@ impl Bench {
     }
 
     pub async fn attribute(&self, group: &str, key: &str, value: &str) {
-        let attribute = aws_sdk_elasticloadbalancingv2::types::TargetGroupAttribute::builder()
-            .key(key)
-            .value(value)
-            .build();
-        let call = self
-            .aws
-            .modify_target_group_attributes()
-            .target_group_arn(group)
-            .attributes(attribute);
+        let attribute =
+            aws_sdk_elasticloadbalancingv2::types::TargetGroupAttribute::builder().key(key).value(value).build();
+        let call = self.aws.modify_target_group_attributes().target_group_arn(group).attributes(attribute);
         call.send().await.unwrap();
     }
 
     /// (state, reason) of one target, by its address.
     pub async fn health(&self, group: &str, address: SocketAddr) -> (String, Option<String>) {
-        let call = self
-            .aws
-            .describe_target_health()
-            .target_group_arn(group)
-            .targets(target(address));
+        let call = self.aws.describe_target_health().target_group_arn(group).targets(target(address));
         let answer = call.send().await.unwrap();
         let health = answer.target_health_descriptions()[0].target_health().unwrap();
-        (
-            health.state().unwrap().as_str().to_owned(),
-            health.reason().map(|r| r.as_str().to_owned()),
-        )
+        (health.state().unwrap().as_str().to_owned(), health.reason().map(|r| r.as_str().to_owned()))
     }
 
     pub async fn until_state(&self, group: &str, address: SocketAddr, wanted: &str) {
-        until(&format!("{address} is {wanted}"), async || {
-            self.health(group, address).await.0 == wanted
-        })
-        .await;
+        until(&format!("{address} is {wanted}"), async || self.health(group, address).await.0 == wanted).await;
     }
 }
 
@@ -244,10 +207,7 @@ pub struct Front {
 }
 
 pub fn target(address: SocketAddr) -> TargetDescription {
-    TargetDescription::builder()
-        .id(address.ip().to_string())
-        .port(address.port().into())
-        .build()
+    TargetDescription::builder().id(address.ip().to_string()).port(address.port().into()).build()
 }
 
 pub fn path(pattern: &str) -> RuleCondition {
@@ -258,26 +218,14 @@ pub fn path(pattern: &str) -> RuleCondition {
 }
 
 pub fn forward(weights: &[(&str, i32)], sticky_s: Option<i32>) -> Action {
-    let tuple = |(arn, weight): &(&str, i32)| {
-        TargetGroupTuple::builder()
-            .target_group_arn(*arn)
-            .weight(*weight)
-            .build()
-    };
-    let sticky = sticky_s.map(|s| {
-        TargetGroupStickinessConfig::builder()
-            .enabled(true)
-            .duration_seconds(s)
-            .build()
-    });
+    let tuple =
+        |(arn, weight): &(&str, i32)| TargetGroupTuple::builder().target_group_arn(*arn).weight(*weight).build();
+    let sticky = sticky_s.map(|s| TargetGroupStickinessConfig::builder().enabled(true).duration_seconds(s).build());
     let config = ForwardActionConfig::builder()
         .set_target_groups(Some(weights.iter().map(tuple).collect()))
         .set_target_group_stickiness_config(sticky)
         .build();
-    Action::builder()
-        .r#type(ActionTypeEnum::Forward)
-        .forward_config(config)
-        .build()
+    Action::builder().r#type(ActionTypeEnum::Forward).forward_config(config).build()
 }
 
 /// Waits until `check` holds; panics with `what` when it does not in time.
@@ -309,10 +257,7 @@ pub struct Visitor {
 
 impl Visitor {
     pub fn of(front: &Front) -> Self {
-        Self {
-            client: legacy::Client::builder(TokioExecutor::new()).build_http(),
-            address: front.address,
-        }
+        Self { client: legacy::Client::builder(TokioExecutor::new()).build_http(), address: front.address }
     }
 
     pub async fn get(&self, path: &str) -> Got {
@@ -320,9 +265,7 @@ impl Visitor {
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Got, String> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.address));
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -336,9 +279,7 @@ impl Visitor {
             status: parts.status.as_u16(),
             group: header("x-sandbox-target-group"),
             target: header("x-sandbox-target"),
-            cookies: cookies
-                .map(|v| v.to_str().unwrap().split(';').next().unwrap().to_owned())
-                .collect(),
+            cookies: cookies.map(|v| v.to_str().unwrap().split(';').next().unwrap().to_owned()).collect(),
             location: header("location"),
             body: String::from_utf8_lossy(&body).into_owned(),
         })
@@ -355,35 +296,25 @@ pub struct Line {
 impl Line {
     pub async fn to(front: &Front) -> Self {
         let stream = tokio::net::TcpStream::connect(front.address).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        Self {
-            sender,
-            address: front.address,
-        }
+        Self { sender, address: front.address }
     }
 
     /// The group that a GET on / went to, if it went to one.
     pub async fn group(&mut self) -> Option<String> {
         self.sender.ready().await.unwrap();
-        let request = Request::get("/")
-            .header("host", self.address.to_string())
-            .body(Full::default())
-            .unwrap();
+        let request = Request::get("/").header("host", self.address.to_string()).body(Full::default()).unwrap();
         let response = self.sender.send_request(request).await.unwrap();
-        let group = response
-            .headers()
-            .get("x-sandbox-target-group")
-            .map(|v| v.to_str().unwrap().to_owned());
+        let group = response.headers().get("x-sandbox-target-group").map(|v| v.to_str().unwrap().to_owned());
         response.into_body().collect().await.unwrap();
         group
     }
 }
 
 /// A real HTTP server. `/health` answers the status that is set; `/slow` waits for `release`; `/echo` gives back the
-/// request's head and body; everything else answers the backend's name.
+/// request's head and body; `/login` sets the cookie SESSION; `/broken` breaks off in its body; everything else answers
+/// the backend's name.
 pub struct Backend {
     pub address: SocketAddr,
     pub health: Arc<AtomicU16>,
@@ -399,12 +330,7 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let (health, release) = (Arc::new(AtomicU16::new(200)), Arc::new(Notify::new()));
         let (served, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let state = (
-            Arc::clone(&health),
-            Arc::clone(&served),
-            Arc::clone(&waiting),
-            Arc::clone(&release),
-        );
+        let state = (Arc::clone(&health), Arc::clone(&served), Arc::clone(&waiting), Arc::clone(&release));
         let task = tokio::spawn(async move {
             // Connections end with the server: a backend that is gone must refuse and reset.
             let mut connections = tokio::task::JoinSet::new();
@@ -415,20 +341,11 @@ impl Backend {
                         let state = state.clone();
                         async move { Ok::<_, Infallible>(answer(name, &state, request).await) }
                     });
-                    let _ = http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self {
-            address,
-            health,
-            served,
-            waiting,
-            release,
-            task: task.abort_handle(),
-        }
+        Self { address, health, served, waiting, release, task: task.abort_handle() }
     }
 
     pub fn served(&self) -> usize {
@@ -449,16 +366,34 @@ impl Drop for Backend {
 
 type State = (Arc<AtomicU16>, Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<Notify>);
 
-async fn answer(name: &str, state: &State, request: Request<Incoming>) -> Response<Full<Bytes>> {
+type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+
+fn plain(text: impl Into<Bytes>) -> Answer {
+    Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync())
+}
+
+/// A head that promises more than comes.
+fn broken() -> Answer {
+    let first = futures::stream::iter([Ok(hyper::body::Frame::data(Bytes::from("half")))]);
+    let last = futures::stream::once(async {
+        // The server writes out what it has when the body makes it wait.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("broken off on purpose"))
+    });
+    Response::new(StreamBody::new(first.chain(last)).boxed_unsync())
+}
+
+async fn answer(name: &str, state: &State, request: Request<Incoming>) -> Answer {
     let (health, served, waiting, release) = state;
     let path = request.uri().path().to_owned();
     if path == "/health" {
-        let mut response = Response::new(Full::default());
+        let mut response = plain("");
         *response.status_mut() = http::StatusCode::from_u16(health.load(Ordering::SeqCst)).unwrap();
         return response;
     }
     served.fetch_add(1, Ordering::SeqCst);
     let text = match path.as_str() {
+        "/broken" => return broken(),
         "/slow" => {
             let released = release.notified();
             waiting.fetch_add(1, Ordering::SeqCst);
@@ -468,15 +403,13 @@ async fn answer(name: &str, state: &State, request: Request<Incoming>) -> Respon
         "/echo" => {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-            format!(
-                "{} {} {:?}\n{}",
-                parts.method,
-                parts.uri,
-                parts.headers,
-                String::from_utf8_lossy(&body)
-            )
+            format!("{} {} {:?}\n{}", parts.method, parts.uri, parts.headers, String::from_utf8_lossy(&body))
         }
         _ => name.to_owned(),
     };
-    Response::new(Full::new(Bytes::from(text)))
+    let mut response = plain(text);
+    if path == "/login" {
+        response.headers_mut().insert("set-cookie", "SESSION=1; Path=/".parse().unwrap());
+    }
+    response
 }

@@ -22,11 +22,7 @@ type Table = &'static [(&'static str, &'static str, Kind)];
 /// Keys of groups behind an application load balancer: (key, default, what it may hold).
 const HTTP_GROUP: Table = &[
     ("deregistration_delay.timeout_seconds", "300", Kind::Range(0, 3_600)),
-    (
-        "load_balancing.algorithm.anomaly_mitigation",
-        "off",
-        Kind::OneOf(&["on", "off"]),
-    ),
+    ("load_balancing.algorithm.anomaly_mitigation", "off", Kind::OneOf(&["on", "off"])),
     (
         "load_balancing.algorithm.type",
         "round_robin",
@@ -39,51 +35,19 @@ const HTTP_GROUP: Table = &[
     ),
     ("slow_start.duration_seconds", "0", Kind::ZeroOr(30, 900)),
     ("stickiness.app_cookie.cookie_name", "", Kind::Text(256)),
-    (
-        "stickiness.app_cookie.duration_seconds",
-        "86400",
-        Kind::Range(1, 604_800),
-    ),
+    ("stickiness.app_cookie.duration_seconds", "86400", Kind::Range(1, 604_800)),
     ("stickiness.enabled", "false", Kind::Flag),
-    (
-        "stickiness.lb_cookie.duration_seconds",
-        "86400",
-        Kind::Range(1, 604_800),
-    ),
-    (
-        "stickiness.type",
-        "lb_cookie",
-        Kind::OneOf(&["lb_cookie", "app_cookie"]),
-    ),
-    (
-        "target_group_health.dns_failover.minimum_healthy_targets.count",
-        "1",
-        Kind::OffOr(1, 1_000),
-    ),
-    (
-        "target_group_health.dns_failover.minimum_healthy_targets.percentage",
-        "off",
-        Kind::OffOr(1, 100),
-    ),
-    (
-        "target_group_health.unhealthy_state_routing.minimum_healthy_targets.count",
-        "1",
-        Kind::Range(1, 1_000),
-    ),
-    (
-        "target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage",
-        "off",
-        Kind::OffOr(1, 100),
-    ),
+    ("stickiness.lb_cookie.duration_seconds", "86400", Kind::Range(1, 604_800)),
+    ("stickiness.type", "lb_cookie", Kind::OneOf(&["lb_cookie", "app_cookie"])),
+    ("target_group_health.dns_failover.minimum_healthy_targets.count", "1", Kind::OffOr(1, 1_000)),
+    ("target_group_health.dns_failover.minimum_healthy_targets.percentage", "off", Kind::OffOr(1, 100)),
+    ("target_group_health.unhealthy_state_routing.minimum_healthy_targets.count", "1", Kind::Range(1, 1_000)),
+    ("target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage", "off", Kind::OffOr(1, 100)),
 ];
 
 /// Keys of groups behind a network load balancer. They are stored only: no data plane serves such groups here.
 const TCP_GROUP: Table = &[
-    (
-        "deregistration_delay.connection_termination.enabled",
-        "false",
-        Kind::Flag,
-    ),
+    ("deregistration_delay.connection_termination.enabled", "false", Kind::Flag),
     ("deregistration_delay.timeout_seconds", "300", Kind::Range(0, 3_600)),
     (
         "load_balancing.cross_zone.enabled",
@@ -94,26 +58,10 @@ const TCP_GROUP: Table = &[
     ("proxy_protocol_v2.enabled", "false", Kind::Flag),
     ("stickiness.enabled", "false", Kind::Flag),
     ("stickiness.type", "source_ip", Kind::OneOf(&["source_ip"])),
-    (
-        "target_group_health.dns_failover.minimum_healthy_targets.count",
-        "1",
-        Kind::OffOr(1, 1_000),
-    ),
-    (
-        "target_group_health.dns_failover.minimum_healthy_targets.percentage",
-        "off",
-        Kind::OffOr(1, 100),
-    ),
-    (
-        "target_group_health.unhealthy_state_routing.minimum_healthy_targets.count",
-        "1",
-        Kind::Range(1, 1_000),
-    ),
-    (
-        "target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage",
-        "off",
-        Kind::OffOr(1, 100),
-    ),
+    ("target_group_health.dns_failover.minimum_healthy_targets.count", "1", Kind::OffOr(1, 1_000)),
+    ("target_group_health.dns_failover.minimum_healthy_targets.percentage", "off", Kind::OffOr(1, 100)),
+    ("target_group_health.unhealthy_state_routing.minimum_healthy_targets.count", "1", Kind::Range(1, 1_000)),
+    ("target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage", "off", Kind::OffOr(1, 100)),
 ];
 
 /// The keys of load balancers that are known; the data plane heeds the idle timeout and the X-Forwarded-For mode.
@@ -125,18 +73,10 @@ const LOAD_BALANCER: Table = &[
     ("deletion_protection.enabled", "false", Kind::Flag),
     ("idle_timeout.timeout_seconds", "60", Kind::Range(1, 4_000)),
     ("load_balancing.cross_zone.enabled", "true", Kind::Flag),
-    (
-        "routing.http.desync_mitigation_mode",
-        "defensive",
-        Kind::OneOf(&["monitor", "defensive", "strictest"]),
-    ),
+    ("routing.http.desync_mitigation_mode", "defensive", Kind::OneOf(&["monitor", "defensive", "strictest"])),
     ("routing.http.drop_invalid_header_fields.enabled", "false", Kind::Flag),
     ("routing.http.preserve_host_header.enabled", "false", Kind::Flag),
-    (
-        "routing.http.xff_header_processing.mode",
-        "append",
-        Kind::OneOf(&["append", "preserve", "remove"]),
-    ),
+    ("routing.http.xff_header_processing.mode", "append", Kind::OneOf(&["append", "preserve", "remove"])),
     ("routing.http2.enabled", "true", Kind::Flag),
     ("waf.fail_open.enabled", "false", Kind::Flag),
 ];
@@ -150,24 +90,15 @@ pub fn load_balancer_defaults() -> BTreeMap<String, String> {
 }
 
 fn group_table(protocol: &str) -> Table {
-    if matches!(protocol, "HTTP" | "HTTPS") {
-        HTTP_GROUP
-    } else {
-        TCP_GROUP
-    }
+    if matches!(protocol, "HTTP" | "HTTPS") { HTTP_GROUP } else { TCP_GROUP }
 }
 
 fn defaults(table: Table) -> BTreeMap<String, String> {
-    table
-        .iter()
-        .map(|(key, value, _)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    table.iter().map(|(key, value, _)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 pub fn describe_group(call: &mut Call<'_>) -> Result<Xml, ApiError> {
-    Ok(write(
-        &call.world.group(call.args.required("TargetGroupArn")?)?.attributes,
-    ))
+    Ok(write(&call.world.group(call.args.required("TargetGroupArn")?)?.attributes))
 }
 
 pub fn modify_group(call: &mut Call<'_>) -> Result<Xml, ApiError> {
@@ -182,12 +113,7 @@ pub fn modify_group(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 }
 
 pub fn describe_load_balancer(call: &mut Call<'_>) -> Result<Xml, ApiError> {
-    Ok(write(
-        &call
-            .world
-            .load_balancer(call.args.required("LoadBalancerArn")?)?
-            .attributes,
-    ))
+    Ok(write(&call.world.load_balancer(call.args.required("LoadBalancerArn")?)?.attributes))
 }
 
 pub fn modify_load_balancer(call: &mut Call<'_>) -> Result<Xml, ApiError> {
@@ -206,9 +132,7 @@ pub fn modify_load_balancer(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 
 fn read(members: &[Scope<'_>], table: Table) -> Result<Vec<(String, String)>, ApiError> {
     if members.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'Attributes' is empty; give at least one attribute",
-        ));
+        return Err(ApiError::validation("Parameter 'Attributes' is empty; give at least one attribute"));
     }
     let mut changes = Vec::new();
     for member in members {
@@ -238,10 +162,7 @@ impl Kind {
             Self::Flag => (matches!(value, "true" | "false"), "true or false".to_owned()),
             Self::Range(low, high) => (within(*low, *high), format!("{low} to {high}")),
             Self::OffOr(low, high) => (value == "off" || within(*low, *high), format!("off or {low} to {high}")),
-            Self::ZeroOr(low, high) => (
-                number == Some(0) || within(*low, *high),
-                format!("0 or {low} to {high}"),
-            ),
+            Self::ZeroOr(low, high) => (number == Some(0) || within(*low, *high), format!("0 or {low} to {high}")),
             Self::OneOf(list) => (list.contains(&value), format!("one of {}", list.join(", "))),
             Self::Text(max) => (value.len() <= *max, format!("at most {max} bytes long")),
         };
@@ -254,20 +175,14 @@ fn check_group(attributes: &BTreeMap<String, String>) -> Result<(), ApiError> {
     let get = |key: &str| attributes.get(key).map_or("", String::as_str);
     let algorithm = get("load_balancing.algorithm.type");
     if get("slow_start.duration_seconds").parse::<u64>().is_ok_and(|s| s > 0) && algorithm != "round_robin" {
-        return Err(ApiError::config(format!(
-            "slow_start.duration_seconds cannot be used with algorithm {algorithm}"
-        )));
+        return Err(ApiError::config(format!("slow_start.duration_seconds cannot be used with algorithm {algorithm}")));
     }
     if get("load_balancing.algorithm.anomaly_mitigation") == "on" && algorithm != "weighted_random" {
-        return Err(ApiError::config(
-            "anomaly_mitigation needs load_balancing.algorithm.type weighted_random",
-        ));
+        return Err(ApiError::config("anomaly_mitigation needs load_balancing.algorithm.type weighted_random"));
     }
     let cookie = get("stickiness.app_cookie.cookie_name");
     if get("stickiness.enabled") == "true" && get("stickiness.type") == "app_cookie" && cookie.is_empty() {
-        return Err(ApiError::config(
-            "stickiness.type app_cookie needs stickiness.app_cookie.cookie_name",
-        ));
+        return Err(ApiError::config("stickiness.type app_cookie needs stickiness.app_cookie.cookie_name"));
     }
     if cookie.starts_with("AWSALB") {
         return Err(ApiError::validation(format!(
@@ -290,8 +205,6 @@ fn check_group(attributes: &BTreeMap<String, String>) -> Result<(), ApiError> {
 
 fn write(attributes: &BTreeMap<String, String>) -> Xml {
     let mut xml = Xml::new();
-    xml.list("Attributes", attributes, |x, (key, value)| {
-        _ = x.text("Key", key).text("Value", value)
-    });
+    xml.list("Attributes", attributes, |x, (key, value)| _ = x.text("Key", key).text("Value", value));
     xml
 }

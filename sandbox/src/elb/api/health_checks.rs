@@ -5,18 +5,12 @@ use crate::elb::{errors::ApiError, model::HealthCheck, query::Scope};
 /// What a new group gets where the call says nothing.
 pub fn default(args: &Scope<'_>, group_protocol: &str) -> HealthCheck {
     let http_group = matches!(group_protocol, "HTTP" | "HTTPS");
-    let protocol = args
-        .get("HealthCheckProtocol")
-        .unwrap_or(if http_group { "HTTP" } else { "TCP" });
+    let protocol = args.get("HealthCheckProtocol").unwrap_or(if http_group { "HTTP" } else { "TCP" });
     HealthCheck {
         enabled: true,
         protocol: protocol.to_owned(),
         port: "traffic-port".to_owned(),
-        path: if protocol == "TCP" {
-            String::new()
-        } else {
-            "/".to_owned()
-        },
+        path: if protocol == "TCP" { String::new() } else { "/".to_owned() },
         interval_s: 30,
         // The guide says 5 for ALB groups and the service model 6; programs must read it back.
         timeout_s: if protocol == "HTTP" { 5 } else { 10 },
@@ -35,9 +29,7 @@ pub fn read(args: &Scope<'_>, group_protocol: &str, base: HealthCheck) -> Result
     let mut check = base;
     let http_group = matches!(group_protocol, "HTTP" | "HTTPS");
     if args.boolean("HealthCheckEnabled")? == Some(false) {
-        return Err(ApiError::config(
-            "Health checks cannot be disabled for target type instance or ip",
-        ));
+        return Err(ApiError::config("Health checks cannot be disabled for target type instance or ip"));
     }
     if let Some(protocol) = args.get("HealthCheckProtocol") {
         let allowed = matches!(protocol, "HTTP" | "HTTPS") || (protocol == "TCP" && !http_group);
@@ -50,9 +42,7 @@ pub fn read(args: &Scope<'_>, group_protocol: &str, base: HealthCheck) -> Result
     }
     if let Some(port) = args.get("HealthCheckPort") {
         if port != "traffic-port" && port.parse::<u16>().ok().is_none_or(|p| p == 0) {
-            return Err(ApiError::validation(format!(
-                "HealthCheckPort '{port}' must be 1 to 65535 or 'traffic-port'"
-            )));
+            return Err(ApiError::validation(format!("HealthCheckPort '{port}' must be 1 to 65535 or 'traffic-port'")));
         }
         check.port = port.to_owned();
     }
@@ -64,18 +54,10 @@ pub fn read(args: &Scope<'_>, group_protocol: &str, base: HealthCheck) -> Result
         }
         check.path = path.to_owned();
     }
-    check.interval_s = args
-        .number("HealthCheckIntervalSeconds", 5..=300)?
-        .unwrap_or(check.interval_s);
-    check.timeout_s = args
-        .number("HealthCheckTimeoutSeconds", 2..=120)?
-        .unwrap_or(check.timeout_s);
-    check.healthy_threshold = args
-        .number("HealthyThresholdCount", 2..=10)?
-        .unwrap_or(check.healthy_threshold);
-    check.unhealthy_threshold = args
-        .number("UnhealthyThresholdCount", 2..=10)?
-        .unwrap_or(check.unhealthy_threshold);
+    check.interval_s = args.number("HealthCheckIntervalSeconds", 5..=300)?.unwrap_or(check.interval_s);
+    check.timeout_s = args.number("HealthCheckTimeoutSeconds", 2..=120)?.unwrap_or(check.timeout_s);
+    check.healthy_threshold = args.number("HealthyThresholdCount", 2..=10)?.unwrap_or(check.healthy_threshold);
+    check.unhealthy_threshold = args.number("UnhealthyThresholdCount", 2..=10)?.unwrap_or(check.unhealthy_threshold);
     if check.timeout_s >= check.interval_s {
         return Err(ApiError::validation(format!(
             "Health check timeout '{}' must be smaller than the interval '{}'",
@@ -90,9 +72,7 @@ pub fn read(args: &Scope<'_>, group_protocol: &str, base: HealthCheck) -> Result
 
 fn read_matcher(matcher: &Scope<'_>, http_group: bool) -> Result<String, ApiError> {
     if matcher.get("GrpcCode").is_some() {
-        return Err(ApiError::validation(
-            "Matcher.GrpcCode needs protocol version GRPC; use HttpCode",
-        ));
+        return Err(ApiError::validation("Matcher.GrpcCode needs protocol version GRPC; use HttpCode"));
     }
     let codes = matcher.required("HttpCode")?;
     let highest = if http_group { 499 } else { 599 };

@@ -23,11 +23,7 @@ const DEFAULT_SSL_POLICY: &str = "ELBSecurityPolicy-2016-08";
 const UNPRIVILEGED_OFFSET: u16 = 20_000;
 
 pub fn create(call: &mut Call<'_>) -> Result<Xml, ApiError> {
-    let load_balancer = call
-        .world
-        .load_balancer(call.args.required("LoadBalancerArn")?)?
-        .arn
-        .clone();
+    let load_balancer = call.world.load_balancer(call.args.required("LoadBalancerArn")?)?.arn.clone();
     let protocol = read_protocol(call)?.ok_or_else(|| ApiError::validation("A listener protocol must be specified"))?;
     let port = read_port(call)?.ok_or_else(|| ApiError::validation("A listener port must be specified"))?;
     let actions = actions::parse_all(&call.args.members("DefaultActions"), &call.world.limits)?;
@@ -64,12 +60,7 @@ pub fn insert(
     actions: Vec<Action>,
 ) -> Result<Arn, ApiError> {
     let count = call.world.listeners_of(load_balancer).count() + 1;
-    call.world.limits.check(
-        limits::LISTENERS_PER_LB,
-        count,
-        "TooManyListeners",
-        "listeners of this load balancer",
-    )?;
+    call.world.limits.check(limits::LISTENERS_PER_LB, count, "TooManyListeners", "listeners of this load balancer")?;
     let held = call.world.load_balancer(load_balancer)?;
     let (path, ip) = (held.path.clone(), held.ip);
     let socket = open(ip, port).map_err(|e| no_socket(ip, port, &e))?;
@@ -88,13 +79,7 @@ pub fn insert(
         address,
     };
     call.world.listeners.insert(arn.clone(), listener);
-    let default = Rule {
-        arn: rule.clone(),
-        listener: arn.clone(),
-        priority: None,
-        conditions: Vec::new(),
-        actions,
-    };
+    let default = Rule { arn: rule.clone(), listener: arn.clone(), priority: None, conditions: Vec::new(), actions };
     call.world.rules.insert(rule, default);
     call.effects.opened.push((arn.clone(), socket));
     call.effects.changed.insert(arn.clone());
@@ -104,11 +89,7 @@ pub fn insert(
 /// The port itself; when it may not be bound, 20000 higher; when that is taken too, any free one.
 fn open(ip: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
     let bind = |port| TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), port));
-    let higher = || {
-        port.checked_add(UNPRIVILEGED_OFFSET)
-            .filter(|_| port < 1024)
-            .map_or_else(|| bind(0), bind)
-    };
+    let higher = || port.checked_add(UNPRIVILEGED_OFFSET).filter(|_| port < 1024).map_or_else(|| bind(0), bind);
     let socket = bind(port).or_else(|_| higher()).or_else(|_| bind(0))?;
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -116,10 +97,7 @@ fn open(ip: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
 
 fn no_socket(ip: Ipv4Addr, port: u16, error: &io::Error) -> ApiError {
     tracing::error!(%ip, port, %error, "the data plane could not open a socket for a new listener");
-    ApiError {
-        status: 500,
-        ..ApiError::new("InternalFailure", format!("no socket on {ip}:{port}: {error}"))
-    }
+    ApiError { status: 500, ..ApiError::new("InternalFailure", format!("no socket on {ip}:{port}: {error}")) }
 }
 
 pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
@@ -129,9 +107,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
         return Ok(write_all(call, &found.collect::<Result<Vec<_>, _>>()?, None));
     }
     let Some(load_balancer) = call.args.get("LoadBalancerArn") else {
-        return Err(ApiError::validation(
-            "You must specify either listener ARNs or a load balancer ARN",
-        ));
+        return Err(ApiError::validation("You must specify either listener ARNs or a load balancer ARN"));
     };
     call.world.load_balancer(load_balancer)?;
     let of = call.world.listeners_of(load_balancer);
@@ -141,9 +117,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 
 pub fn modify(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let mut listener = call.world.listener(call.args.required("ListenerArn")?)?.clone();
-    let default = default_rule(call, &listener.arn)
-        .map(|r| r.arn.clone())
-        .unwrap_or_default();
+    let default = default_rule(call, &listener.arn).map(|r| r.arn.clone()).unwrap_or_default();
     listener.protocol = read_protocol(call)?.unwrap_or(listener.protocol);
     listener.certificates = read_certificates(call)?.unwrap_or(listener.certificates);
     if listener.protocol == "HTTPS" {
@@ -202,10 +176,7 @@ pub fn remove(call: &mut Call<'_>, arn: &str) {
 }
 
 fn default_rule<'a>(call: &'a Call<'_>, listener: &str) -> Option<&'a Rule> {
-    call.world
-        .rules
-        .values()
-        .find(|r| r.listener == listener && r.priority.is_none())
+    call.world.rules.values().find(|r| r.listener == listener && r.priority.is_none())
 }
 
 fn default_actions<'a>(call: &'a Call<'_>, listener: &str) -> &'a [Action] {
@@ -213,11 +184,7 @@ fn default_actions<'a>(call: &'a Call<'_>, listener: &str) -> &'a [Action] {
 }
 
 fn read_protocol(call: &Call<'_>) -> Result<Option<String>, ApiError> {
-    if call
-        .args
-        .structure("MutualAuthentication")
-        .is_some_and(|m| m.get("Mode").is_some_and(|m| m != "off"))
-    {
+    if call.args.structure("MutualAuthentication").is_some_and(|m| m.get("Mode").is_some_and(|m| m != "off")) {
         return Err(unsupported("MutualAuthentication"));
     }
     match call.args.get("Protocol") {
@@ -240,32 +207,21 @@ fn read_certificates(call: &Call<'_>) -> Result<Option<Vec<String>>, ApiError> {
     if given.is_empty() {
         return Ok(None);
     }
-    let arns = given
-        .iter()
-        .map(|c| c.required("CertificateArn").map(str::to_owned))
-        .collect::<Result<Vec<_>, _>>()?;
+    let arns = given.iter().map(|c| c.required("CertificateArn").map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
     match arns.iter().find(|a| !a.starts_with("arn:")) {
-        Some(odd) => Err(ApiError::new(
-            "CertificateNotFound",
-            format!("Certificate '{odd}' not found"),
-        )),
+        Some(odd) => Err(ApiError::new("CertificateNotFound", format!("Certificate '{odd}' not found"))),
         None => Ok(Some(arns)),
     }
 }
 
 fn check_certificates(protocol: &str, certificates: &[String]) -> Result<(), ApiError> {
     match (protocol, certificates.len()) {
-        ("HTTPS", 0) => Err(ApiError::validation(
-            "A certificate must be specified for HTTPS listeners",
-        )),
+        ("HTTPS", 0) => Err(ApiError::validation("A certificate must be specified for HTTPS listeners")),
         ("HTTPS", 1) | ("HTTP", 0) => Ok(()),
-        ("HTTPS", n) => Err(ApiError::new(
-            "TooManyCertificates",
-            format!("{n} default certificates; give exactly one"),
-        )),
-        _ => Err(ApiError::validation(
-            "Certificates cannot be specified for HTTP listeners; leave them out",
-        )),
+        ("HTTPS", n) => {
+            Err(ApiError::new("TooManyCertificates", format!("{n} default certificates; give exactly one")))
+        }
+        _ => Err(ApiError::validation("Certificates cannot be specified for HTTP listeners; leave them out")),
     }
 }
 
@@ -274,9 +230,7 @@ fn write_all(call: &Call<'_>, arns: &[Arn], next: Option<String>) -> Xml {
     let found = arns.iter().filter_map(|arn| call.world.listeners.get(arn));
     xml.list("Listeners", found, |x, l| {
         x.text("ListenerArn", &l.arn).text("LoadBalancerArn", &l.load_balancer);
-        x.text("Port", l.port)
-            .text("Protocol", &l.protocol)
-            .text_if("SslPolicy", l.ssl_policy.as_ref());
+        x.text("Port", l.port).text("Protocol", &l.protocol).text_if("SslPolicy", l.ssl_policy.as_ref());
         if !l.certificates.is_empty() {
             x.list("Certificates", &l.certificates, |x, c| _ = x.text("CertificateArn", c));
         }

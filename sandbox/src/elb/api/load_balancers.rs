@@ -43,10 +43,7 @@ pub fn create(call: &mut Call<'_>) -> Result<Xml, ApiError> {
         if !same {
             return Err(ApiError::new(
                 "DuplicateLoadBalancerName",
-                format!(
-                    "A load balancer with the same name '{}' exists, but with different settings",
-                    wanted.name
-                ),
+                format!("A load balancer with the same name '{}' exists, but with different settings", wanted.name),
             ));
         }
         let arn = held.arn.clone();
@@ -61,15 +58,9 @@ pub fn create(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 pub fn create_ready(call: &mut Call<'_>, name: &str) -> Result<Arn, ApiError> {
     check_load_balancer_name(name)?;
     if call.world.load_balancers.values().any(|lb| lb.name == name) {
-        return Err(ApiError::new(
-            "DuplicateLoadBalancerName",
-            format!("There is a load balancer '{name}' already"),
-        ));
+        return Err(ApiError::new("DuplicateLoadBalancerName", format!("There is a load balancer '{name}' already")));
     }
-    let subnets = vec![
-        "subnet-0a000000000000001".to_owned(),
-        "subnet-0a000000000000002".to_owned(),
-    ];
+    let subnets = vec!["subnet-0a000000000000001".to_owned(), "subnet-0a000000000000002".to_owned()];
     let wanted = Wanted {
         name: name.to_owned(),
         scheme: "internet-facing".to_owned(),
@@ -93,16 +84,9 @@ fn read(call: &Call<'_>) -> Result<Wanted, ApiError> {
     }
     let scheme = args.get("Scheme").unwrap_or("internet-facing");
     if !matches!(scheme, "internet-facing" | "internal") {
-        return Err(ApiError::new(
-            "InvalidScheme",
-            format!("Scheme '{scheme}' must be internet-facing or internal"),
-        ));
+        return Err(ApiError::new("InvalidScheme", format!("Scheme '{scheme}' must be internet-facing or internal")));
     }
-    let mapped: Vec<_> = args
-        .members("SubnetMappings")
-        .iter()
-        .filter_map(|m| m.get("SubnetId"))
-        .collect();
+    let mapped: Vec<_> = args.members("SubnetMappings").iter().filter_map(|m| m.get("SubnetId")).collect();
     let plain = args.list("Subnets");
     if !mapped.is_empty() && !plain.is_empty() {
         return Err(ApiError::validation("Give either Subnets or SubnetMappings, not both"));
@@ -111,28 +95,18 @@ fn read(call: &Call<'_>) -> Result<Wanted, ApiError> {
     subnets.sort();
     subnets.dedup();
     if let Some(odd) = subnets.iter().find(|s| !s.starts_with("subnet-")) {
-        return Err(ApiError::new(
-            "SubnetNotFound",
-            format!("The subnet ID '{odd}' does not exist"),
-        ));
+        return Err(ApiError::new("SubnetNotFound", format!("The subnet ID '{odd}' does not exist")));
     }
     if subnets.len() < 2 {
-        return Err(ApiError::validation(
-            "At least two subnets in two different Availability Zones must be specified",
-        ));
+        return Err(ApiError::validation("At least two subnets in two different Availability Zones must be specified"));
     }
     let security_groups: Vec<String> = args.list("SecurityGroups").into_iter().map(str::to_owned).collect();
     if let Some(odd) = security_groups.iter().find(|s| !s.starts_with("sg-")) {
-        return Err(ApiError::new(
-            "InvalidSecurityGroup",
-            format!("The security group '{odd}' does not exist"),
-        ));
+        return Err(ApiError::new("InvalidSecurityGroup", format!("The security group '{odd}' does not exist")));
     }
     let ip_address_type = args.get("IpAddressType").unwrap_or("ipv4");
     if !matches!(ip_address_type, "ipv4" | "dualstack" | "dualstack-without-public-ipv4") {
-        return Err(ApiError::validation(format!(
-            "IpAddressType '{ip_address_type}' must be ipv4 or dualstack"
-        )));
+        return Err(ApiError::validation(format!("IpAddressType '{ip_address_type}' must be ipv4 or dualstack")));
     }
     Ok(Wanted {
         name: name.to_owned(),
@@ -155,9 +129,7 @@ fn check_load_balancer_name(name: &str) -> Result<(), ApiError> {
 
 fn insert(call: &mut Call<'_>, wanted: Wanted) -> Result<Arn, ApiError> {
     let count = call.world.load_balancers.len() + 1;
-    call.world
-        .limits
-        .check(limits::LOAD_BALANCERS, count, "TooManyLoadBalancers", "load balancers")?;
+    call.world.limits.check(limits::LOAD_BALANCERS, count, "TooManyLoadBalancers", "load balancers")?;
     let path = format!("app/{}/{}", wanted.name, call.new_id());
     let arn = call.config.arn(&format!("loadbalancer/{path}"));
     let offset = call.world.load_balancers_made;
@@ -173,10 +145,7 @@ fn insert(call: &mut Call<'_>, wanted: Wanted) -> Result<Arn, ApiError> {
     let prefix = if wanted.scheme == "internal" { "internal-" } else { "" };
     let load_balancer = LoadBalancer {
         arn: arn.clone(),
-        dns_name: format!(
-            "{prefix}{}-{number}.{}.elb.switchyard.test",
-            wanted.name, call.config.region
-        ),
+        dns_name: format!("{prefix}{}-{number}.{}.elb.switchyard.test", wanted.name, call.config.region),
         name: wanted.name,
         path,
         scheme: wanted.scheme,
@@ -195,9 +164,7 @@ fn insert(call: &mut Call<'_>, wanted: Wanted) -> Result<Arn, ApiError> {
 pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let (arns, names) = (call.args.list("LoadBalancerArns"), call.args.list("Names"));
     if arns.len() > MAX_NAMED || names.len() > MAX_NAMED {
-        return Err(ApiError::validation(format!(
-            "At most {MAX_NAMED} load balancers can be named in one call"
-        )));
+        return Err(ApiError::validation(format!("At most {MAX_NAMED} load balancers can be named in one call")));
     }
     if !arns.is_empty() && !names.is_empty() {
         return Err(ApiError::validation("Give either LoadBalancerArns or Names, not both"));
@@ -213,12 +180,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     if !arns.is_empty() || !names.is_empty() {
         return Ok(write_all(call, &found, None));
     }
-    let all = call
-        .world
-        .load_balancers
-        .values()
-        .map(|lb| (lb.name.clone(), lb.arn.clone()))
-        .collect();
+    let all = call.world.load_balancers.values().map(|lb| (lb.name.clone(), lb.arn.clone())).collect();
     let (page, next) = call.page(all)?;
     Ok(write_all(call, &page, next))
 }
@@ -228,11 +190,7 @@ pub fn delete(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let Some(held) = call.world.load_balancers.get(&arn) else {
         return Ok(Xml::new());
     };
-    if held
-        .attributes
-        .get("deletion_protection.enabled")
-        .is_some_and(|v| v == "true")
-    {
+    if held.attributes.get("deletion_protection.enabled").is_some_and(|v| v == "true") {
         return Err(ApiError::new(
             "OperationNotPermitted",
             format!("Load balancer '{arn}' cannot be deleted because deletion protection is enabled"),
@@ -250,34 +208,18 @@ pub fn delete(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 fn write_all(call: &Call<'_>, arns: &[Arn], next: Option<String>) -> Xml {
     let mut xml = Xml::new();
     let found = arns.iter().filter_map(|arn| call.world.load_balancers.get(arn));
-    xml.list("LoadBalancers", found, |x, lb| write(x, lb, call))
-        .text_if("NextMarker", next);
+    xml.list("LoadBalancers", found, |x, lb| write(x, lb, call)).text_if("NextMarker", next);
     xml
 }
 
 fn write(x: &mut Xml, lb: &LoadBalancer, call: &Call<'_>) {
-    let state = if call.now < lb.active_at {
-        "provisioning"
-    } else {
-        "active"
-    };
-    x.text("LoadBalancerArn", &lb.arn)
-        .text("DNSName", &lb.dns_name)
-        .text("CanonicalHostedZoneId", "Z32O12XQLNTSW2");
-    x.text("CreatedTime", lb.created.strftime("%Y-%m-%dT%H:%M:%S.%3fZ"))
-        .text("LoadBalancerName", &lb.name);
-    x.text("Scheme", &lb.scheme)
-        .text("VpcId", &call.config.vpc_id)
-        .text("Type", "application");
+    let state = if call.now < lb.active_at { "provisioning" } else { "active" };
+    x.text("LoadBalancerArn", &lb.arn).text("DNSName", &lb.dns_name).text("CanonicalHostedZoneId", "Z32O12XQLNTSW2");
+    x.text("CreatedTime", lb.created.strftime("%Y-%m-%dT%H:%M:%S.%3fZ")).text("LoadBalancerName", &lb.name);
+    x.text("Scheme", &lb.scheme).text("VpcId", &call.config.vpc_id).text("Type", "application");
     x.element("State", |x| _ = x.text("Code", state));
-    x.list(
-        "AvailabilityZones",
-        lb.subnets.iter().zip("abcdef".chars()),
-        |x, (subnet, letter)| {
-            x.text("ZoneName", format!("{}{letter}", call.config.region))
-                .text("SubnetId", subnet);
-        },
-    );
-    x.text_list("SecurityGroups", &lb.security_groups)
-        .text("IpAddressType", &lb.ip_address_type);
+    x.list("AvailabilityZones", lb.subnets.iter().zip("abcdef".chars()), |x, (subnet, letter)| {
+        x.text("ZoneName", format!("{}{letter}", call.config.region)).text("SubnetId", subnet);
+    });
+    x.text_list("SecurityGroups", &lb.security_groups).text("IpAddressType", &lb.ip_address_type);
 }

@@ -62,27 +62,15 @@ const OPERATIONS: &[(&str, Class, Handler)] = &[
     ("DeregisterTargets", Class::Deregister, targets::deregister),
     ("DescribeAccountLimits", Class::Describe, describe_limits),
     ("DescribeListeners", Class::Describe, listeners::describe),
-    (
-        "DescribeLoadBalancerAttributes",
-        Class::Describe,
-        attributes::describe_load_balancer,
-    ),
+    ("DescribeLoadBalancerAttributes", Class::Describe, attributes::describe_load_balancer),
     ("DescribeLoadBalancers", Class::Describe, load_balancers::describe),
     ("DescribeRules", Class::Describe, rules::describe),
     ("DescribeTags", Class::Describe, tags::describe),
-    (
-        "DescribeTargetGroupAttributes",
-        Class::Describe,
-        attributes::describe_group,
-    ),
+    ("DescribeTargetGroupAttributes", Class::Describe, attributes::describe_group),
     ("DescribeTargetGroups", Class::Describe, target_groups::describe),
     ("DescribeTargetHealth", Class::Describe, targets::describe_health),
     ("ModifyListener", Class::Mutate, listeners::modify),
-    (
-        "ModifyLoadBalancerAttributes",
-        Class::Mutate,
-        attributes::modify_load_balancer,
-    ),
+    ("ModifyLoadBalancerAttributes", Class::Mutate, attributes::modify_load_balancer),
     ("ModifyRule", Class::Mutate, rules::modify),
     ("ModifyTargetGroup", Class::Mutate, target_groups::modify),
     ("ModifyTargetGroupAttributes", Class::Mutate, attributes::modify_group),
@@ -97,10 +85,7 @@ pub fn find(name: &str) -> Option<(&'static str, Class, Handler)> {
 
 /// AWS answers this for everything it does not know, and so is it here for what is not modelled.
 pub fn unknown_action(name: &str) -> ApiError {
-    ApiError::new(
-        "InvalidAction",
-        format!("The action {name} is not valid for this web service"),
-    )
+    ApiError::new("InvalidAction", format!("The action {name} is not valid for this web service"))
 }
 
 impl Call<'_> {
@@ -116,16 +101,8 @@ impl Call<'_> {
             0 => MAX_PAGE as usize,
             n => n,
         };
-        let size = self
-            .args
-            .number("PageSize", 1..=MAX_PAGE)?
-            .map_or(default, |n| n as usize);
-        let after = self
-            .args
-            .get("Marker")
-            .filter(|m| !m.is_empty())
-            .map(open_marker)
-            .transpose()?;
+        let size = self.args.number("PageSize", 1..=MAX_PAGE)?.map_or(default, |n| n as usize);
+        let after = self.args.get("Marker").filter(|m| !m.is_empty()).map(open_marker).transpose()?;
         items.sort_by(|a, b| a.0.cmp(&b.0));
         if let Some(after) = after {
             items.retain(|(key, _)| *key > after);
@@ -143,31 +120,21 @@ fn seal_marker(key: &str) -> String {
 }
 
 fn open_marker(marker: &str) -> Result<String, ApiError> {
-    let bytes: Option<Vec<u8>> = (0..marker.len())
-        .step_by(2)
-        .map(|i| u8::from_str_radix(marker.get(i..i + 2)?, 16).ok())
-        .collect();
-    let key = bytes
-        .filter(|b| b.len() > 4)
-        .and_then(|b| String::from_utf8(b[4..].to_vec()).ok());
+    let bytes: Option<Vec<u8>> =
+        (0..marker.len()).step_by(2).map(|i| u8::from_str_radix(marker.get(i..i + 2)?, 16).ok()).collect();
+    let key = bytes.filter(|b| b.len() > 4).and_then(|b| String::from_utf8(b[4..].to_vec()).ok());
     key.filter(|k| seal_marker(k) == marker).ok_or_else(|| {
-        ApiError::validation(format!(
-            "Parameter 'Marker' has the value '{marker}', which no earlier answer gave out"
-        ))
+        ApiError::validation(format!("Parameter 'Marker' has the value '{marker}', which no earlier answer gave out"))
     })
 }
 
 /// A name of a load balancer or target group.
 pub fn check_name(kind: &str, name: &str) -> Result<(), ApiError> {
     if name.len() > 32 {
-        return Err(ApiError::validation(format!(
-            "{kind} name '{name}' cannot be longer than '32' characters"
-        )));
+        return Err(ApiError::validation(format!("{kind} name '{name}' cannot be longer than '32' characters")));
     }
     if name.starts_with('-') || name.ends_with('-') {
-        return Err(ApiError::validation(format!(
-            "{kind} name '{name}' cannot begin or end with a hyphen"
-        )));
+        return Err(ApiError::validation(format!("{kind} name '{name}' cannot begin or end with a hyphen")));
     }
     if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
         return Err(ApiError::validation(format!(
@@ -178,17 +145,10 @@ pub fn check_name(kind: &str, name: &str) -> Result<(), ApiError> {
 }
 
 fn describe_limits(call: &mut Call<'_>) -> Result<Xml, ApiError> {
-    let items = call
-        .world
-        .limits
-        .published()
-        .map(|(name, max)| (name.to_owned(), (name, max)))
-        .collect();
+    let items = call.world.limits.published().map(|(name, max)| (name.to_owned(), (name, max))).collect();
     let (page, next) = call.page(items)?;
     let mut xml = Xml::new();
-    xml.list("Limits", page, |x, (name, max)| {
-        _ = x.text("Name", name).text("Max", max)
-    });
+    xml.list("Limits", page, |x, (name, max)| _ = x.text("Name", name).text("Max", max));
     xml.text_if("NextMarker", next);
     Ok(xml)
 }

@@ -25,36 +25,15 @@ pub fn create(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     refuse_transforms(call)?;
     let tags = tags::parse(&call.args.members("Tags"))?;
     tags::check_quota(&call.world.limits, tags.len())?;
-    if call
-        .world
-        .rules
-        .values()
-        .any(|r| r.listener == listener.arn && r.priority == priority)
-    {
+    if call.world.rules.values().any(|r| r.listener == listener.arn && r.priority == priority) {
         let number = priority.unwrap_or_default();
-        return Err(ApiError::new(
-            "PriorityInUse",
-            format!("Priority '{number}' is currently in use"),
-        ));
+        return Err(ApiError::new("PriorityInUse", format!("Priority '{number}' is currently in use")));
     }
     let count = call.world.rule_count(&listener.load_balancer) + 1;
-    call.world.limits.check(
-        limits::RULES_PER_LB,
-        count,
-        "TooManyRules",
-        "rules of this load balancer",
-    )?;
+    call.world.limits.check(limits::RULES_PER_LB, count, "TooManyRules", "rules of this load balancer")?;
     check_actions(call.world, &listener.load_balancer, None, &actions)?;
-    let arn = call
-        .config
-        .arn(&format!("listener-rule/{}/{}", listener.path, call.new_id()));
-    let rule = Rule {
-        arn: arn.clone(),
-        listener: listener.arn.clone(),
-        priority,
-        conditions,
-        actions,
-    };
+    let arn = call.config.arn(&format!("listener-rule/{}/{}", listener.path, call.new_id()));
+    let rule = Rule { arn: arn.clone(), listener: listener.arn.clone(), priority, conditions, actions };
     call.world.rules.insert(arn.clone(), rule);
     call.world.tags.insert(arn.clone(), tags);
     call.effects.changed.insert(listener.arn);
@@ -68,25 +47,14 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
             Some(rule) => Ok(rule.arn.clone()),
             None => Err(ApiError::rule_not_found(arn)),
         };
-        return Ok(write_all(
-            call.world,
-            &arns.iter().map(held).collect::<Result<Vec<_>, _>>()?,
-            None,
-        ));
+        return Ok(write_all(call.world, &arns.iter().map(held).collect::<Result<Vec<_>, _>>()?, None));
     }
     let Some(listener) = call.args.get("ListenerArn") else {
-        return Err(ApiError::validation(
-            "You must specify either listener rule ARNs or a listener ARN",
-        ));
+        return Err(ApiError::validation("You must specify either listener rule ARNs or a listener ARN"));
     };
     call.world.listener(listener)?;
     let rules = call.world.rules_of(listener).into_iter();
-    let keyed = rules.map(|r| {
-        (
-            format!("{:010}{}", r.priority.unwrap_or(u32::MAX), r.arn),
-            r.arn.clone(),
-        )
-    });
+    let keyed = rules.map(|r| (format!("{:010}{}", r.priority.unwrap_or(u32::MAX), r.arn), r.arn.clone()));
     let (page, next) = call.page(keyed.collect())?;
     Ok(write_all(call.world, &page, next))
 }
@@ -94,10 +62,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 pub fn modify(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let mut rule = held(call, call.args.required("RuleArn")?)?;
     if rule.priority.is_none() {
-        return Err(ApiError::new(
-            "OperationNotPermitted",
-            "Default rule cannot be modified; use ModifyListener",
-        ));
+        return Err(ApiError::new("OperationNotPermitted", "Default rule cannot be modified; use ModifyListener"));
     }
     refuse_transforms(call)?;
     let (conditions, actions) = (call.args.members("Conditions"), call.args.members("Actions"));
@@ -133,9 +98,7 @@ pub fn delete(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 pub fn set_priorities(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let pairs = call.args.members("RulePriorities");
     if pairs.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'RulePriorities' is empty; give at least one rule",
-        ));
+        return Err(ApiError::validation("Parameter 'RulePriorities' is empty; give at least one rule"));
     }
     let mut wanted = BTreeMap::new();
     let mut listeners = BTreeSet::new();
@@ -144,33 +107,19 @@ pub fn set_priorities(call: &mut Call<'_>) -> Result<Xml, ApiError> {
         pair.required("Priority")?;
         let priority = pair.number("Priority", 1..=MAX_PRIORITY)?;
         if rule.priority.is_none() {
-            return Err(ApiError::new(
-                "OperationNotPermitted",
-                "The priority of the default rule cannot be changed",
-            ));
+            return Err(ApiError::new("OperationNotPermitted", "The priority of the default rule cannot be changed"));
         }
         listeners.insert(rule.listener);
         if wanted.insert(rule.arn.clone(), priority).is_some() {
-            return Err(ApiError::validation(format!(
-                "Rule '{}' is named twice; name it once",
-                rule.arn
-            )));
+            return Err(ApiError::validation(format!("Rule '{}' is named twice; name it once", rule.arn)));
         }
     }
     let mut taken = BTreeSet::new();
-    for rule in call
-        .world
-        .rules
-        .values()
-        .filter(|r| r.priority.is_some() && listeners.contains(&r.listener))
-    {
+    for rule in call.world.rules.values().filter(|r| r.priority.is_some() && listeners.contains(&r.listener)) {
         let priority = wanted.get(&rule.arn).copied().unwrap_or(rule.priority);
         if !taken.insert((&rule.listener, priority)) {
             let number = priority.unwrap_or_default();
-            return Err(ApiError::new(
-                "PriorityInUse",
-                format!("Priority '{number}' is currently in use"),
-            ));
+            return Err(ApiError::new("PriorityInUse", format!("Priority '{number}' is currently in use")));
         }
     }
     for (arn, priority) in &wanted {
@@ -201,10 +150,7 @@ pub fn check_actions(
                 ),
             ));
         }
-        if world
-            .owner_of_group(arn, without_rule)
-            .is_some_and(|owner| owner != load_balancer)
-        {
+        if world.owner_of_group(arn, without_rule).is_some_and(|owner| owner != load_balancer) {
             return Err(ApiError::new(
                 "TargetGroupAssociationLimit",
                 format!("The following target groups cannot be associated with more than one load balancer: {arn}"),
@@ -217,12 +163,7 @@ pub fn check_actions(
     after.extend(actions.iter().flat_map(Action::groups).map(str::to_owned));
     if after.len() > before {
         let code = "TooManyUniqueTargetGroupsPerLoadBalancer";
-        world.limits.check(
-            limits::GROUPS_PER_LB,
-            after.len(),
-            code,
-            "unique target groups of this load balancer",
-        )?;
+        world.limits.check(limits::GROUPS_PER_LB, after.len(), code, "unique target groups of this load balancer")?;
         check_target_quota(world, &after, 0)?;
     }
     Ok(())
@@ -231,31 +172,15 @@ pub fn check_actions(
 /// Refuses when the groups of one load balancer, with `more` targets to come, hold too many targets.
 pub fn check_target_quota(world: &World, groups: &BTreeSet<Arn>, more: usize) -> Result<(), ApiError> {
     let held = groups.iter().filter_map(|arn| world.groups.get(arn));
-    let count = held
-        .map(|g| g.targets.values().filter(|t| !t.is_draining()).count())
-        .sum::<usize>()
-        + more;
-    world.limits.check(
-        limits::TARGETS_PER_LB,
-        count,
-        "TooManyTargets",
-        "targets of this load balancer",
-    )
+    let count = held.map(|g| g.targets.values().filter(|t| !t.is_draining()).count()).sum::<usize>() + more;
+    world.limits.check(limits::TARGETS_PER_LB, count, "TooManyTargets", "targets of this load balancer")
 }
 
 /// With several groups, target stickiness in any of them needs group stickiness in the action.
 fn check_stickiness(world: &World, actions: &[Action]) -> Result<(), ApiError> {
-    for forward in actions
-        .iter()
-        .filter_map(Action::forward)
-        .filter(|f| f.groups.len() > 1 && f.stickiness_s.is_none())
+    for forward in actions.iter().filter_map(Action::forward).filter(|f| f.groups.len() > 1 && f.stickiness_s.is_none())
     {
-        let sticky = |arn: &str| {
-            world
-                .groups
-                .get(arn)
-                .is_some_and(|g| g.attribute("stickiness.enabled") == "true")
-        };
+        let sticky = |arn: &str| world.groups.get(arn).is_some_and(|g| g.attribute("stickiness.enabled") == "true");
         if let Some(group) = forward.groups.iter().find(|g| sticky(&g.arn)) {
             return Err(ApiError::config(format!(
                 "Target group '{}' has target stickiness; enable TargetGroupStickinessConfig in the action",
@@ -274,29 +199,21 @@ fn refuse_transforms(call: &Call<'_>) -> Result<(), ApiError> {
 }
 
 fn held(call: &Call<'_>, arn: &str) -> Result<Rule, ApiError> {
-    call.world
-        .rules
-        .get(arn)
-        .cloned()
-        .ok_or_else(|| ApiError::rule_not_found(arn))
+    call.world.rules.get(arn).cloned().ok_or_else(|| ApiError::rule_not_found(arn))
 }
 
 fn write_all(world: &World, arns: &[Arn], next: Option<String>) -> Xml {
     let mut xml = Xml::new();
-    xml.list(
-        "Rules",
-        arns.iter().filter_map(|arn| world.rules.get(arn)),
-        |x, rule| {
-            x.text("RuleArn", &rule.arn);
-            match rule.priority {
-                Some(priority) => x.text("Priority", priority),
-                None => x.text("Priority", "default"),
-            };
-            x.list("Conditions", &rule.conditions, |x, c| c.write(x));
-            x.list("Actions", &rule.actions, |x, a| a.write(x));
-            x.text("IsDefault", rule.priority.is_none());
-        },
-    );
+    xml.list("Rules", arns.iter().filter_map(|arn| world.rules.get(arn)), |x, rule| {
+        x.text("RuleArn", &rule.arn);
+        match rule.priority {
+            Some(priority) => x.text("Priority", priority),
+            None => x.text("Priority", "default"),
+        };
+        x.list("Conditions", &rule.conditions, |x, c| c.write(x));
+        x.list("Actions", &rule.actions, |x, a| a.write(x));
+        x.text("IsDefault", rule.priority.is_none());
+    });
     xml.text_if("NextMarker", next);
     xml
 }

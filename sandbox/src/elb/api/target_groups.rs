@@ -27,32 +27,16 @@ pub fn create(call: &mut Call<'_>) -> Result<Xml, ApiError> {
         if !same {
             return Err(ApiError::new(
                 "DuplicateTargetGroupName",
-                format!(
-                    "A target group with the same name '{}' exists, but with different settings",
-                    wanted.name
-                ),
+                format!("A target group with the same name '{}' exists, but with different settings", wanted.name),
             ));
         }
         let arn = held.arn.clone();
         return Ok(write_all(call, &[arn], None));
     }
     let count = call.world.groups.len() + 1;
-    call.world.limits.check(
-        limits::GROUPS,
-        count,
-        "TooManyTargetGroups",
-        "target groups in this region",
-    )?;
-    let arn = call
-        .config
-        .arn(&format!("targetgroup/{}/{}", wanted.name, call.new_id()));
-    call.world.groups.insert(
-        arn.clone(),
-        TargetGroup {
-            arn: arn.clone(),
-            ..wanted
-        },
-    );
+    call.world.limits.check(limits::GROUPS, count, "TooManyTargetGroups", "target groups in this region")?;
+    let arn = call.config.arn(&format!("targetgroup/{}/{}", wanted.name, call.new_id()));
+    call.world.groups.insert(arn.clone(), TargetGroup { arn: arn.clone(), ..wanted });
     call.world.tags.insert(arn.clone(), tags);
     Ok(write_all(call, &[arn], None))
 }
@@ -67,9 +51,7 @@ fn read(call: &Call<'_>) -> Result<TargetGroup, ApiError> {
         "instance" | "ip" => {}
         "lambda" | "alb" => return Err(unsupported(&format!("TargetType '{target_type}'"))),
         other => {
-            return Err(ApiError::validation(format!(
-                "TargetType '{other}' must be instance, ip, lambda or alb"
-            )));
+            return Err(ApiError::validation(format!("TargetType '{other}' must be instance, ip, lambda or alb")));
         }
     }
     let protocol = args.required("Protocol")?;
@@ -82,9 +64,7 @@ fn read(call: &Call<'_>) -> Result<TargetGroup, ApiError> {
         None | Some("HTTP1") => {}
         Some(version @ ("HTTP2" | "GRPC")) => return Err(unsupported(&format!("ProtocolVersion '{version}'"))),
         Some(other) => {
-            return Err(ApiError::validation(format!(
-                "ProtocolVersion '{other}' must be HTTP1, HTTP2 or GRPC"
-            )));
+            return Err(ApiError::validation(format!("ProtocolVersion '{other}' must be HTTP1, HTTP2 or GRPC")));
         }
     }
     let ip_address_type = args.get("IpAddressType").unwrap_or("ipv4");
@@ -118,15 +98,8 @@ fn read(call: &Call<'_>) -> Result<TargetGroup, ApiError> {
 pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let (arns, names) = (call.args.list("TargetGroupArns"), call.args.list("Names"));
     let load_balancer = call.args.get("LoadBalancerArn");
-    if [!arns.is_empty(), !names.is_empty(), load_balancer.is_some()]
-        .iter()
-        .filter(|given| **given)
-        .count()
-        > 1
-    {
-        return Err(ApiError::validation(
-            "Give one of TargetGroupArns, Names and LoadBalancerArn",
-        ));
+    if [!arns.is_empty(), !names.is_empty(), load_balancer.is_some()].iter().filter(|given| **given).count() > 1 {
+        return Err(ApiError::validation("Give one of TargetGroupArns, Names and LoadBalancerArn"));
     }
     let mut found: Vec<Arn> = Vec::new();
     for arn in &arns {
@@ -146,11 +119,7 @@ pub fn describe(call: &mut Call<'_>) -> Result<Xml, ApiError> {
         }
         None => None,
     };
-    let wanted = call
-        .world
-        .groups
-        .values()
-        .filter(|g| under.as_ref().is_none_or(|u| u.contains(&g.arn)));
+    let wanted = call.world.groups.values().filter(|g| under.as_ref().is_none_or(|u| u.contains(&g.arn)));
     let (page, next) = call.page(wanted.map(|g| (g.name.clone(), g.arn.clone())).collect())?;
     Ok(write_all(call, &page, next))
 }
@@ -180,13 +149,9 @@ pub fn delete(call: &mut Call<'_>) -> Result<Xml, ApiError> {
 
 fn write_all(call: &Call<'_>, arns: &[Arn], next: Option<String>) -> Xml {
     let mut xml = Xml::new();
-    xml.list(
-        "TargetGroups",
-        arns.iter().filter_map(|arn| call.world.groups.get(arn)),
-        |x, group| {
-            write(x, group, call.world.owner_of_group(&group.arn, None));
-        },
-    );
+    xml.list("TargetGroups", arns.iter().filter_map(|arn| call.world.groups.get(arn)), |x, group| {
+        write(x, group, call.world.owner_of_group(&group.arn, None));
+    });
     xml.text_if("NextMarker", next);
     xml
 }
@@ -194,20 +159,12 @@ fn write_all(call: &Call<'_>, arns: &[Arn], next: Option<String>) -> Xml {
 fn write(x: &mut Xml, group: &TargetGroup, owner: Option<&str>) {
     let check = &group.health_check;
     let present = |text: &String| (!text.is_empty()).then(|| text.clone());
-    x.text("TargetGroupArn", &group.arn)
-        .text("TargetGroupName", &group.name)
-        .text("Protocol", &group.protocol);
-    x.text("Port", group.port)
-        .text("VpcId", &group.vpc_id)
-        .text("TargetType", &group.target_type);
-    x.text("HealthCheckProtocol", &check.protocol)
-        .text("HealthCheckPort", &check.port);
-    x.text("HealthCheckEnabled", check.enabled)
-        .text("HealthCheckIntervalSeconds", check.interval_s);
-    x.text("HealthCheckTimeoutSeconds", check.timeout_s)
-        .text("HealthyThresholdCount", check.healthy_threshold);
-    x.text("UnhealthyThresholdCount", check.unhealthy_threshold)
-        .text_if("HealthCheckPath", present(&check.path));
+    x.text("TargetGroupArn", &group.arn).text("TargetGroupName", &group.name).text("Protocol", &group.protocol);
+    x.text("Port", group.port).text("VpcId", &group.vpc_id).text("TargetType", &group.target_type);
+    x.text("HealthCheckProtocol", &check.protocol).text("HealthCheckPort", &check.port);
+    x.text("HealthCheckEnabled", check.enabled).text("HealthCheckIntervalSeconds", check.interval_s);
+    x.text("HealthCheckTimeoutSeconds", check.timeout_s).text("HealthyThresholdCount", check.healthy_threshold);
+    x.text("UnhealthyThresholdCount", check.unhealthy_threshold).text_if("HealthCheckPath", present(&check.path));
     if let Some(codes) = present(&check.matcher) {
         x.element("Matcher", |x| _ = x.text("HttpCode", codes));
     }

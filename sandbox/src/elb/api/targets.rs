@@ -36,14 +36,9 @@ pub fn register(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let arn = group.arn.clone();
     let members = call.args.members("Targets");
     if members.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'Targets' is empty; give at least one target",
-        ));
+        return Err(ApiError::validation("Parameter 'Targets' is empty; give at least one target"));
     }
-    let wanted = members
-        .iter()
-        .map(|m| read(call, group, m))
-        .collect::<Result<Vec<_>, _>>()?;
+    let wanted = members.iter().map(|m| read(call, group, m)).collect::<Result<Vec<_>, _>>()?;
     check_quotas(call, group, &wanted)?;
     let (state, reason) = if call.world.groups_in_use().contains(arn.as_str()) {
         (HealthState::Initial, "Elb.RegistrationInProgress")
@@ -84,17 +79,12 @@ pub fn deregister(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let arn = call.world.group(call.args.required("TargetGroupArn")?)?.arn.clone();
     let members = call.args.members("Targets");
     if members.is_empty() {
-        return Err(ApiError::validation(
-            "Parameter 'Targets' is empty; give at least one target",
-        ));
+        return Err(ApiError::validation("Parameter 'Targets' is empty; give at least one target"));
     }
     let in_use = call.world.groups_in_use().contains(arn.as_str());
     let (now, config) = (call.now, call.config);
     let group = call.world.group_mut(&arn)?;
-    let keys = members
-        .iter()
-        .map(|m| read_key(group, m))
-        .collect::<Result<Vec<_>, _>>()?;
+    let keys = members.iter().map(|m| read_key(group, m)).collect::<Result<Vec<_>, _>>()?;
     let delay = Duration::from_secs(group.attribute_number("deregistration_delay.timeout_seconds"));
     for key in keys {
         let Some(target) = group.targets.get_mut(&key) else {
@@ -115,10 +105,7 @@ pub fn describe_health(call: &mut Call<'_>) -> Result<Xml, ApiError> {
     let members = call.args.members("Targets");
     let keys = match members.as_slice() {
         [] => group.targets.keys().cloned().collect(),
-        asked => asked
-            .iter()
-            .map(|m| read_key(group, m))
-            .collect::<Result<Vec<_>, _>>()?,
+        asked => asked.iter().map(|m| read_key(group, m)).collect::<Result<Vec<_>, _>>()?,
     };
     let mut xml = Xml::new();
     xml.list("TargetHealthDescriptions", keys, |x, key| write(x, group, &key));
@@ -137,16 +124,9 @@ pub fn health_of(target: Option<&Target>) -> (&'static str, Option<&'static str>
     }
     match target.forced {
         Some(HealthState::Healthy) => ("healthy", None, None),
-        Some(state) => (
-            state.as_str(),
-            Some("Target.FailedHealthChecks"),
-            Some("Health checks failed".to_owned()),
-        ),
+        Some(state) => (state.as_str(), Some("Target.FailedHealthChecks"), Some("Health checks failed".to_owned())),
         None => {
-            let description = target
-                .description
-                .clone()
-                .or_else(|| target.reason.and_then(health::describe_reason));
+            let description = target.description.clone().or_else(|| target.reason.and_then(health::describe_reason));
             (target.state.as_str(), target.reason, description)
         }
     }
@@ -163,9 +143,7 @@ fn write(x: &mut Xml, group: &TargetGroup, key: &TargetKey) {
         x.text("HealthCheckPort", health::check_port(group, key.port));
     }
     x.element("TargetHealth", |x| {
-        x.text("State", state)
-            .text_if("Reason", reason)
-            .text_if("Description", description);
+        x.text("State", state).text_if("Reason", reason).text_if("Description", description);
     });
 }
 
@@ -180,9 +158,7 @@ fn read(call: &Call<'_>, group: &TargetGroup, scope: &Scope<'_>) -> Result<Wante
     let key = read_key(group, scope)?;
     let zone = scope.get("AvailabilityZone").filter(|z| !z.is_empty());
     if scope.get("QuicServerId").is_some() {
-        return Err(ApiError::validation(
-            "QuicServerId is for QUIC target groups only; leave it out",
-        ));
+        return Err(ApiError::validation("QuicServerId is for QUIC target groups only; leave it out"));
     }
     let ip = match group.target_type.as_str() {
         "ip" => read_ip(call, &key, zone)?,
@@ -195,18 +171,14 @@ fn read(call: &Call<'_>, group: &TargetGroup, scope: &Scope<'_>) -> Result<Wante
             *call.world.instances.get(&key.id).ok_or_else(|| {
                 ApiError::new(
                     "InvalidTarget",
-                    format!(
-                        "The following targets are not in a running state and cannot be registered: '{}'",
-                        key.id
-                    ),
+                    format!("The following targets are not in a running state and cannot be registered: '{}'", key.id),
                 )
             })?
         }
     };
     let address = SocketAddr::new(IpAddr::V4(ip), key.port);
-    let zone = zone
-        .map(str::to_owned)
-        .or_else(|| (group.target_type == "ip").then(|| format!("{}a", call.config.region)));
+    let zone =
+        zone.map(str::to_owned).or_else(|| (group.target_type == "ip").then(|| format!("{}a", call.config.region)));
     Ok(Wanted { key, zone, address })
 }
 
@@ -258,12 +230,7 @@ fn check_quotas(call: &Call<'_>, group: &TargetGroup, wanted: &[Wanted]) -> Resu
     }
     let now = group.targets.values().filter(|t| !t.is_draining()).count();
     let limits = &call.world.limits;
-    limits.check(
-        limits::TARGETS_PER_GROUP,
-        now + new.len(),
-        "TooManyTargets",
-        "targets of this target group",
-    )?;
+    limits.check(limits::TARGETS_PER_GROUP, now + new.len(), "TooManyTargets", "targets of this target group")?;
     let Some(owner) = call.world.owner_of_group(&group.arn, None) else {
         return Ok(());
     };
@@ -271,19 +238,11 @@ fn check_quotas(call: &Call<'_>, group: &TargetGroup, wanted: &[Wanted]) -> Resu
     rules::check_target_quota(call.world, &groups, new.len())?;
     for key in new {
         let of_group = |arn: &String| {
-            call.world
-                .groups
-                .get(arn)
-                .map_or(0, |g| g.targets.keys().filter(|k| k.id == key.id).count())
+            call.world.groups.get(arn).map_or(0, |g| g.targets.keys().filter(|k| k.id == key.id).count())
         };
         let count = groups.iter().map(of_group).sum::<usize>() + 1;
         let what = "registrations of one target with this load balancer";
-        limits.check(
-            limits::REGISTRATIONS_PER_TARGET,
-            count,
-            "TooManyRegistrationsForTargetId",
-            what,
-        )?;
+        limits.check(limits::REGISTRATIONS_PER_TARGET, count, "TooManyRegistrationsForTargetId", what)?;
     }
     Ok(())
 }

@@ -19,11 +19,7 @@ pub fn generated(status: StatusCode, group: Option<&str>) -> Response<Body> {
     let text =
         format!("<html>\r\n<head><title>{reason}</title></head>\r\n<body><h1>{reason}</h1></body>\r\n</html>\r\n");
     let mut response = fixed(status.as_u16(), Some("text/html"), &text);
-    response.headers_mut().extend(
-        group
-            .and_then(|g| HeaderValue::from_str(g).ok())
-            .map(|v| (GROUP_HEADER, v)),
-    );
+    response.headers_mut().extend(group.and_then(|g| HeaderValue::from_str(g).ok()).map(|v| (GROUP_HEADER, v)));
     response
 }
 
@@ -31,11 +27,7 @@ pub fn fixed(status: u16, content_type: Option<&str>, text: &str) -> Response<Bo
     let mut response = Response::new(body::full(text.to_owned()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     set(response.headers_mut(), "server", "awselb/2.0");
-    set(
-        response.headers_mut(),
-        "content-type",
-        content_type.unwrap_or("text/plain; charset=utf-8"),
-    );
+    set(response.headers_mut(), "content-type", content_type.unwrap_or("text/plain; charset=utf-8"));
     response
 }
 

@@ -24,9 +24,7 @@ pub fn empty() -> Body {
 }
 
 pub fn full(text: impl Into<Bytes>) -> Body {
-    http_body_util::Full::new(text.into())
-        .map_err(|never| match never {})
-        .boxed()
+    http_body_util::Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
 /// One request under way to a target; counts as outstanding until it is dropped.

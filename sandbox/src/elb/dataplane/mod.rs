@@ -150,10 +150,7 @@ impl DataPlane {
         for arn in effects.changed {
             let routing = routing_of(world, &arn).map(Arc::new);
             let Some(nodes) = tables.get_mut(&arn) else {
-                let fresh = || NodeTable {
-                    current: routing.clone(),
-                    pending: VecDeque::new(),
-                };
+                let fresh = || NodeTable { current: routing.clone(), pending: VecDeque::new() };
                 tables.insert(arn, std::array::from_fn(|_| fresh()));
                 continue;
             };
@@ -165,11 +162,7 @@ impl DataPlane {
             }
             let keep = opened.get(&arn).copied().flatten();
             if keep.is_some() || routing.is_none() {
-                let _ = self.commands.send(Command::Close {
-                    listener: arn,
-                    keep,
-                    at: last,
-                });
+                let _ = self.commands.send(Command::Close { listener: arn, keep, at: last });
             }
         }
     }
@@ -193,14 +186,8 @@ fn routing_of(world: &World, listener: &str) -> Option<Routing> {
         port: held.port,
         https: held.protocol == "HTTPS",
         idle_timeout: Duration::from_secs(number("idle_timeout.timeout_seconds").unwrap_or(60)),
-        forwarded_for: lb
-            .attributes
-            .get("routing.http.xff_header_processing.mode")
-            .cloned()
-            .unwrap_or_default(),
-        rules: rules
-            .filter_map(|r| Some((r.conditions.clone(), r.actions.last()?.clone())))
-            .collect(),
+        forwarded_for: lb.attributes.get("routing.http.xff_header_processing.mode").cloned().unwrap_or_default(),
+        rules: rules.filter_map(|r| Some((r.conditions.clone(), r.actions.last()?.clone()))).collect(),
     })
 }
 
@@ -272,11 +259,7 @@ async fn accept(
                 // DNS spreads clients over the nodes; taking turns is the even form of it.
                 let node = accepted_so_far % NODES;
                 accepted_so_far += 1;
-                let client = Client {
-                    listener: listener.clone(),
-                    node,
-                    address: peer,
-                };
+                let client = Client { listener: listener.clone(), node, address: peer };
                 let (inner, closed) = (Arc::clone(&inner), closed.clone());
                 tracker.spawn(async move {
                     serve_connection(inner, stream, client, closed).await;
@@ -333,10 +316,7 @@ mod tests {
     #[test]
     fn a_node_uses_the_old_rules_until_the_new_ones_are_due_and_never_goes_back() {
         let now = Instant::now();
-        let mut node = NodeTable {
-            current: routing(1),
-            pending: VecDeque::new(),
-        };
+        let mut node = NodeTable { current: routing(1), pending: VecDeque::new() };
         node.learn(now + Duration::from_secs(5), routing(2));
         // Learned later but with less delay: must not overtake.
         node.learn(now + Duration::from_secs(3), routing(3));

@@ -58,36 +58,22 @@ struct TargetStickiness {
 
 /// Err names the group that has nothing to send to, if a group was chosen at all.
 pub fn pick(inner: &Inner, forward: &Forward, headers: &HeaderMap) -> Result<Pick, Option<Empty>> {
-    let cookies = Cookies {
-        key: inner.plane.cookie_key,
-        headers,
-        now: jiff::Timestamp::now(),
-    };
+    let cookies = Cookies { key: inner.plane.cookie_key, headers, now: jiff::Timestamp::now() };
     let world = inner.world();
     let mut rng = lock(&inner.plane.rng);
     let mark = forward.stickiness_s.and_then(|_| cookies.read(sticky::GROUP_COOKIE));
     let sticks = |arn: &str| mark.as_ref().is_some_and(|m| m.is(cookies.key, arn));
     let arn = select::choose_group(forward, sticks, &mut rng).ok_or(None)?;
     // A group that was deleted while this node still knows it is as good as empty.
-    let empty = |name: &str| {
-        Some(Empty {
-            group: arn.to_owned(),
-            group_name: name.to_owned(),
-        })
-    };
+    let empty = |name: &str| Some(Empty { group: arn.to_owned(), group_name: name.to_owned() });
     let group = world.groups.get(arn).ok_or_else(|| empty(arn))?;
     let stickiness = TargetStickiness::of(group);
     let mark = stickiness.as_ref().and_then(|s| cookies.read(s.cookie));
-    let target = choose_target(inner, group, &mut rng, |t| {
-        mark.as_ref().is_some_and(|m| m.is(cookies.key, &name_of(group, t)))
-    });
+    let target =
+        choose_target(inner, group, &mut rng, |t| mark.as_ref().is_some_and(|m| m.is(cookies.key, &name_of(group, t))));
     let target = target.ok_or_else(|| empty(&group.name))?;
-    let by_group = forward
-        .stickiness_s
-        .and_then(|seconds| cookies.make(sticky::GROUP_COOKIE, arn, seconds.into()));
-    let by_target = stickiness
-        .as_ref()
-        .and_then(|s| cookies.make(s.cookie, &name_of(group, target), s.seconds));
+    let by_group = forward.stickiness_s.and_then(|seconds| cookies.make(sticky::GROUP_COOKIE, arn, seconds.into()));
+    let by_target = stickiness.as_ref().and_then(|s| cookies.make(s.cookie, &name_of(group, target), s.seconds));
     let (now_set, app_cookie) = match (by_target, stickiness.and_then(|s| s.app_cookie)) {
         (Some(value), Some(app)) => (None, Some((app, value))),
         (value, _) => (value, None),
@@ -115,12 +101,7 @@ fn choose_target<'a>(
         *turn
     };
     let slow_start = Duration::from_secs(group.attribute_number("slow_start.duration_seconds"));
-    let moment = Moment {
-        turn,
-        now: Instant::now(),
-        slow_start: inner.config.scaled(slow_start),
-        rng,
-    };
+    let moment = Moment { turn, now: Instant::now(), slow_start: inner.config.scaled(slow_start), rng };
     select::choose_target(group, sticks, moment)
 }
 
@@ -152,10 +133,6 @@ impl TargetStickiness {
             });
         }
         let seconds = group.attribute_number("stickiness.lb_cookie.duration_seconds");
-        Some(Self {
-            cookie: sticky::TARGET_COOKIE,
-            seconds,
-            app_cookie: None,
-        })
+        Some(Self { cookie: sticky::TARGET_COOKIE, seconds, app_cookie: None })
     }
 }

@@ -33,11 +33,7 @@ pub struct Pool {
 
 impl Pool {
     pub fn new() -> Self {
-        Self {
-            idle: Idle::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        }
+        Self { idle: Idle::default(), tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     /// A connection that was used before and still looks open.
@@ -60,9 +56,7 @@ impl Pool {
             .map_err(ConnectError::Refused)?;
         // Small requests must not wait for Nagle's algorithm; without the option they are only slower.
         let _ = stream.set_nodelay(true);
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(ConnectError::Handshake)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ConnectError::Handshake)?;
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             // How a connection ends shows at the request that used it.

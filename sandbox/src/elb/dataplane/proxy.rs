@@ -79,17 +79,10 @@ pub async fn handle(inner: &Arc<Inner>, client: &Client, request: Request<Incomi
         headers: request.headers(),
         source: client.address.ip(),
     };
-    let action = routing
-        .rules
-        .iter()
-        .find(|(conditions, _)| conditions.iter().all(|c| c.matches(&view)));
+    let action = routing.rules.iter().find(|(conditions, _)| conditions.iter().all(|c| c.matches(&view)));
     match action.map(|(_, action)| &action.kind) {
         Some(ActionKind::Forward(forward)) => forward_to(inner, client, &routing, forward, request).await,
-        Some(ActionKind::FixedResponse {
-            status,
-            content_type,
-            body,
-        }) => {
+        Some(ActionKind::FixedResponse { status, content_type, body }) => {
             count(Ending::Configured(*status));
             fixed(*status, content_type.as_deref(), body)
         }
@@ -131,11 +124,7 @@ async fn forward_to(
     };
     match outcome {
         Ok(response) => {
-            count(
-                Some(&pick.group),
-                Some(&target),
-                Ending::Target(response.status().as_u16()),
-            );
+            count(Some(&pick.group), Some(&target), Ending::Target(response.status().as_u16()));
             pass_back(inner, pick, response, routing.idle_timeout)
         }
         Err(failure) => {
@@ -146,9 +135,7 @@ async fn forward_to(
             tracing::debug!(group = pick.group_name, target, %failure, "a request got no answer from its target");
             count(Some(&pick.group), Some(&target), Ending::Generated(status.as_u16()));
             let mut response = generated(status, Some(&pick.group_name));
-            response
-                .headers_mut()
-                .extend(HeaderValue::from_str(&target).ok().map(|v| (TARGET_HEADER, v)));
+            response.headers_mut().extend(HeaderValue::from_str(&target).ok().map(|v| (TARGET_HEADER, v)));
             response
         }
     }
@@ -166,11 +153,7 @@ async fn exchange(
     let bodyless = request.body().is_end_stream();
     let (mut parts, incoming) = request.into_parts();
     prepare(&mut parts, client, routing);
-    let mut body = Some(if bodyless {
-        body::empty()
-    } else {
-        incoming.map_err(Into::into).boxed()
-    });
+    let mut body = Some(if bodyless { body::empty() } else { incoming.map_err(Into::into).boxed() });
     let mut pooled = inner.plane.pool.take(address);
     loop {
         let reused = pooled.is_some();
@@ -208,20 +191,12 @@ fn prepare(parts: &mut request::Parts, client: &Client, routing: &Routing) {
         "remove" => _ = headers.remove("x-forwarded-for"),
         "preserve" => {}
         _ => {
-            let held: Vec<_> = headers
-                .get_all("x-forwarded-for")
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .collect();
+            let held: Vec<_> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
             let chain = held.into_iter().chain([source.as_str()]).collect::<Vec<_>>().join(", ");
             set(headers, "x-forwarded-for", &chain);
         }
     }
-    set(
-        headers,
-        "x-forwarded-proto",
-        if routing.https { "https" } else { "http" },
-    );
+    set(headers, "x-forwarded-proto", if routing.https { "https" } else { "http" });
     set(headers, "x-forwarded-port", &routing.port.to_string());
     if !headers.contains_key("x-amzn-trace-id") {
         let id = uuid::Uuid::new_v4().simple().to_string();
@@ -247,14 +222,8 @@ fn pass_back(inner: &Arc<Inner>, pick: Pick, response: Response<Incoming>, idle:
     let (mut parts, incoming) = response.into_parts();
     strip(&mut parts.headers);
     let sets = |name: &str| {
-        let lines = parts
-            .headers
-            .get_all(header::SET_COOKIE)
-            .iter()
-            .filter_map(|v| v.to_str().ok());
-        lines
-            .filter_map(|l| l.split_once('='))
-            .any(|(held, _)| held.trim() == name)
+        let lines = parts.headers.get_all(header::SET_COOKIE).iter().filter_map(|v| v.to_str().ok());
+        lines.filter_map(|l| l.split_once('=')).any(|(held, _)| held.trim() == name)
     };
     let app = pick.app_cookie.filter(|(name, _)| sets(name)).map(|(_, value)| value);
     for cookie in pick.cookies.into_iter().chain(app) {
@@ -262,9 +231,7 @@ fn pass_back(inner: &Arc<Inner>, pick: Pick, response: Response<Incoming>, idle:
     }
     let target = pick.address.to_string();
     for (name, value) in [(GROUP_HEADER, &pick.group_name), (TARGET_HEADER, &target)] {
-        parts
-            .headers
-            .extend(HeaderValue::from_str(value).ok().map(|v| (name, v)));
+        parts.headers.extend(HeaderValue::from_str(value).ok().map(|v| (name, v)));
     }
     parts.version = Version::HTTP_11;
     let (inner, group) = (Arc::clone(inner), pick.group);
@@ -274,12 +241,7 @@ fn pass_back(inner: &Arc<Inner>, pick: Pick, response: Response<Incoming>, idle:
 
 fn host_of<B>(request: &Request<B>) -> Option<String> {
     let header = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
-    request
-        .uri()
-        .authority()
-        .map(|a| a.as_str())
-        .or(header)
-        .map(str::to_owned)
+    request.uri().authority().map(|a| a.as_str()).or(header).map(str::to_owned)
 }
 
 fn without_port(host: &str) -> &str {

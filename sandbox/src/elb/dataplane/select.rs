@@ -80,24 +80,15 @@ pub fn choose_target<'a>(
 /// The healthy targets; all that are registered when too few of them are healthy (fail-open).
 fn eligible(group: &TargetGroup) -> Vec<&Target> {
     let registered: Vec<&Target> = group.targets.values().filter(|t| !t.is_draining()).collect();
-    let healthy: Vec<&Target> = registered
-        .iter()
-        .copied()
-        .filter(|t| t.effective_state() == HealthState::Healthy)
-        .collect();
+    let healthy: Vec<&Target> =
+        registered.iter().copied().filter(|t| t.effective_state() == HealthState::Healthy).collect();
     let minimum = |unit: &str| {
-        group.attribute_number(&format!(
-            "target_group_health.unhealthy_state_routing.minimum_healthy_targets.{unit}"
-        ))
+        group.attribute_number(&format!("target_group_health.unhealthy_state_routing.minimum_healthy_targets.{unit}"))
     };
     // A group of two with a minimum of three is not failed open for ever: all it has is enough.
     let count = minimum("count").max(1).min(registered.len() as u64);
     let percentage = (minimum("percentage") * registered.len() as u64).div_ceil(100);
-    if (healthy.len() as u64) < count.max(percentage) {
-        registered
-    } else {
-        healthy
-    }
+    if (healthy.len() as u64) < count.max(percentage) { registered } else { healthy }
 }
 
 fn slow_start_share(target: &Target, now: Instant, duration: Duration) -> f64 {

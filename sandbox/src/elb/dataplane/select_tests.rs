@@ -12,22 +12,13 @@ use crate::elb::{
 };
 
 fn forward(weights: &[u32], stickiness_s: Option<u32>) -> Forward {
-    let group = |(i, w): (usize, &u32)| WeightedGroup {
-        arn: format!("g{i}"),
-        weight: *w,
-    };
-    Forward {
-        groups: weights.iter().enumerate().map(group).collect(),
-        stickiness_s,
-    }
+    let group = |(i, w): (usize, &u32)| WeightedGroup { arn: format!("g{i}"), weight: *w };
+    Forward { groups: weights.iter().enumerate().map(group).collect(), stickiness_s }
 }
 
 fn group(states: &[HealthState]) -> TargetGroup {
     let target = |(i, state): (usize, &HealthState)| {
-        let key = TargetKey {
-            id: format!("10.0.0.{i}"),
-            port: 80,
-        };
+        let key = TargetKey { id: format!("10.0.0.{i}"), port: 80 };
         let target = Target {
             address: format!("10.0.0.{i}:80").parse().unwrap(),
             key: key.clone(),
@@ -76,12 +67,7 @@ fn spread(group: &TargetGroup, n: usize, slow_start: Duration, now: Instant) -> 
     let mut rng = StdRng::seed_from_u64(3);
     let mut counts = BTreeMap::new();
     for turn in 0..n {
-        let moment = Moment {
-            turn,
-            now,
-            slow_start,
-            rng: &mut rng,
-        };
+        let moment = Moment { turn, now, slow_start, rng: &mut rng };
         if let Some(target) = choose_target(group, |_| false, moment) {
             *counts.entry(target.key.id.clone()).or_default() += 1;
         }
@@ -101,9 +87,7 @@ fn weights_decide_at_random_and_a_weight_of_zero_gets_nothing() {
     let forward = forward(&[90, 0, 10], None);
     let mut counts = BTreeMap::<&str, u32>::new();
     for _ in 0..10_000 {
-        *counts
-            .entry(choose_group(&forward, |_| false, &mut rng).unwrap())
-            .or_default() += 1;
+        *counts.entry(choose_group(&forward, |_| false, &mut rng).unwrap()).or_default() += 1;
     }
     assert!((8_800..=9_200).contains(&counts["g0"]), "{counts:?}");
     assert!(!counts.contains_key("g1"));
@@ -119,16 +103,9 @@ fn without_any_weight_there_is_no_group() {
 fn a_sticky_client_stays_with_its_group_even_at_weight_zero_but_only_while_stickiness_is_on() {
     let mut rng = StdRng::seed_from_u64(1);
     let sticks = |arn: &str| arn == "g1";
-    assert_eq!(
-        choose_group(&forward(&[100, 0], Some(60)), sticks, &mut rng),
-        Some("g1")
-    );
+    assert_eq!(choose_group(&forward(&[100, 0], Some(60)), sticks, &mut rng), Some("g1"));
     assert_eq!(choose_group(&forward(&[100, 0], None), sticks, &mut rng), Some("g0"));
-    assert_eq!(
-        choose_group(&forward(&[100], Some(60)), sticks, &mut rng),
-        Some("g0"),
-        "its group left the rule"
-    );
+    assert_eq!(choose_group(&forward(&[100], Some(60)), sticks, &mut rng), Some("g0"), "its group left the rule");
 }
 
 #[test]
@@ -181,10 +158,7 @@ fn an_override_beats_the_health_checker() {
 #[test]
 fn least_outstanding_takes_the_idlest_target() {
     let mut g = group(&[Healthy, Healthy, Healthy]);
-    g.attributes.insert(
-        "load_balancing.algorithm.type".into(),
-        "least_outstanding_requests".into(),
-    );
+    g.attributes.insert("load_balancing.algorithm.type".into(), "least_outstanding_requests".into());
     for (target, busy) in g.targets.values().zip([3, 1, 2]) {
         target.live.outstanding.store(busy, Ordering::Relaxed);
     }
@@ -194,8 +168,7 @@ fn least_outstanding_takes_the_idlest_target() {
 #[test]
 fn weighted_random_reaches_every_healthy_target() {
     let mut g = group(&[Healthy, Healthy, Unhealthy]);
-    g.attributes
-        .insert("load_balancing.algorithm.type".into(), "weighted_random".into());
+    g.attributes.insert("load_balancing.algorithm.type".into(), "weighted_random".into());
     let counts = plain(&g, 1_000);
     assert_eq!(counts.len(), 2);
     assert!(counts.values().all(|n| (400..=600).contains(n)), "{counts:?}");
@@ -221,17 +194,8 @@ fn a_sticky_target_is_kept_while_it_is_eligible() {
     let g = group(&[Healthy, Healthy, Unhealthy]);
     let mut rng = StdRng::seed_from_u64(1);
     let mut choose = |wanted: &str, turn| {
-        let moment = Moment {
-            turn,
-            now: Instant::now(),
-            slow_start: Duration::ZERO,
-            rng: &mut rng,
-        };
-        choose_target(&g, |t| t.key.id == wanted, moment)
-            .unwrap()
-            .key
-            .id
-            .clone()
+        let moment = Moment { turn, now: Instant::now(), slow_start: Duration::ZERO, rng: &mut rng };
+        choose_target(&g, |t| t.key.id == wanted, moment).unwrap().key.id.clone()
     };
     assert!((0..10).all(|turn| choose("10.0.0.1", turn) == "10.0.0.1"));
     assert!((0..10).all(|turn| choose("10.0.0.2", turn) != "10.0.0.2"));

@@ -21,15 +21,8 @@ pub fn mint(key: u64, name: &str, expires: i64) -> String {
 
 /// What a cookie of the request sticks to; None when there is none, it is forged or it is over.
 pub fn read(key: u64, headers: &HeaderMap, cookie: &str, now: i64) -> Option<Mark> {
-    let held = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(';'));
-    let value = held
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == cookie)?
-        .1;
+    let held = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+    let value = held.filter_map(|pair| pair.trim().split_once('=')).find(|(name, _)| *name == cookie)?.1;
     let (id, expires, seal) = (value.get(..32)?, value.get(32..48)?, value.get(48..)?);
     let valid = digest(key, "seal", &format!("{id}{expires}")) == seal;
     (valid && i64::from_str_radix(expires, 16).ok()? > now).then(|| Mark(id.to_owned()))
@@ -43,9 +36,7 @@ impl Mark {
 
 /// A Set-Cookie header that lasts `seconds` from `now`.
 pub fn set_cookie(key: u64, cookie: &str, name: &str, now: jiff::Timestamp, seconds: u64) -> Option<HeaderValue> {
-    let end = now
-        .checked_add(jiff::SignedDuration::from_secs(i64::try_from(seconds).ok()?))
-        .ok()?;
+    let end = now.checked_add(jiff::SignedDuration::from_secs(i64::try_from(seconds).ok()?)).ok()?;
     let text = format!(
         "{cookie}={}; Expires={}; Path=/",
         mint(key, name, end.as_second()),
@@ -55,11 +46,7 @@ pub fn set_cookie(key: u64, cookie: &str, name: &str, now: jiff::Timestamp, seco
 }
 
 fn digest(key: u64, purpose: &str, text: &str) -> String {
-    let hash = Sha256::new()
-        .chain_update(key.to_be_bytes())
-        .chain_update(purpose)
-        .chain_update(text)
-        .finalize();
+    let hash = Sha256::new().chain_update(key.to_be_bytes()).chain_update(purpose).chain_update(text).finalize();
     hash[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -69,10 +56,7 @@ mod tests {
 
     fn headers(value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            header::COOKIE,
-            format!("a=b; {GROUP_COOKIE}={value}; c").parse().unwrap(),
-        );
+        headers.insert(header::COOKIE, format!("a=b; {GROUP_COOKIE}={value}; c").parse().unwrap());
         headers
     }
 
@@ -91,10 +75,7 @@ mod tests {
         let longer = value.replacen("00000000000003e8", "00000000000013e8", 1);
         for bad in [longer.as_str(), &value[..40], "", "ä", &mint(8, "group-a", 1_000)] {
             let mut map = HeaderMap::new();
-            map.insert(
-                header::COOKIE,
-                HeaderValue::from_bytes(format!("{GROUP_COOKIE}={bad}").as_bytes()).unwrap(),
-            );
+            map.insert(header::COOKIE, HeaderValue::from_bytes(format!("{GROUP_COOKIE}={bad}").as_bytes()).unwrap());
             assert_eq!(read(7, &map, GROUP_COOKIE, 999), None, "{bad}");
         }
     }
