@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     args::{Args, LogFormat},
     http,
-    link::{driver::Driver, messages::Identity, transport::Link},
+    link::{driver::Driver, messages::Identity, session::Settings, transport::Link},
     metrics::Metrics,
     watch,
 };
@@ -31,7 +31,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     start_log(&args)?;
     let target = args.target()?;
     if args.dev {
-        warn!(hub = args.hub, "DEVELOPMENT MODE: the hub is not asked to prove who it is, nor is this agent; never use --dev in production");
+        warn!(
+            hub = args.hub,
+            "DEVELOPMENT MODE: the hub is not asked to prove who it is, nor is this agent; never use --dev in production"
+        );
     }
     let identity = Identity {
         cluster: args.cluster.clone(),
@@ -52,7 +55,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (watchers, updates) = watch::Watchers::new(client, metrics.clone());
     let standing = Driver::first_standing();
     let shown = standing.subscribe();
-    let driver = Driver { identity, link, watchers, updates, metrics: metrics.clone(), standing };
+    let settings = Settings::default();
+    let driver = Driver { identity, settings, link, watchers, updates, metrics: metrics.clone(), standing };
 
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -97,7 +101,10 @@ fn start_log(args: &Args) -> anyhow::Result<()> {
     let directives = format!("kube_runtime=off,kube_client::client::builder=off,{}", args.log_level);
     let filter = EnvFilter::try_new(&directives)
         .with_context(|| format!("--log-level {:?} is not a filter; use one such as info", args.log_level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = match args.log_format {
         LogFormat::Human => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

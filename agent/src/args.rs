@@ -191,7 +191,10 @@ mod tests {
         assert!(refusal(&["--cluster=blue", "--hub=https://hub:7400"]).starts_with("--tls-ca is missing"));
         let file = std::env::current_exe().expect("this test's own file");
         let ca = format!("--tls-ca={}", file.display());
-        assert!(refusal(&["--cluster=blue", "--hub=https://hub:7400", &ca]).starts_with("--tls-cert and --tls-key are missing"));
+        assert!(
+            refusal(&["--cluster=blue", "--hub=https://hub:7400", &ca])
+                .starts_with("--tls-cert and --tls-key are missing")
+        );
         let dev = parse(&["--cluster=blue", "--hub=https://hub:7400", &ca, "--dev"]).target().expect("a target");
         assert!(dev.tls.is_some_and(|tls| tls.identity.is_none()));
         let missing = refusal(&["--cluster=blue", "--hub=https://hub:7400", "--dev", "--tls-ca=/no/such/file"]);
@@ -200,7 +203,8 @@ mod tests {
 
     #[test]
     fn a_certificate_without_its_key_is_refused() {
-        let all = ["switchyard-agent", "--cluster=blue", "--region=r", "--vpc-id=v", "--hub=https://h", "--tls-cert=c.pem"];
+        let all =
+            ["switchyard-agent", "--cluster=blue", "--region=r", "--vpc-id=v", "--hub=https://h", "--tls-cert=c.pem"];
         assert!(Args::try_parse_from(all).is_err());
     }
 

@@ -54,7 +54,10 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     if standing.is_ready() {
         (StatusCode::OK, format!("ok, {}\n", standing.stage))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{}, and not every watched namespace was listed yet\n", standing.stage))
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{}, and not every watched namespace was listed yet\n", standing.stage),
+        )
     }
 }
 

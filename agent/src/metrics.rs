@@ -123,7 +123,11 @@ impl Metrics {
         registry.register("connection_attempts", "Attempts to reach the hub", metrics.connection_attempts.clone());
         registry.register("messages_sent", "Messages sent to the hub", metrics.sent.clone());
         registry.register("messages_received", "Messages received from the hub", metrics.received.clone());
-        registry.register("unacknowledged_messages", "Messages the hub has not acknowledged", metrics.unacknowledged.clone());
+        registry.register(
+            "unacknowledged_messages",
+            "Messages the hub has not acknowledged",
+            metrics.unacknowledged.clone(),
+        );
         registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }

@@ -129,7 +129,8 @@ impl Feed {
     }
 
     pub fn run_of(&self, namespace: &str, kind: SourceKind) -> SourceRun {
-        let source = if kind == SourceKind::Node { Source::nodes() } else { Source { namespace: namespace.to_owned(), kind } };
+        let source =
+            if kind == SourceKind::Node { Source::nodes() } else { Source { namespace: namespace.to_owned(), kind } };
         self.index.wanted_sources().into_iter().find(|run| run.source == source).expect("the source is wanted")
     }
 
@@ -170,7 +171,11 @@ impl Feed {
     /// (address, port, pod UID, reason) of every tombstone there is.
     pub fn tombstones(&mut self) -> Vec<(String, u16, String, TombstoneReason)> {
         let batch = self.changes();
-        batch.tombstones.into_iter().map(|gone| (gone.address.to_string(), gone.port, gone.pod_uid, gone.reason)).collect()
+        batch
+            .tombstones
+            .into_iter()
+            .map(|gone| (gone.address.to_string(), gone.port, gone.pod_uid, gone.reason))
+            .collect()
     }
 
     pub fn endpoints(&mut self) -> Vec<Arc<EndpointView>> {

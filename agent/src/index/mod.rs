@@ -24,8 +24,8 @@ use std::{
 };
 
 use objects::{
-    Batch, EndpointKey, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus, SliceObject, Source,
-    SourceEvent, SourceKind, SourceRun, SourceStatus,
+    Batch, EndpointKey, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus,
+    SliceObject, Source, SourceEvent, SourceKind, SourceRun, SourceStatus,
 };
 use resolve::{Known, resolve};
 use store::{Applied, Store};
@@ -106,7 +106,8 @@ impl Index {
         self.watch_set_version = version;
         self.touched = true;
         let wanted: BTreeSet<ServiceRef> = services.into_iter().collect();
-        let (staying, leaving) = std::mem::take(&mut self.watched).into_iter().partition(|(reference, _)| wanted.contains(reference));
+        let (staying, leaving) =
+            std::mem::take(&mut self.watched).into_iter().partition(|(reference, _)| wanted.contains(reference));
         self.watched = staying;
         self.retire(leaving);
         let mut namespaces = BTreeSet::new();
@@ -219,8 +220,13 @@ impl Index {
         });
         for change in changes {
             let now = known.slices.get(&change.name);
-            let services: BTreeSet<&str> =
-                change.before.iter().chain(now).map(|slice| slice.service.as_str()).filter(|name| !name.is_empty()).collect();
+            let services: BTreeSet<&str> = change
+                .before
+                .iter()
+                .chain(now)
+                .map(|slice| slice.service.as_str())
+                .filter(|name| !name.is_empty())
+                .collect();
             for service in services {
                 for watched in of_service(&mut self.watched, namespace, service) {
                     if change.kind == ChangeKind::Absent {
@@ -302,7 +308,11 @@ impl Index {
         self.refresh();
         Snapshot {
             watch_set_version: self.watch_set_version,
-            services: self.watched.values().map(|watched| (Arc::clone(watched.reference()), watched.status().clone())).collect(),
+            services: self
+                .watched
+                .values()
+                .map(|watched| (Arc::clone(watched.reference()), watched.status().clone()))
+                .collect(),
             endpoints: self.watched.values().flat_map(|watched| watched.endpoints().values().map(Arc::clone)).collect(),
         }
     }
@@ -366,7 +376,8 @@ impl Index {
     fn refresh(&mut self) {
         for watched in self.watched.values_mut().filter(|watched| watched.is_dirty()) {
             if let Some(known) = self.namespaces.get(&watched.reference().namespace) {
-                let known = Known { services: &known.services, slices: &known.slices, pods: &known.pods, nodes: &self.nodes };
+                let known =
+                    Known { services: &known.services, slices: &known.slices, pods: &known.pods, nodes: &self.nodes };
                 watched.refresh(resolve(watched.reference(), known));
             }
         }
@@ -451,7 +462,10 @@ fn of_namespace<'a>(
     namespace: &'a str,
 ) -> impl Iterator<Item = &'a mut Watched> {
     let first = ServiceRef { namespace: namespace.to_owned(), name: String::new(), port: String::new() };
-    watched.range_mut(first..).take_while(move |(reference, _)| reference.namespace == namespace).map(|(_, watched)| watched)
+    watched
+        .range_mut(first..)
+        .take_while(move |(reference, _)| reference.namespace == namespace)
+        .map(|(_, watched)| watched)
 }
 
 /// What is wrong with a reference, if anything. Names go into request paths, so only what Kubernetes allows may pass.

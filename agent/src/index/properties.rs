@@ -9,8 +9,8 @@ use super::{
     Index,
     fixtures::*,
     objects::{
-        Batch, EndpointView, Object, PodObject, PodRef, ServiceRef, ServiceStatus, SliceEndpoint, SourceEvent, SourceKind,
-        TombstoneReason,
+        Batch, EndpointView, Object, PodObject, PodRef, ServiceRef, ServiceStatus, SliceEndpoint, SourceEvent,
+        SourceKind, TombstoneReason,
     },
 };
 
@@ -21,22 +21,50 @@ const REFERENCES: [(&str, &str); 4] = [("cart", "http"), ("cart", "9000"), ("che
 /// What happens in the cluster, and how the agent learns of it.
 #[derive(Debug, Clone)]
 enum Op {
-    Service { service: usize, ports: u8, there: bool },
+    Service {
+        service: usize,
+        ports: u8,
+        there: bool,
+    },
     /// Endpoints name pods by number; two pods may share an address, and a pod may bear a name that another bore before.
-    Slice { slice: usize, service: usize, port: u16, endpoints: Vec<(u8, bool)>, there: bool },
-    Pod { number: u8, generation: u8, ip: u8, state: u8, there: bool },
-    Node { number: u8, zone: u8, there: bool },
+    Slice {
+        slice: usize,
+        service: usize,
+        port: u16,
+        endpoints: Vec<(u8, bool)>,
+        there: bool,
+    },
+    Pod {
+        number: u8,
+        generation: u8,
+        ip: u8,
+        state: u8,
+        there: bool,
+    },
+    Node {
+        number: u8,
+        zone: u8,
+        there: bool,
+    },
     /// The source stops telling what happens, until it is listed again.
     Loses(SourceKind),
     Relists(SourceKind),
     WatchSet(u8),
     /// The hub takes so many messages of so many items.
-    Takes { messages: u8, items: usize },
+    Takes {
+        messages: u8,
+        items: usize,
+    },
     Snapshot,
 }
 
 fn kind() -> impl Strategy<Value = SourceKind> {
-    prop_oneof![Just(SourceKind::Service), Just(SourceKind::EndpointSlice), Just(SourceKind::Pod), Just(SourceKind::Node)]
+    prop_oneof![
+        Just(SourceKind::Service),
+        Just(SourceKind::EndpointSlice),
+        Just(SourceKind::Pod),
+        Just(SourceKind::Node)
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -133,7 +161,9 @@ impl World {
     fn note_endings(&mut self, event: &SourceEvent) {
         match event {
             SourceEvent::Deleted(Object::Pod(pod)) => self.seen_ending.push(pod.uid.clone()),
-            SourceEvent::Applied(Object::Pod(pod)) | SourceEvent::Listed(Object::Pod(pod)) if pod.is_evidence_of_end() => {
+            SourceEvent::Applied(Object::Pod(pod)) | SourceEvent::Listed(Object::Pod(pod))
+                if pod.is_evidence_of_end() =>
+            {
                 self.seen_ending.push(pod.uid.clone());
             }
             _ => {}

@@ -17,8 +17,8 @@ use std::{
 
 use super::{
     objects::{
-        EndpointKey, EndpointView, Family, NodeObject, PodObject, ServiceCondition, ServiceObject, ServicePort, ServiceRef,
-        ServiceStatus, SliceEndpoint, SliceObject,
+        EndpointKey, EndpointView, Family, NodeObject, PodObject, ServiceCondition, ServiceObject, ServicePort,
+        ServiceRef, ServiceStatus, SliceEndpoint, SliceObject,
     },
     store::Store,
 };

@@ -235,7 +235,10 @@ fn an_address_that_another_pod_took_over_changes_owner_and_the_old_uid_ends() {
     feed.apply(slice("checkout-a", "checkout", &[("http", 8080)], vec![ready("10.0.0.1", "web-0", "web-0/2")]));
     let batch = feed.changes();
     assert_eq!(batch.tombstones.len(), 1);
-    assert_eq!((batch.tombstones[0].pod_uid.as_str(), batch.tombstones[0].reason), ("web-0/1", TombstoneReason::PodDeleted));
+    assert_eq!(
+        (batch.tombstones[0].pod_uid.as_str(), batch.tombstones[0].reason),
+        ("web-0/1", TombstoneReason::PodDeleted)
+    );
     assert_eq!(batch.upserts[0].pod_uid(), "web-0/2");
 }
 
@@ -340,7 +343,9 @@ fn a_reference_that_cannot_name_a_service_is_answered_and_never_looked_up() {
     let status = feed.status_of(&wanted);
     assert_eq!(status.condition, ServiceCondition::NotFound);
     assert!(status.message.starts_with("the namespace of this reference is not a DNS label"), "{}", status.message);
-    assert!(feed.index.wanted_sources().iter().all(|run| run.source.namespace.is_empty() || run.source.namespace == NS));
+    assert!(
+        feed.index.wanted_sources().iter().all(|run| run.source.namespace.is_empty() || run.source.namespace == NS)
+    );
     assert_eq!(feed.changes().services.len(), 2);
     feed.apply(node("n1", "z1"));
     assert!(feed.changes().is_empty());

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{
-    objects::{Batch, EndpointKey, EndpointView, PodObject, ServiceCondition, ServiceRef, ServiceStatus, TombstoneReason, TombstoneView},
+    objects::{
+        Batch, EndpointKey, EndpointView, PodObject, ServiceCondition, ServiceRef, ServiceStatus, TombstoneReason,
+        TombstoneView,
+    },
     resolve::Resolution,
     store::Store,
 };
@@ -250,7 +253,8 @@ impl Watched {
             ServiceCondition::PortNotFound => return TombstoneReason::PortChanged,
             ServiceCondition::Resolved | ServiceCondition::NoSelectedPods => {}
         }
-        let lives = |pod: &PodObject| pods.and_then(|pods| pods.get(&pod.name)).is_some_and(|known| known.uid == pod.uid);
+        let lives =
+            |pod: &PodObject| pods.and_then(|pods| pods.get(&pod.name)).is_some_and(|known| known.uid == pod.uid);
         if gone.pod.as_deref().is_some_and(|pod| !lives(pod)) {
             return TombstoneReason::AbsentFromList;
         }

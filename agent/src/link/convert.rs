@@ -9,8 +9,8 @@ use thiserror::Error;
 use super::messages::{Body, Identity, Incoming, Outgoing};
 use crate::{
     index::objects::{
-        Batch, EndpointView, Health, PodObject, ServiceCondition, ServiceRef, ServiceStatus, SourceStatus, TombstoneReason,
-        TombstoneView,
+        Batch, EndpointView, Health, PodObject, ServiceCondition, ServiceRef, ServiceStatus, SourceStatus,
+        TombstoneReason, TombstoneView,
     },
     text::truncated,
 };
@@ -70,9 +70,10 @@ pub fn from_proto_message(message: proto::HubMessage) -> Result<Incoming, Unread
             heartbeat: Duration::from_millis(u64::from(welcome.heartbeat_interval_ms)),
             resume_after: welcome.resume.then_some(welcome.resume_after_seq),
         },
-        Message::WatchSet(set) => {
-            Incoming::WatchSet { version: set.version, services: set.services.into_iter().map(from_proto_reference).collect() }
-        }
+        Message::WatchSet(set) => Incoming::WatchSet {
+            version: set.version,
+            services: set.services.into_iter().map(from_proto_reference).collect(),
+        },
         Message::Ack(ack) => Incoming::Ack { seq: ack.seq },
         Message::Resync(resync) => Incoming::Resync { reason: truncated(&resync.reason, MAX_MESSAGE) },
         Message::Heartbeat(_) => Incoming::Heartbeat,
@@ -116,10 +117,11 @@ fn to_proto_service(reference: &ServiceRef, status: &ServiceStatus) -> proto::Se
 }
 
 fn to_proto_endpoint(view: &EndpointView) -> proto::Endpoint {
-    let mut pod = view.pod.as_deref().map(to_proto_pod).unwrap_or_else(|| proto::PodInfo {
-        ips: vec![view.address.to_string()],
-        ..proto::PodInfo::default()
-    });
+    let mut pod = view
+        .pod
+        .as_deref()
+        .map(to_proto_pod)
+        .unwrap_or_else(|| proto::PodInfo { ips: vec![view.address.to_string()], ..proto::PodInfo::default() });
     pod.namespace.clone_from(&view.service.namespace);
     pod.node.clone_from(&view.node);
     pod.zone.clone_from(&view.zone);

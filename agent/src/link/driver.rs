@@ -52,6 +52,8 @@ impl Standing {
 pub struct Driver {
     /// Who the agent is.
     pub identity: Identity,
+    /// Sizes and times of the stream.
+    pub settings: Settings,
     /// The stream.
     pub link: Link,
     /// The watchers.
@@ -73,7 +75,7 @@ impl Driver {
 
     /// Runs until the token is cancelled, then half-closes the stream and ends the watchers.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { identity, link, watchers, updates, metrics, standing } = self;
+        let Self { identity, settings, link, watchers, updates, metrics, standing } = self;
         let mut running = Running {
             identity,
             link,
@@ -82,7 +84,7 @@ impl Driver {
             metrics,
             standing,
             index: Index::new(),
-            session: Some(Session::new(Settings::default())),
+            session: Some(Session::new(settings)),
             outbox: None,
             offline_reason: None,
             started: Instant::now(),

@@ -6,3 +6,6 @@ pub mod driver;
 pub mod messages;
 pub mod session;
 pub mod transport;
+
+#[cfg(test)]
+mod driver_tests;

@@ -12,9 +12,9 @@
 //! - Resuming is offered only when the last snapshot was acknowledged whole.
 //! - An agent that has seen an epoch follows no hub with a smaller one.
 
-mod stream;
 #[cfg(test)]
 mod properties;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -296,9 +296,10 @@ impl Step<'_> {
     fn take(&mut self, stage: Stage, input: Input) -> Stage {
         match (stage, input) {
             (Stage::Offline { .. }, Input::Opened) => self.greet(),
-            (Stage::Hello { .. }, Input::Received(Incoming::Welcome { epoch, session_id, heartbeat, resume_after })) => {
-                self.welcomed(epoch, session_id, heartbeat, resume_after)
-            }
+            (
+                Stage::Hello { .. },
+                Input::Received(Incoming::Welcome { epoch, session_id, heartbeat, resume_after }),
+            ) => self.welcomed(epoch, session_id, heartbeat, resume_after),
             // A hub may send a sign of life while it looks the agent up.
             (stage @ Stage::Hello { .. }, Input::Received(Incoming::Heartbeat)) => stage,
             (Stage::Hello { .. }, Input::Received(other)) => {
@@ -407,9 +408,8 @@ impl Step<'_> {
                     _ => self.prepare_snapshot(stream),
                 }
             }
-            Incoming::WatchSet { services, .. } if services.len() > MAX_WATCH_SET => {
-                self.abandon(format!("the watch set has {} references, more than {MAX_WATCH_SET}", services.len()), true)
-            }
+            Incoming::WatchSet { services, .. } if services.len() > MAX_WATCH_SET => self
+                .abandon(format!("the watch set has {} references, more than {MAX_WATCH_SET}", services.len()), true),
             Incoming::WatchSet { version, services } => {
                 self.outputs.push(Output::Note(Note::WatchSet { version, services: services.len() }));
                 self.index.set_watch_set(version, services);

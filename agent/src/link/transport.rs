@@ -61,7 +61,9 @@ pub enum TargetError {
         source: tonic::transport::Error,
     },
     /// The certificates do not make a TLS configuration.
-    #[error("the files of --tls-ca, --tls-cert and --tls-key do not make a TLS configuration; give PEM files that belong together")]
+    #[error(
+        "the files of --tls-ca, --tls-cert and --tls-key do not make a TLS configuration; give PEM files that belong together"
+    )]
     Tls(#[source] tonic::transport::Error),
 }
 
@@ -196,7 +198,11 @@ async fn listen(mut stream: Streaming<HubMessage>, events: &mpsc::Sender<LinkEve
 fn closed_by(status: Status) -> LinkEvent {
     let refused = matches!(
         status.code(),
-        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented
+        Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::InvalidArgument
+            | Code::Unimplemented
     );
     LinkEvent::Closed { reason: format!("{}: {}", status.code(), status.message()), refused }
 }

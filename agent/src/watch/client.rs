@@ -5,10 +5,7 @@
 
 use std::future::Future;
 
-use kube::{
-    Client,
-    client::Body,
-};
+use kube::{Client, client::Body};
 
 /// Wraps `client`: `on_watch` is awaited after each watch request that was answered with success, before its first event.
 pub fn observed<F, Fut>(client: Client, on_watch: F) -> Client

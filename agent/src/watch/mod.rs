@@ -8,6 +8,8 @@ mod source;
 mod strip;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::HashMap, time::Duration};

@@ -168,9 +168,14 @@ impl Reporter {
     }
 }
 
-/// True when the error stands for a watch event that could not be decoded.
+/// True when the error stands for a watch event that could not be decoded. kube gives one whose object makes no sense as an error
+/// event of the server without a code.
 fn lost_an_event(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchFailed(kube::Error::SerdeError(_)))
+    match error {
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+        watcher::Error::WatchError(status) => status.code == 0,
+        _ => false,
+    }
 }
 
 struct Failure {
@@ -199,6 +204,12 @@ fn describe(error: &watcher::Error) -> Failure {
 
 fn describe_status(status: &Status) -> Failure {
     let reason = match status.code {
+        0 => {
+            return Failure {
+                reason: WatchErrorReason::Unreadable,
+                message: "the API server sent an event that cannot be read".to_owned(),
+            };
+        }
         401 => WatchErrorReason::Unauthorized,
         403 => WatchErrorReason::Forbidden,
         404 => WatchErrorReason::NotFound,

@@ -14,7 +14,8 @@ use kube::core::PartialObjectMeta;
 use crate::index::{
     eni,
     objects::{
-        ContainerPort, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, SliceEndpoint, SliceObject,
+        ContainerPort, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, SliceEndpoint,
+        SliceObject,
     },
 };
 
@@ -271,7 +272,12 @@ mod tests {
             "metadata": {"name": "big-0", "uid": "u"},
             "spec": {"containers": [], "readinessGates": gates}, "status": {"podIP": "10.0.0.1", "conditions": conditions}
         }));
-        let bytes: usize = stripped.readiness_gates.iter().chain(stripped.conditions.iter().map(|(kind, _)| kind)).map(String::len).sum();
+        let bytes: usize = stripped
+            .readiness_gates
+            .iter()
+            .chain(stripped.conditions.iter().map(|(kind, _)| kind))
+            .map(String::len)
+            .sum();
         assert!(bytes <= MAX_POD_BYTES, "{bytes}");
         assert_eq!(stripped.ips, ["10.0.0.1"], "what is needed most comes first");
     }

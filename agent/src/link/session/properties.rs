@@ -108,12 +108,18 @@ impl Hub {
                 self.staging = Some((snapshot_id, watch_set_version, Held::new(), BTreeMap::new()));
             }
             Body::Changes(batch) => self.change(&batch),
-            Body::SnapshotEnd { snapshot_id, services, endpoints } => self.end_snapshot(&snapshot_id, services, endpoints),
+            Body::SnapshotEnd { snapshot_id, services, endpoints } => {
+                self.end_snapshot(&snapshot_id, services, endpoints)
+            }
             Body::Live { watch_set_version } => {
                 assert!(self.staging.is_none(), "live within a snapshot");
-                if !self.store.whole {
+                let in_force = self.sets.iter().any(|(version, _)| *version == watch_set_version);
+                if !self.store.whole || !in_force {
                     self.store.last_seq = message.seq;
-                    return vec![Incoming::Ack { seq: message.seq }, Incoming::Resync { reason: "no snapshot".to_owned() }];
+                    return vec![
+                        Incoming::Ack { seq: message.seq },
+                        Incoming::Resync { reason: "no snapshot".to_owned() },
+                    ];
                 }
                 self.live = Some(watch_set_version);
                 self.forget_what_left(watch_set_version);

@@ -322,7 +322,8 @@ fn a_watch_set_that_comes_in_the_middle_of_a_snapshot_lets_it_end() {
 #[test]
 fn an_agent_follows_no_hub_of_an_older_epoch() {
     let mut stage = live();
-    let welcome = |epoch| Incoming::Welcome { epoch, session_id: "s".to_owned(), heartbeat: HEARTBEAT, resume_after: None };
+    let welcome =
+        |epoch| Incoming::Welcome { epoch, session_id: "s".to_owned(), heartbeat: HEARTBEAT, resume_after: None };
     stage.closed();
     stage.connect();
     stage.hears(welcome(5));
