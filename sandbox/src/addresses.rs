@@ -62,11 +62,7 @@ impl Block {
                 Ok(lock) => {
                     let next = u8::try_from(clusters + 1).unwrap_or(*POD_OCTETS.end());
                     let octets = Arc::new(Mutex::new(Octets { next }));
-                    return Ok(Self {
-                        second,
-                        _lock: Arc::new(lock),
-                        octets,
-                    });
+                    return Ok(Self { second, _lock: Arc::new(lock), octets });
                 }
                 Err(error) => last = error,
             }
@@ -100,14 +96,7 @@ impl Block {
     /// The pod addresses of a cluster.
     pub fn pods(&self, cluster: usize) -> IpPool {
         let first = u8::try_from(cluster + 1).unwrap_or(1);
-        IpPool {
-            block: self.clone(),
-            inner: Mutex::new(Pool {
-                octet: first,
-                host: 0,
-                ..Pool::default()
-            }),
-        }
+        IpPool { block: self.clone(), inner: Mutex::new(Pool { octet: first, host: 0, ..Pool::default() }) }
     }
 
     fn next_octet(&self) -> Option<u8> {
@@ -160,11 +149,7 @@ impl IpPool {
     pub fn take(&self, uid: &str, now: Instant) -> Result<Ipv4Addr, AddressError> {
         let mut pool = self.lock();
         let immediate = pool.reuse == Reuse::Immediate;
-        let latest = if immediate {
-            pool.released.pop_back().map(|(ip, _)| ip)
-        } else {
-            None
-        };
+        let latest = if immediate { pool.released.pop_back().map(|(ip, _)| ip) } else { None };
         let rested = |pool: &mut Pool, now: Instant| {
             let &(ip, since) = pool.released.front()?;
             (immediate || now.saturating_duration_since(since) >= COOL_DOWN).then(|| {
@@ -172,9 +157,7 @@ impl IpPool {
                 ip
             })
         };
-        let found = latest
-            .or_else(|| self.fresh(&mut pool))
-            .or_else(|| rested(&mut pool, now));
+        let found = latest.or_else(|| self.fresh(&mut pool)).or_else(|| rested(&mut pool, now));
         let ip = found.ok_or(AddressError::NoAddress)?;
         pool.used.insert(ip, uid.to_owned());
         Ok(ip)

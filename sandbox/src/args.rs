@@ -46,16 +46,11 @@ impl Args {
     /// What clap cannot check on one value alone.
     pub fn check(&self) -> Result<(), String> {
         if self.clusters.len() > CLUSTER_LIMIT {
-            return Err(format!(
-                "--clusters: {} names; use at most {CLUSTER_LIMIT}",
-                self.clusters.len()
-            ));
+            return Err(format!("--clusters: {} names; use at most {CLUSTER_LIMIT}", self.clusters.len()));
         }
         for (index, name) in self.clusters.iter().enumerate() {
             if self.clusters[..index].contains(name) {
-                return Err(format!(
-                    "--clusters: {name:?} stands there twice; name each cluster once"
-                ));
+                return Err(format!("--clusters: {name:?} stands there twice; name each cluster once"));
             }
         }
         Ok(())
@@ -73,9 +68,7 @@ fn cluster_name(text: &str) -> Result<String, String> {
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "use address:port, for example 127.0.0.1:0".to_owned())?;
+    let address: SocketAddr = text.parse().map_err(|_| "use address:port, for example 127.0.0.1:0".to_owned())?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {

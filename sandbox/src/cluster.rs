@@ -67,17 +67,12 @@ impl Cluster {
     ) -> Result<Arc<Self>, ClusterError> {
         let cluster = || name.to_owned();
         let store = Arc::new(Store::default());
-        furnish(&store, name, index, region, block).map_err(|source| ClusterError::Furnish {
-            cluster: cluster(),
-            source,
-        })?;
+        furnish(&store, name, index, region, block)
+            .map_err(|source| ClusterError::Furnish { cluster: cluster(), source })?;
         let ips = Arc::new(block.pods(index));
         let kubelet = Kubelet::new(name, store.clone(), ips.clone(), shutdown.clone());
-        let (api, listening) =
-            ApiServer::bind(block.api_server(index), store.clone()).map_err(|source| ClusterError::Listen {
-                cluster: cluster(),
-                source,
-            })?;
+        let (api, listening) = ApiServer::bind(block.api_server(index), store.clone())
+            .map_err(|source| ClusterError::Listen { cluster: cluster(), source })?;
         tasks.spawn(listening.run(shutdown.clone()));
         let controllers = Controllers::new(store.clone(), kubelet.clone());
         let (nodes, stop) = (kubelet.clone(), shutdown.clone());
@@ -85,13 +80,7 @@ impl Cluster {
             controllers.run(stop).await;
             nodes.join().await;
         });
-        Ok(Arc::new(Self {
-            name: name.to_owned(),
-            api,
-            store,
-            kubelet,
-            ips,
-        }))
+        Ok(Arc::new(Self { name: name.to_owned(), api, store, kubelet, ips }))
     }
 
     /// Writes `<dir>/<cluster>.kubeconfig` and gives its path.
@@ -105,10 +94,8 @@ impl Cluster {
             "users": [{"name": USER, "user": {"token": USER}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": USER, "namespace": "default"}}],
         });
-        crate::files::write_atomically(&path, &format!("{config:#}\n")).map_err(|source| ClusterError::Kubeconfig {
-            path: path.clone(),
-            source,
-        })?;
+        crate::files::write_atomically(&path, &format!("{config:#}\n"))
+            .map_err(|source| ClusterError::Kubeconfig { path: path.clone(), source })?;
         Ok(path)
     }
 
@@ -123,13 +110,8 @@ fn create(store: &Store, kind: KindId, name: &str, body: Value) -> Result<(), Ap
 }
 
 fn namespace(store: &Store, name: &str) -> Result<(), ApiError> {
-    create(store, NAMESPACES, name, json!({})).or_else(|error| {
-        if error.reason == "AlreadyExists" {
-            Ok(())
-        } else {
-            Err(error)
-        }
-    })
+    create(store, NAMESPACES, name, json!({}))
+        .or_else(|error| if error.reason == "AlreadyExists" { Ok(()) } else { Err(error) })
 }
 
 fn furnish(store: &Store, cluster: &str, index: usize, region: &str, block: &Block) -> Result<(), ApiError> {
@@ -145,12 +127,7 @@ fn furnish(store: &Store, cluster: &str, index: usize, region: &str, block: &Blo
             "node.kubernetes.io/instance-type": "m5.large"});
         // Instance ids are i- and 17 hexadecimal digits.
         let provider = format!("aws:///{zone}/i-{index:08x}{n:09x}");
-        create(
-            store,
-            NODES,
-            &name,
-            json!({"metadata": {"labels": labels}, "spec": {"providerID": provider}}),
-        )?;
+        create(store, NODES, &name, json!({"metadata": {"labels": labels}, "spec": {"providerID": provider}}))?;
         let address = block.node(index, n).to_string();
         let status = json!({
             "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],

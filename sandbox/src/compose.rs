@@ -83,14 +83,7 @@ impl Sandbox {
         for (index, name) in args.clusters.iter().enumerate() {
             let cluster = Cluster::start(name, index, &args.region, &block, &tasks, &shutdown)?;
             let kubeconfig = cluster.write_kubeconfig(&args.dir)?.display().to_string();
-            infos.insert(
-                name.clone(),
-                ClusterInfo {
-                    api_url: cluster.api.url(),
-                    kubeconfig,
-                    vpc_id: VPC.to_owned(),
-                },
-            );
+            infos.insert(name.clone(), ClusterInfo { api_url: cluster.api.url(), kubeconfig, vpc_id: VPC.to_owned() });
             clusters.insert(name.clone(), cluster);
         }
         let elb = Elb::new(elb_config(args, &block));
@@ -104,17 +97,8 @@ impl Sandbox {
             account_id: ACCOUNT.to_owned(),
             pid: std::process::id(),
         };
-        let control = Arc::new(Control {
-            info,
-            clusters,
-            loads: Loads::new(shutdown.child_token()),
-        });
-        let sandbox = Self {
-            control,
-            elb,
-            tasks,
-            shutdown,
-        };
+        let control = Arc::new(Control { info, clusters, loads: Loads::new(shutdown.child_token()) });
+        let sandbox = Self { control, elb, tasks, shutdown };
         sandbox.serve(elb_listener, control_listener, block);
         let text = serde_json::json!(sandbox.info());
         write_atomically(&info_path, &format!("{text:#}\n")).map_err(writing(info_path))?;
@@ -160,10 +144,7 @@ impl Sandbox {
     pub async fn stop(self) {
         self.shutdown.cancel();
         if tokio::time::timeout(SHUTDOWN_TIME, self.tasks.wait()).await.is_err() {
-            tracing::warn!(
-                tasks = self.tasks.len(),
-                "some tasks did not end in time and are left behind"
-            );
+            tracing::warn!(tasks = self.tasks.len(), "some tasks did not end in time and are left behind");
         }
     }
 }

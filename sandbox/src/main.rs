@@ -10,15 +10,10 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Err(message) = args.check() {
-        Args::command()
-            .error(clap::error::ErrorKind::ValueValidation, message)
-            .exit();
+        Args::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
     }
     let filter = EnvFilter::try_new(&args.log)?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Before anything listens: a signal that comes early must not be lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

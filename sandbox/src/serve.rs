@@ -23,11 +23,7 @@ const BACKLOG: u32 = 1_024;
 
 /// Listens on exactly this address, also right after a former listener there was closed.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Old connections in TIME_WAIT must not keep a restarted server from its port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -27,10 +27,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 async fn slices(world: &World) -> Vec<EndpointSlice> {
     let api: Api<EndpointSlice> = Api::namespaced(world.client("blue").await, "shop");
-    api.list(&ListParams::default().labels("kubernetes.io/service-name=web"))
-        .await
-        .unwrap()
-        .items
+    api.list(&ListParams::default().labels("kubernetes.io/service-name=web")).await.unwrap().items
 }
 
 /// (address, ready, serving, terminating) of every endpoint.
@@ -55,13 +52,7 @@ async fn a_rolling_update_never_has_fewer_ready_pods_than_it_promised() {
     let api: Api<Pod> = Api::namespaced(world.client("blue").await, "shop");
     let mut stream = watcher(api, watcher::Config::default()).boxed();
     let mut pods = std::collections::BTreeMap::new();
-    world
-        .control(
-            Method::POST,
-            "/clusters/blue/namespaces/shop/workloads/web/rollout",
-            json!({"version": "v2"}),
-        )
-        .await;
+    world.control(Method::POST, "/clusters/blue/namespaces/shop/workloads/web/rollout", json!({"version": "v2"})).await;
     let mut listed = false;
     let (mut fewest, mut most) = (usize::MAX, 0);
     loop {
@@ -78,49 +69,27 @@ async fn a_rolling_update_never_has_fewer_ready_pods_than_it_promised() {
             fewest = fewest.min(ready);
             most = most.max(all.len());
         }
-        let version = |p: &&&Pod| {
-            p.annotations()
-                .get("sandbox.switchyard.dev/version")
-                .map(String::as_str)
-                == Some("v2")
-        };
+        let version =
+            |p: &&&Pod| p.annotations().get("sandbox.switchyard.dev/version").map(String::as_str) == Some("v2");
         if listed && ready == 4 && pods.len() == 4 && all.iter().filter(version).count() == 4 {
             break;
         }
     }
-    assert!(
-        fewest >= 3,
-        "as few as {fewest} of 4 were ready with at most one unavailable"
-    );
+    assert!(fewest >= 3, "as few as {fewest} of 4 were ready with at most one unavailable");
     assert!(most <= 5, "as many as {most} pods with a surge of one");
 }
 
 #[tokio::test]
 async fn a_terminating_pod_serves_through_its_grace_and_finishes_what_it_began() {
     let world = World::start().await;
-    world
-        .web(
-            "blue",
-            json!({"replicas": 1, "termination_grace_ms": 2_000, "latency_ms": 250}),
-        )
-        .await;
+    world.web("blue", json!({"replicas": 1, "termination_grace_ms": 2_000, "latency_ms": 250})).await;
     let pod = world.settled("blue").await.remove(0);
     let (name, ip) = (text(&pod, "name").to_owned(), text(&pod, "ip").to_owned());
     let url = format!("http://{ip}:8080/");
-    world
-        .control(
-            Method::PUT,
-            "/clusters/blue/namespaces/shop/workloads/web",
-            json!({"replicas": 0}),
-        )
-        .await;
+    world.control(Method::PUT, "/clusters/blue/namespaces/shop/workloads/web", json!({"replicas": 0})).await;
     eventually("the endpoint is terminating", || async {
         let seen = endpoints(&world).await;
-        if seen.contains(&(ip.clone(), false, true, true)) {
-            Ok(())
-        } else {
-            Err(format!("{seen:?}"))
-        }
+        if seen.contains(&(ip.clone(), false, true, true)) { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
     let begun = Instant::now();
@@ -136,33 +105,20 @@ async fn a_terminating_pod_serves_through_its_grace_and_finishes_what_it_began()
             Err(error) => {
                 // A connection that the kernel completes in the very moment the listener closes is reset.
                 let closed = error.contains("Connect") || error.contains("ConnectionReset");
-                assert!(
-                    closed && !error.contains("IncompleteMessage"),
-                    "a request was cut: {error}"
-                );
+                assert!(closed && !error.contains("IncompleteMessage"), "a request was cut: {error}");
                 refused = true;
             }
         }
     }
-    assert!(
-        answered >= 2,
-        "it answered only {answered} requests while it terminated"
-    );
+    assert!(answered >= 2, "it answered only {answered} requests while it terminated");
     let api: Api<Pod> = Api::namespaced(world.client("blue").await, "shop");
     eventually("the object is gone", || async {
-        api.get_opt(&name)
-            .await
-            .unwrap()
-            .map_or(Ok(()), |_| Err("still there".to_owned()))
+        api.get_opt(&name).await.unwrap().map_or(Ok(()), |_| Err("still there".to_owned()))
     })
     .await;
     eventually("one empty slice is left", || async {
         let all = slices(&world).await;
-        if all.len() == 1 && all[0].endpoints.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{all:?}"))
-        }
+        if all.len() == 1 && all[0].endpoints.is_empty() { Ok(()) } else { Err(format!("{all:?}")) }
     })
     .await;
 }
@@ -200,17 +156,9 @@ async fn every_mode_shows_in_answers_readiness_and_endpoints() {
         let begun = Instant::now();
         let (status, body) = fetch(Method::GET, &format!("http://{ip}:8080/any/path"), None).await;
         assert_eq!(status, root, "{mode}");
-        assert!(
-            mode != "slow" || begun.elapsed() >= Duration::from_millis(50),
-            "{mode} took {:?}",
-            begun.elapsed()
-        );
+        assert!(mode != "slow" || begun.elapsed() >= Duration::from_millis(50), "{mode} took {:?}", begun.elapsed());
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["pod"], name);
-        assert_eq!(
-            fetch(Method::GET, &format!("http://{ip}:8080/healthz"), None).await.0,
-            health,
-            "{mode}"
-        );
+        assert_eq!(fetch(Method::GET, &format!("http://{ip}:8080/healthz"), None).await.0, health, "{mode}");
     }
     set("crashed").await;
     eventually("connections are refused", || async {
@@ -235,21 +183,12 @@ async fn every_mode_shows_in_answers_readiness_and_endpoints() {
 #[tokio::test]
 async fn endpoints_name_pod_node_zone_and_port() {
     let world = World::start().await;
-    world
-        .web(
-            "blue",
-            json!({"replicas": 3, "ports": [{"name": "http", "port": 9090}]}),
-        )
-        .await;
+    world.web("blue", json!({"replicas": 3, "ports": [{"name": "http", "port": 9090}]})).await;
     let pods = world.settled("blue").await;
     let slice = eventually("all three are in the slice", || async {
         let mut all = slices(&world).await;
         let count = all.first().map_or(0, |s| s.endpoints.len());
-        if count == 3 {
-            Ok(all.remove(0))
-        } else {
-            Err(format!("{count} endpoints"))
-        }
+        if count == 3 { Ok(all.remove(0)) } else { Err(format!("{count} endpoints")) }
     })
     .await;
     let port = &slice.ports.unwrap()[0];
@@ -259,21 +198,12 @@ async fn endpoints_name_pod_node_zone_and_port() {
     let client = world.client("blue").await;
     for endpoint in &slice.endpoints {
         let target = endpoint.target_ref.as_ref().unwrap();
-        let pod = pods
-            .iter()
-            .find(|p| p["uid"] == json!(target.uid))
-            .expect("the reference names a pod by uid");
+        let pod = pods.iter().find(|p| p["uid"] == json!(target.uid)).expect("the reference names a pod by uid");
         assert_eq!(text(pod, "ip"), endpoint.addresses[0]);
-        let node: Node = Api::all(client.clone())
-            .get(endpoint.node_name.as_ref().unwrap())
-            .await
-            .unwrap();
+        let node: Node = Api::all(client.clone()).get(endpoint.node_name.as_ref().unwrap()).await.unwrap();
         assert_eq!(node.labels().get("topology.kubernetes.io/zone"), endpoint.zone.as_ref());
     }
-    let pod: Pod = Api::namespaced(client, "shop")
-        .get(text(&pods[0], "name"))
-        .await
-        .unwrap();
+    let pod: Pod = Api::namespaced(client, "shop").get(text(&pods[0], "name")).await.unwrap();
     let enis: Value = serde_json::from_str(&pod.annotations()["vpc.amazonaws.com/pod-eni"]).unwrap();
     assert_eq!(enis[0]["privateIp"], pods[0]["ip"]);
 }
@@ -287,31 +217,19 @@ async fn a_selector_that_matches_nothing_empties_the_slice_and_comes_back() {
         let world = &world;
         eventually("the slice follows the selector", move || async move {
             let seen = endpoints(world).await.len();
-            if seen == wanted {
-                Ok(())
-            } else {
-                Err(format!("{seen} endpoints instead of {wanted}"))
-            }
+            if seen == wanted { Ok(()) } else { Err(format!("{seen} endpoints instead of {wanted}")) }
         })
     };
     count(2).await;
     let path = "/clusters/blue/namespaces/shop/services/web";
-    world
-        .control(Method::PATCH, path, json!({"selector": {"app": "wbe"}}))
-        .await;
+    world.control(Method::PATCH, path, json!({"selector": {"app": "wbe"}})).await;
     count(0).await;
-    world
-        .control(Method::PATCH, path, json!({"selector": {"app": "web"}}))
-        .await;
+    world.control(Method::PATCH, path, json!({"selector": {"app": "web"}})).await;
     count(2).await;
     world.control(Method::DELETE, path, Value::Null).await;
     eventually("the slices go with their Service", || async {
         let left = slices(&world).await.len();
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(format!("{left} slices"))
-        }
+        if left == 0 { Ok(()) } else { Err(format!("{left} slices")) }
     })
     .await;
 }
@@ -319,43 +237,19 @@ async fn a_selector_that_matches_nothing_empties_the_slice_and_comes_back() {
 #[tokio::test]
 async fn with_immediate_reuse_the_next_pod_gets_the_address_of_the_last() {
     let world = World::start().await;
-    world
-        .control(
-            Method::POST,
-            "/clusters/blue/pods/ip-reuse",
-            json!({"mode": "immediate"}),
-        )
-        .await;
-    world
-        .web("blue", json!({"replicas": 1, "max_surge": 0, "max_unavailable": 1}))
-        .await;
+    world.control(Method::POST, "/clusters/blue/pods/ip-reuse", json!({"mode": "immediate"})).await;
+    world.web("blue", json!({"replicas": 1, "max_surge": 0, "max_unavailable": 1})).await;
     let old = world.settled("blue").await.remove(0);
-    world
-        .control(
-            Method::DELETE,
-            &format!("/clusters/blue/pods/shop/{}", text(&old, "name")),
-            Value::Null,
-        )
-        .await;
+    world.control(Method::DELETE, &format!("/clusters/blue/pods/shop/{}", text(&old, "name")), Value::Null).await;
     let uids = eventually("another pod is ready and the old one is gone", || async {
         let shown = world.show("blue").await;
         let pods = shown["pods"].as_array().unwrap();
         let fresh = pods.len() == 1 && pods[0]["uid"] != old["uid"] && pods[0]["ready"] == true;
-        if fresh {
-            Ok(pods[0].clone())
-        } else {
-            Err(shown.to_string())
-        }
+        if fresh { Ok(pods[0].clone()) } else { Err(shown.to_string()) }
     })
     .await;
     // Its replacement started while the old one still ran: only the pod after that can inherit the address.
-    world
-        .control(
-            Method::DELETE,
-            &format!("/clusters/blue/pods/shop/{}", text(&uids, "name")),
-            Value::Null,
-        )
-        .await;
+    world.control(Method::DELETE, &format!("/clusters/blue/pods/shop/{}", text(&uids, "name")), Value::Null).await;
     eventually("the first address is used again", || async {
         let shown = world.show("blue").await;
         let pods = shown["pods"].as_array().unwrap();
@@ -376,16 +270,8 @@ async fn a_deployment_made_with_kubectl_means_runs_scales_and_evicts() {
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "plain"},
         "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
         "spec": {"containers": [{"name": "app", "image": "x", "ports": [{"containerPort": 8080}]}]}}}});
-    api.patch("plain", &PatchParams::apply("kubectl"), &Patch::Apply(&deployment))
-        .await
-        .unwrap();
-    api.patch(
-        "plain",
-        &PatchParams::default(),
-        &Patch::Merge(json!({"spec": {"replicas": 3}})),
-    )
-    .await
-    .unwrap();
+    api.patch("plain", &PatchParams::apply("kubectl"), &Patch::Apply(&deployment)).await.unwrap();
+    api.patch("plain", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 3}}))).await.unwrap();
     let available = |wanted: i32| {
         let api = &api;
         eventually("the deployment is available", move || async move {
@@ -399,18 +285,10 @@ async fn a_deployment_made_with_kubectl_means_runs_scales_and_evicts() {
     };
     available(3).await;
     let pods: Api<Pod> = Api::namespaced(client, "default");
-    let victim = pods
-        .list(&ListParams::default().labels("a=b"))
-        .await
-        .unwrap()
-        .items
-        .remove(0);
+    let victim = pods.list(&ListParams::default().labels("a=b")).await.unwrap().items.remove(0);
     pods.evict(&victim.name_any(), &EvictParams::default()).await.unwrap();
     eventually("the evicted pod is gone", || async {
-        pods.get_opt(&victim.name_any())
-            .await
-            .unwrap()
-            .map_or(Ok(()), |_| Err("still there".to_owned()))
+        pods.get_opt(&victim.name_any()).await.unwrap().map_or(Ok(()), |_| Err("still there".to_owned()))
     })
     .await;
     available(3).await;
@@ -425,26 +303,16 @@ async fn a_deployment_made_with_kubectl_means_runs_scales_and_evicts() {
 #[tokio::test]
 async fn a_forced_deletion_ends_the_pod_at_once() {
     let world = World::start().await;
-    world
-        .web("blue", json!({"replicas": 1, "termination_grace_ms": 60_000}))
-        .await;
+    world.web("blue", json!({"replicas": 1, "termination_grace_ms": 60_000})).await;
     let pod = world.settled("blue").await.remove(0);
     let api: Api<Pod> = Api::namespaced(world.client("blue").await, "shop");
-    api.delete(
-        text(&pod, "name"),
-        &DeleteParams {
-            grace_period_seconds: Some(0),
-            ..DeleteParams::default()
-        },
-    )
-    .await
-    .unwrap();
+    api.delete(text(&pod, "name"), &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() })
+        .await
+        .unwrap();
     assert!(api.get_opt(text(&pod, "name")).await.unwrap().is_none());
     eventually("its server is gone", || async {
         let url = format!("http://{}:8080/", text(&pod, "ip"));
-        try_fetch(Method::GET, &url, None)
-            .await
-            .map_or(Ok(()), |answer| Err(format!("{answer:?}")))
+        try_fetch(Method::GET, &url, None).await.map_or(Ok(()), |answer| Err(format!("{answer:?}")))
     })
     .await;
 }

@@ -22,10 +22,7 @@ fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
 }
 
 fn lease(name: &str) -> k8s_openapi::api::coordination::v1::Lease {
-    let metadata = ObjectMeta {
-        name: Some(name.into()),
-        ..ObjectMeta::default()
-    };
+    let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
     k8s_openapi::api::coordination::v1::Lease { metadata, spec: None }
 }
 
@@ -65,22 +62,10 @@ async fn sees_everything(client: Client, config: watcher::Config) {
     api.create(&PostParams::default(), &lease("after")).await.unwrap();
     until(&mut stream, "the new object", |e| is_apply(e, "after")).await;
     let label = json!({"metadata": {"labels": {"a": "b"}}});
-    api.patch("after", &PatchParams::default(), &Patch::Merge(&label))
-        .await
-        .unwrap();
-    until(
-        &mut stream,
-        "the change",
-        |e| matches!(e, Event::Apply(o) if o.labels().contains_key("a")),
-    )
-    .await;
+    api.patch("after", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
+    until(&mut stream, "the change", |e| matches!(e, Event::Apply(o) if o.labels().contains_key("a"))).await;
     api.delete("before", &Default::default()).await.unwrap();
-    until(
-        &mut stream,
-        "the deletion",
-        |e| matches!(e, Event::Delete(o) if o.name_any() == "before"),
-    )
-    .await;
+    until(&mut stream, "the deletion", |e| matches!(e, Event::Delete(o) if o.name_any() == "before")).await;
 }
 
 #[tokio::test]
@@ -101,22 +86,13 @@ async fn a_watcher_lists_again_when_its_version_is_compacted_while_the_server_is
     let api: LeaseApi = Api::namespaced(world.client("blue").await, "default");
     let mut stream = watcher(api.clone(), watcher::Config::default()).boxed();
     until(&mut stream, "the first list", |e| matches!(e, Event::InitDone)).await;
-    world
-        .control(Method::POST, "/clusters/blue/api/stop", Value::Null)
-        .await;
-    assert!(
-        api.list(&ListParams::default()).await.is_err(),
-        "a stopped server refuses connections"
-    );
+    world.control(Method::POST, "/clusters/blue/api/stop", Value::Null).await;
+    assert!(api.list(&ListParams::default()).await.is_err(), "a stopped server refuses connections");
     // A change nobody could watch, then a start that forgets history.
     world.web("blue", json!({"replicas": 1})).await;
-    world
-        .control(Method::POST, "/clusters/blue/api/start", Value::Null)
-        .await;
+    world.control(Method::POST, "/clusters/blue/api/start", Value::Null).await;
     let errors = until(&mut stream, "the second list", |e| matches!(e, Event::InitDone)).await;
-    let expired = errors
-        .iter()
-        .any(|e| matches!(e, watcher::Error::WatchError(status) if status.code == 410));
+    let expired = errors.iter().any(|e| matches!(e, watcher::Error::WatchError(status) if status.code == 410));
     assert!(expired, "the old version is answered with 410: {errors:?}");
     api.create(&PostParams::default(), &lease("later")).await.unwrap();
     until(&mut stream, "what comes later", |e| is_apply(e, "later")).await;
@@ -130,14 +106,10 @@ async fn a_watch_goes_on_over_a_compaction_that_it_has_caught_up_with() {
     until(&mut stream, "the first list", |e| matches!(e, Event::InitDone)).await;
     api.create(&PostParams::default(), &lease("one")).await.unwrap();
     until(&mut stream, "the object", |e| is_apply(e, "one")).await;
-    world
-        .control(Method::POST, "/clusters/blue/api/compact", Value::Null)
-        .await;
+    world.control(Method::POST, "/clusters/blue/api/compact", Value::Null).await;
     let old = api.watch(&WatchParams::default(), "2").await.unwrap();
     let first = next(&mut old.boxed()).await.unwrap();
-    let WatchEvent::Error(status) = first else {
-        panic!("an old version is an error event, not {first:?}")
-    };
+    let WatchEvent::Error(status) = first else { panic!("an old version is an error event, not {first:?}") };
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
     api.create(&PostParams::default(), &lease("two")).await.unwrap();
     let errors = until(&mut stream, "the object after", |e| is_apply(e, "two")).await;
@@ -149,28 +121,13 @@ async fn a_quiet_watch_ends_with_a_bookmark_at_the_newest_version() {
     let world = World::start().await;
     let client = world.client("blue").await;
     let api: LeaseApi = Api::namespaced(client.clone(), "default");
-    let version = api
-        .list(&ListParams::default())
-        .await
-        .unwrap()
-        .metadata
-        .resource_version
-        .unwrap();
+    let version = api.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
     // Something else moves the version on.
     let events: Api<CoreEvent> = Api::namespaced(client, "default");
     let event = json!({"metadata": {"name": "x"}, "involvedObject": {}, "reason": "Test"});
-    let made = events
-        .create(&PostParams::default(), &serde_json::from_value(event).unwrap())
-        .await
-        .unwrap();
-    let mut stream = api
-        .watch(&WatchParams::default().timeout(1), &version)
-        .await
-        .unwrap()
-        .boxed();
-    let WatchEvent::Bookmark(bookmark) = next(&mut stream).await.unwrap() else {
-        panic!("only a bookmark is due")
-    };
+    let made = events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await.unwrap();
+    let mut stream = api.watch(&WatchParams::default().timeout(1), &version).await.unwrap().boxed();
+    let WatchEvent::Bookmark(bookmark) = next(&mut stream).await.unwrap() else { panic!("only a bookmark is due") };
     let newest: u64 = made.resource_version().unwrap().parse().unwrap();
     assert!(bookmark.metadata.resource_version.parse::<u64>().unwrap() >= newest);
     assert!(stream.next().await.is_none(), "the watch ends at its timeout");
@@ -197,10 +154,7 @@ async fn two_thousand_five_hundred_objects_come_in_pages_of_one_state() {
     let (mut seen, mut pages, mut token) = (BTreeSet::new(), 1, first.metadata.continue_.clone());
     seen.extend(first.items.iter().map(ResourceExt::name_any));
     while let Some(next) = token.filter(|t| !t.is_empty()) {
-        let page = api
-            .list(&ListParams::default().limit(500).continue_token(&next))
-            .await
-            .unwrap();
+        let page = api.list(&ListParams::default().limit(500).continue_token(&next)).await.unwrap();
         assert_eq!(page.metadata.resource_version, first.metadata.resource_version);
         seen.extend(page.items.iter().map(ResourceExt::name_any));
         pages += 1;
@@ -221,12 +175,8 @@ async fn two_thousand_five_hundred_objects_come_in_pages_of_one_state() {
 async fn leaving_a_selection_is_a_deletion_for_its_watchers() {
     let world = World::start().await;
     let api: Api<Pod> = Api::namespaced(world.client("blue").await, "default");
-    api.create(&PostParams::default(), &pod("web", &[("app", "web")]))
-        .await
-        .unwrap();
-    api.create(&PostParams::default(), &pod("db", &[("app", "db")]))
-        .await
-        .unwrap();
+    api.create(&PostParams::default(), &pod("web", &[("app", "web")])).await.unwrap();
+    api.create(&PostParams::default(), &pod("db", &[("app", "db")])).await.unwrap();
     let config = watcher::Config::default().labels("app=web");
     let mut stream = watcher(api.clone(), config).boxed();
     loop {
@@ -237,9 +187,7 @@ async fn leaving_a_selection_is_a_deletion_for_its_watchers() {
         }
     }
     let relabel = json!({"metadata": {"labels": {"app": "other"}}});
-    api.patch("web", &PatchParams::default(), &Patch::Merge(&relabel))
-        .await
-        .unwrap();
+    api.patch("web", &PatchParams::default(), &Patch::Merge(&relabel)).await.unwrap();
     loop {
         // The kubelet may write its status in between.
         match next(&mut stream).await.unwrap() {
@@ -253,10 +201,8 @@ async fn leaving_a_selection_is_a_deletion_for_its_watchers() {
         pod.spec.and_then(|s| s.node_name).ok_or_else(|| "no node".to_owned())
     })
     .await;
-    let found = api
-        .list(&ListParams::default().fields(&format!("spec.nodeName={node},metadata.name=db")))
-        .await
-        .unwrap();
+    let found =
+        api.list(&ListParams::default().fields(&format!("spec.nodeName={node},metadata.name=db"))).await.unwrap();
     assert_eq!(found.items.len(), 1);
 }
 

@@ -34,11 +34,7 @@ fn service(name: &str) -> Service {
 
 fn policies(client: Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("switchyard.dev", "v1alpha1", "ClusterTrafficPolicy");
-    Api::namespaced_with(
-        client,
-        "default",
-        &ApiResource::from_gvk_with_plural(&kind, "clustertrafficpolicies"),
-    )
+    Api::namespaced_with(client, "default", &ApiResource::from_gvk_with_plural(&kind, "clustertrafficpolicies"))
 }
 
 #[tokio::test]
@@ -55,11 +51,7 @@ async fn a_stale_replace_conflicts_and_a_fresh_one_does_not() {
     let stale = refused(api.replace("web", &PostParams::default(), &fresh).await);
     assert_eq!((stale.code, stale.reason.as_str()), (409, "Conflict"));
     let same = api.replace("web", &PostParams::default(), &second).await.unwrap();
-    assert_eq!(
-        same.resource_version(),
-        second.resource_version(),
-        "nothing changed, so nothing was written"
-    );
+    assert_eq!(same.resource_version(), second.resource_version(), "nothing changed, so nothing was written");
     assert_eq!(refused(api.get("none").await).code, 404);
 }
 
@@ -72,36 +64,22 @@ async fn two_managers_that_apply_the_same_field_conflict_until_one_forces() {
                "spec": {"ports": [{"port": 80, "name": "http"}], "selector": {"app": "web"}}})
     };
     let apply = |manager: &str| PatchParams::apply(manager);
-    api.patch("web", &apply("one"), &Patch::Apply(patch("a")))
-        .await
-        .unwrap();
+    api.patch("web", &apply("one"), &Patch::Apply(patch("a"))).await.unwrap();
     let refusal = refused(api.patch("web", &apply("two"), &Patch::Apply(patch("b"))).await);
     assert_eq!((refusal.code, refusal.reason.as_str()), (409, "Conflict"));
     let causes = refusal.details.unwrap().causes;
     assert_eq!(causes[0].field, ".metadata.annotations.team");
     assert_eq!(causes[0].reason, "FieldManagerConflict");
-    let forced = api
-        .patch("web", &apply("two").force(), &Patch::Apply(patch("b")))
-        .await
-        .unwrap();
+    let forced = api.patch("web", &apply("two").force(), &Patch::Apply(patch("b"))).await.unwrap();
     assert_eq!(forced.annotations()["team"], "b");
-    let repeated = api
-        .patch("web", &apply("two"), &Patch::Apply(patch("b")))
-        .await
-        .unwrap();
+    let repeated = api.patch("web", &apply("two"), &Patch::Apply(patch("b"))).await.unwrap();
     assert_eq!(repeated.resource_version(), forced.resource_version());
     // Left out by its owner, the field goes; what both applied stays.
     let without = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}});
     let after = api.patch("web", &apply("two"), &Patch::Apply(without)).await.unwrap();
     assert!(after.annotations().is_empty());
     assert_eq!(after.spec.unwrap().ports.unwrap().len(), 1);
-    let managers: Vec<_> = after
-        .metadata
-        .managed_fields
-        .unwrap()
-        .into_iter()
-        .filter_map(|m| m.manager)
-        .collect();
+    let managers: Vec<_> = after.metadata.managed_fields.unwrap().into_iter().filter_map(|m| m.manager).collect();
     assert_eq!(managers, ["one"]);
 }
 
@@ -122,16 +100,9 @@ async fn an_apply_with_yaml_creates_and_a_dry_run_does_not() {
     };
     send("fieldManager=me&dryRun=All").await.unwrap();
     assert!(api.get_opt("hub").await.unwrap().is_none());
-    assert_eq!(
-        refused(send("dryRun=All").await).code,
-        400,
-        "an apply names its manager"
-    );
+    assert_eq!(refused(send("dryRun=All").await).code, 400, "an apply names its manager");
     send("fieldManager=me").await.unwrap();
-    assert_eq!(
-        api.get("hub").await.unwrap().spec.unwrap().holder_identity.as_deref(),
-        Some("one")
-    );
+    assert_eq!(api.get("hub").await.unwrap().spec.unwrap().holder_identity.as_deref(), Some("one"));
 }
 
 #[tokio::test]
@@ -144,29 +115,18 @@ async fn the_status_of_a_policy_is_written_apart_from_its_spec() {
     assert_eq!((made.metadata.generation, made.data.get("status")), (Some(1), None));
     let status = json!({"apiVersion": "switchyard.dev/v1alpha1", "kind": "ClusterTrafficPolicy", "spec": {"order": 1},
         "status": {"conditions": [{"type": "Accepted", "status": "True"}]}});
-    let shown = api
-        .patch_status("checkout", &PatchParams::default(), &Patch::Merge(&status))
-        .await
-        .unwrap();
+    let shown = api.patch_status("checkout", &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
     assert_eq!(shown.data["spec"]["order"], 100);
     assert_eq!(shown.metadata.generation, Some(1));
     let applied = json!({"apiVersion": "switchyard.dev/v1alpha1", "kind": "ClusterTrafficPolicy",
         "status": {"conditions": [{"type": "Programmed", "status": "False"}]}});
-    let shown = api
-        .patch_status("checkout", &PatchParams::apply("agent"), &Patch::Apply(&applied))
-        .await
-        .unwrap();
+    let shown = api.patch_status("checkout", &PatchParams::apply("agent"), &Patch::Apply(&applied)).await.unwrap();
     assert_eq!(shown.data["status"]["conditions"].as_array().unwrap().len(), 2);
     let spec = json!({"spec": {"order": 200}, "status": {"conditions": []}});
-    let shown = api
-        .patch("checkout", &PatchParams::default(), &Patch::Merge(&spec))
-        .await
-        .unwrap();
+    let shown = api.patch("checkout", &PatchParams::default(), &Patch::Merge(&spec)).await.unwrap();
     assert_eq!(shown.metadata.generation, Some(2));
     assert_eq!(shown.data["status"]["conditions"].as_array().unwrap().len(), 2);
-    let strategic = api
-        .patch("checkout", &PatchParams::default(), &Patch::Strategic(&spec))
-        .await;
+    let strategic = api.patch("checkout", &PatchParams::default(), &Patch::Strategic(&spec)).await;
     assert_eq!(refused(strategic).code, 415, "custom resources know no strategic merge");
 }
 
@@ -174,38 +134,24 @@ async fn the_status_of_a_policy_is_written_apart_from_its_spec() {
 async fn a_readiness_gate_opened_by_a_status_patch_makes_the_pod_ready() {
     let world = World::start().await;
     let gate = "switchyard.dev/target-health";
-    world
-        .web("blue", json!({"replicas": 1, "readiness_gates": [gate]}))
-        .await;
+    world.web("blue", json!({"replicas": 1, "readiness_gates": [gate]})).await;
     let api: Api<Pod> = Api::namespaced(world.client("blue").await, "shop");
     let condition = |pod: &Pod, kind: &str| {
-        let all = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.conditions.clone())
-            .unwrap_or_default();
+        let all = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         all.into_iter().find(|c| c.type_ == kind).map(|c| c.status)
     };
     let pod = eventually("the containers are ready", || async {
         let found = api.list(&ListParams::default()).await.unwrap().items;
-        let ready = found
-            .into_iter()
-            .find(|p| condition(p, "ContainersReady").as_deref() == Some("True"));
+        let ready = found.into_iter().find(|p| condition(p, "ContainersReady").as_deref() == Some("True"));
         ready.ok_or_else(|| "not yet".to_owned())
     })
     .await;
     assert_eq!(condition(&pod, "Ready").as_deref(), Some("False"));
     let patch = json!({"status": {"conditions": [{"type": gate, "status": "True"}]}});
-    api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch))
-        .await
-        .unwrap();
+    api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await.unwrap();
     eventually("the pod is ready", || async {
         let pod = api.get(&pod.name_any()).await.unwrap();
-        if condition(&pod, "Ready").as_deref() == Some("True") {
-            Ok(())
-        } else {
-            Err(format!("{:?}", pod.status))
-        }
+        if condition(&pod, "Ready").as_deref() == Some("True") { Ok(()) } else { Err(format!("{:?}", pod.status)) }
     })
     .await;
 }
@@ -216,17 +162,10 @@ async fn a_finalizer_holds_an_object_until_it_is_removed() {
     let api: Api<Lease> = Api::namespaced(world.client("blue").await, "default");
     let held: Lease = parse(json!({"metadata": {"name": "held", "finalizers": ["switchyard.dev/hold"]}}));
     api.create(&PostParams::default(), &held).await.unwrap();
-    let marked = api
-        .delete("held", &DeleteParams::default())
-        .await
-        .unwrap()
-        .left()
-        .expect("the object is the answer");
+    let marked = api.delete("held", &DeleteParams::default()).await.unwrap().left().expect("the object is the answer");
     assert!(marked.metadata.deletion_timestamp.is_some());
     let release = json!({"metadata": {"finalizers": null}});
-    api.patch("held", &PatchParams::default(), &Patch::Merge(&release))
-        .await
-        .unwrap();
+    api.patch("held", &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
     assert!(api.get_opt("held").await.unwrap().is_none());
 }
 
@@ -236,19 +175,11 @@ async fn a_deletion_with_the_wrong_uid_is_refused() {
     let api: Api<Service> = Api::namespaced(world.client("blue").await, "default");
     let made = api.create(&PostParams::default(), &service("web")).await.unwrap();
     let of = |uid: &str| DeleteParams {
-        preconditions: Some(kube::api::Preconditions {
-            uid: Some(uid.into()),
-            resource_version: None,
-        }),
+        preconditions: Some(kube::api::Preconditions { uid: Some(uid.into()), resource_version: None }),
         ..DeleteParams::default()
     };
     assert_eq!(refused(api.delete("web", &of("another")).await).code, 409);
-    let answer = api
-        .delete("web", &of(&made.uid().unwrap()))
-        .await
-        .unwrap()
-        .right()
-        .expect("a status is the answer");
+    let answer = api.delete("web", &of(&made.uid().unwrap())).await.unwrap().right().expect("a status is the answer");
     assert_eq!(answer.details.unwrap().uid, made.uid().unwrap());
 }
 
@@ -268,14 +199,7 @@ async fn a_namespace_takes_its_content_with_it() {
         left.map_or(Ok(()), |n| Err(format!("{:?}", n.status)))
     })
     .await;
-    assert!(
-        Api::<Pod>::namespaced(client, "shop")
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-            .items
-            .is_empty()
-    );
+    assert!(Api::<Pod>::namespaced(client, "shop").list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
 #[tokio::test]
@@ -283,25 +207,15 @@ async fn objects_without_their_namespace_or_required_fields_are_refused() {
     let world = World::start().await;
     let client = world.client("blue").await;
     let elsewhere: Api<Service> = Api::namespaced(client.clone(), "nowhere");
-    assert_eq!(
-        refused(elsewhere.create(&PostParams::default(), &service("web")).await).code,
-        404
-    );
+    assert_eq!(refused(elsewhere.create(&PostParams::default(), &service("web")).await).code, 404);
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     let empty: Pod = parse(json!({"metadata": {"name": "x"}, "spec": {"containers": []}}));
-    assert_eq!(
-        refused(pods.create(&PostParams::default(), &empty).await).reason,
-        "Invalid"
-    );
+    assert_eq!(refused(pods.create(&PostParams::default(), &empty).await).reason, "Invalid");
     let deployments: Api<Deployment> = Api::namespaced(client, "default");
-    let unselected: Deployment = parse(
-        json!({"metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
-        "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "app"}]}}}}),
-    );
-    assert_eq!(
-        refused(deployments.create(&PostParams::default(), &unselected).await).code,
-        422
-    );
+    let unselected: Deployment =
+        parse(json!({"metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "app"}]}}}}));
+    assert_eq!(refused(deployments.create(&PostParams::default(), &unselected).await).code, 422);
 }
 
 #[tokio::test]
@@ -329,11 +243,7 @@ async fn discovery_lists_every_kind_and_deletecollection_empties_one() {
     let client = world.client("blue").await;
     let found = Discovery::new(client.clone()).run().await.unwrap();
     let (resource, _) = found
-        .resolve_gvk(&GroupVersionKind::gvk(
-            "switchyard.dev",
-            "v1alpha1",
-            "ClusterTrafficPolicy",
-        ))
+        .resolve_gvk(&GroupVersionKind::gvk("switchyard.dev", "v1alpha1", "ClusterTrafficPolicy"))
         .expect("the policy kind is discovered");
     assert_eq!(resource.plural, "clustertrafficpolicies");
     assert_eq!(client.apiserver_version().await.unwrap().major, "1");
@@ -341,9 +251,7 @@ async fn discovery_lists_every_kind_and_deletecollection_empties_one() {
     for name in ["a", "b"] {
         api.create(&PostParams::default(), &service(name)).await.unwrap();
     }
-    api.delete_collection(&DeleteParams::default(), &ListParams::default())
-        .await
-        .unwrap();
+    api.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
     assert!(api.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
@@ -354,28 +262,13 @@ async fn broken_requests_are_answered_with_a_status_object() {
     for (method, path, body, code) in [
         (Method::GET, "/api/v1/pods?limit=many", Value::Null, 400),
         (Method::GET, "/api/v1/pods?labelSelector=a%20in%20b", Value::Null, 400),
-        (
-            Method::GET,
-            "/api/v1/pods?fieldSelector=spec.color%3Dred",
-            Value::Null,
-            400,
-        ),
-        (
-            Method::GET,
-            "/api/v1/pods?watch=1&sendInitialEvents=true",
-            Value::Null,
-            400,
-        ),
+        (Method::GET, "/api/v1/pods?fieldSelector=spec.color%3Dred", Value::Null, 400),
+        (Method::GET, "/api/v1/pods?watch=1&sendInitialEvents=true", Value::Null, 400),
         (Method::GET, "/api/v9/pods", Value::Null, 404),
         (Method::POST, "/api/v1/pods", json!({}), 405),
         (Method::POST, "/api/v1/namespaces/default/pods", json!([1]), 400),
         (Method::PATCH, "/api/v1/namespaces/default/pods/x", json!({}), 415),
-        (
-            Method::POST,
-            "/api/v1/namespaces/default/services",
-            json!({"kind": "Pod", "metadata": {"name": "x"}}),
-            400,
-        ),
+        (Method::POST, "/api/v1/namespaces/default/services", json!({"kind": "Pod", "metadata": {"name": "x"}}), 400),
     ] {
         let (status, text) = fetch(method.clone(), &format!("{base}{path}"), Some(body)).await;
         let answer: Value = serde_json::from_str(&text).unwrap();

@@ -7,19 +7,13 @@ use kube_support::{World, eventually};
 use serde_json::{Value, json};
 
 async fn start(world: &World, spec: Value) -> u64 {
-    world.control(Method::POST, "/load", spec).await["id"]
-        .as_u64()
-        .expect("a load has a number")
+    world.control(Method::POST, "/load", spec).await["id"].as_u64().expect("a load has a number")
 }
 
 async fn finished(world: &World, id: u64) -> Value {
     eventually("the load ends", || async {
         let report = world.control(Method::GET, &format!("/load/{id}"), Value::Null).await;
-        if report["running"] == false {
-            Ok(report)
-        } else {
-            Err(report.to_string())
-        }
+        if report["running"] == false { Ok(report) } else { Err(report.to_string()) }
     })
     .await
 }
@@ -27,10 +21,7 @@ async fn finished(world: &World, id: u64) -> Value {
 async fn one_pod(world: &World, workload: Value) -> String {
     world.web("blue", workload).await;
     let pods = world.settled("blue").await;
-    format!(
-        "http://{}:8080/",
-        pods[0]["ip"].as_str().expect("the pod has an address")
-    )
+    format!("http://{}:8080/", pods[0]["ip"].as_str().expect("the pod has an address"))
 }
 
 #[tokio::test]
@@ -58,10 +49,7 @@ async fn a_stall_shows_in_the_latency_of_the_requests_it_delayed() {
     let report = finished(&world, start(&world, spec).await).await;
     assert_eq!((&report["sent"], &report["ok"]), (&json!(25), &json!(25)), "{report}");
     let slowest = report["latency_ms"]["max"].as_f64().expect("max is a number");
-    assert!(
-        slowest >= 1_500.0,
-        "the last of 25 was due at 480 ms and done at 2.5 s, not after {slowest} ms"
-    );
+    assert!(slowest >= 1_500.0, "the last of 25 was due at 480 ms and done at 2.5 s, not after {slowest} ms");
 }
 
 #[tokio::test]
@@ -73,41 +61,24 @@ async fn failures_carry_their_reason_and_windows_their_own_counts() {
         let world = &world;
         eventually("the counter rises", move || async move {
             let report = world.control(Method::GET, &format!("/load/{id}"), Value::Null).await;
-            if report[field].as_u64() >= Some(wanted) {
-                Ok(())
-            } else {
-                Err(report.to_string())
-            }
+            if report[field].as_u64() >= Some(wanted) { Ok(()) } else { Err(report.to_string()) }
         })
     };
     at_least("ok", 20).await;
-    world
-        .control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "erroring"}))
-        .await;
+    world.control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "erroring"})).await;
     at_least("failed", 10).await;
-    world
-        .control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "normal"}))
-        .await;
-    let marked = world
-        .control(Method::POST, &format!("/load/{id}/mark"), json!({"name": "after"}))
-        .await;
+    world.control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "normal"})).await;
+    let marked = world.control(Method::POST, &format!("/load/{id}/mark"), json!({"name": "after"})).await;
     assert_eq!(marked["name"], "after");
-    let so_far = world.control(Method::GET, &format!("/load/{id}"), Value::Null).await["ok"]
-        .as_u64()
-        .unwrap_or(0);
+    let so_far = world.control(Method::GET, &format!("/load/{id}"), Value::Null).await["ok"].as_u64().unwrap_or(0);
     at_least("ok", so_far + 20).await;
     let report = world.control(Method::DELETE, &format!("/load/{id}"), Value::Null).await;
     assert_eq!(report["running"], false);
     assert_eq!(report["by_status"]["500"], report["failed"]);
     assert_eq!(report["failures"][0]["status"], 500);
     let window = &report["windows"][0];
-    assert!(
-        window["ok"].as_u64() >= Some(20) && window["sent"].as_u64() < report["sent"].as_u64(),
-        "{window}"
-    );
-    let (status, _) = world
-        .try_control(Method::GET, &format!("/load/{id}"), Value::Null)
-        .await;
+    assert!(window["ok"].as_u64() >= Some(20) && window["sent"].as_u64() < report["sent"].as_u64(), "{window}");
+    let (status, _) = world.try_control(Method::GET, &format!("/load/{id}"), Value::Null).await;
     assert_eq!(status, 404, "a deleted load is gone");
 }
 
@@ -115,24 +86,16 @@ async fn failures_carry_their_reason_and_windows_their_own_counts() {
 async fn a_refused_connection_and_a_hung_server_fail_with_names_of_their_own() {
     let world = World::start().await;
     let target = one_pod(&world, json!({"replicas": 1})).await;
-    world
-        .control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "hung"}))
-        .await;
+    world.control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "hung"})).await;
     let spec = json!({"target": target, "rps": 100, "connections": 4, "duration_ms": 100, "timeout_ms": 50});
     let report = finished(&world, start(&world, spec).await).await;
     assert_eq!(report["by_error"], json!({"no answer within 50 ms": 10}), "{report}");
-    world
-        .control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "crashed"}))
-        .await;
+    world.control(Method::POST, "/clusters/blue/pods/mode", json!({"mode": "crashed"})).await;
     let spec = json!({"target": target, "rps": 100, "connections": 4, "duration_ms": 100});
     let refused = eventually("connections are refused", || async {
         let report = finished(&world, start(&world, spec.clone()).await).await;
         let count = report["by_error"]["connect: connection refused"].as_u64();
-        if count == Some(10) {
-            Ok(report)
-        } else {
-            Err(report.to_string())
-        }
+        if count == Some(10) { Ok(report) } else { Err(report.to_string()) }
     })
     .await;
     assert_eq!(refused["failed"], 10);

@@ -40,11 +40,7 @@ async fn api_action(State(control): Shared, Path((cluster, action)): Path<(Strin
         "restore" => api.restore(),
         _ => {
             let known = "stop, start, restart, hang, compact, wipe, restore".to_owned();
-            return Err(ControlError::Unknown {
-                what: "action",
-                name: action,
-                known,
-            });
+            return Err(ControlError::Unknown { what: "action", name: action, known });
         }
     }
     tracing::info!(%cluster, %action, "the API server of a cluster was told to change");
@@ -60,13 +56,7 @@ struct DenyRequest {
 async fn deny(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<DenyRequest>) -> Answer {
     let api = &control.cluster(&cluster)?.api;
     let mut rules = api.deny();
-    rules.extend(
-        request
-            .deny
-            .into_iter()
-            .filter(|rule| !rules.contains(rule))
-            .collect::<Vec<_>>(),
-    );
+    rules.extend(request.deny.into_iter().filter(|rule| !rules.contains(rule)).collect::<Vec<_>>());
     api.set_deny(rules.clone());
     Ok(Json(json!({"deny": rules})))
 }
@@ -95,11 +85,7 @@ async fn mode_of_one(
         return Ok(Json(json!({"pods": 1})));
     }
     let known = format!("GET the workload in {:?} for its pods", key.0);
-    Err(ControlError::Unknown {
-        what: "running pod",
-        name: key.1,
-        known,
-    })
+    Err(ControlError::Unknown { what: "running pod", name: key.1, known })
 }
 
 #[derive(Deserialize)]

@@ -29,18 +29,8 @@ fn find(control: &Control, id: u64) -> Result<Arc<Load>, ControlError> {
 }
 
 fn unknown(control: &Control, id: u64) -> ControlError {
-    let known = control
-        .loads
-        .ids()
-        .iter()
-        .map(u64::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    ControlError::Unknown {
-        what: "load",
-        name: id.to_string(),
-        known,
-    }
+    let known = control.loads.ids().iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    ControlError::Unknown { what: "load", name: id.to_string(), known }
 }
 
 async fn report(State(control): Shared, Path(id): Path<u64>) -> Result<Json<LoadReport>, ControlError> {

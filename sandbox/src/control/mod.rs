@@ -74,17 +74,9 @@ pub fn router(control: Arc<Control>) -> Router {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("there is no {what} {name:?}; known: {known}")]
-    Unknown {
-        what: &'static str,
-        name: String,
-        known: String,
-    },
+    Unknown { what: &'static str, name: String, known: String },
     #[error("{field}: {value} cannot be used; {remedy}")]
-    Field {
-        field: &'static str,
-        value: String,
-        remedy: &'static str,
-    },
+    Field { field: &'static str, value: String, remedy: &'static str },
     #[error("the body of the request cannot be read: {0}")]
     Body(String),
     #[error(transparent)]
@@ -114,9 +106,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ControlError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let bytes = bytes::Bytes::from_request(request, state)
-            .await
-            .map_err(|e| ControlError::Body(e.body_text()))?;
+        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|e| ControlError::Body(e.body_text()))?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         Json::<T>::from_bytes(text)
             .map(|Json(value)| Body(value))

@@ -28,22 +28,13 @@ type Named = Path<(String, String, String)>;
 
 pub fn routes() -> Router<Arc<Control>> {
     Router::new()
-        .route(
-            "/clusters/{cluster}/namespaces/{namespace}/services",
-            post(create_service),
-        )
-        .route(
-            "/clusters/{cluster}/namespaces/{namespace}/services/{name}",
-            patch(select).delete(delete_service),
-        )
+        .route("/clusters/{cluster}/namespaces/{namespace}/services", post(create_service))
+        .route("/clusters/{cluster}/namespaces/{namespace}/services/{name}", patch(select).delete(delete_service))
         .route(
             "/clusters/{cluster}/namespaces/{namespace}/workloads/{name}",
             get(show).put(put).delete(delete_workload),
         )
-        .route(
-            "/clusters/{cluster}/namespaces/{namespace}/workloads/{name}/rollout",
-            post(rollout),
-        )
+        .route("/clusters/{cluster}/namespaces/{namespace}/workloads/{name}/rollout", post(rollout))
 }
 
 /// `http` or `8080`.
@@ -158,10 +149,7 @@ impl Default for WorkloadRequest {
         Self {
             replicas: 1,
             labels: BTreeMap::new(),
-            ports: vec![NamedPort {
-                name: "http".to_owned(),
-                port: 8080,
-            }],
+            ports: vec![NamedPort { name: "http".to_owned(), port: 8080 }],
             version: "v1".to_owned(),
             ready_after_ms: 0,
             termination_grace_ms: 0,
@@ -182,11 +170,8 @@ impl WorkloadRequest {
             labels.insert("app".to_owned(), name.to_owned());
         }
         labels.insert(WORKLOAD.to_owned(), name.to_owned());
-        let ports: Vec<Value> = self
-            .ports
-            .iter()
-            .map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": "TCP"}))
-            .collect();
+        let ports: Vec<Value> =
+            self.ports.iter().map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": "TCP"})).collect();
         // Long enough for the sleep before the end and for requests in flight after it.
         let grace_seconds = self.termination_grace_ms.div_ceil(1_000) + 10;
         let mut pod = json!({
@@ -194,11 +179,7 @@ impl WorkloadRequest {
             "terminationGracePeriodSeconds": grace_seconds,
         });
         if !self.readiness_gates.is_empty() {
-            pod["readinessGates"] = self
-                .readiness_gates
-                .iter()
-                .map(|g| json!({"conditionType": g}))
-                .collect();
+            pod["readinessGates"] = self.readiness_gates.iter().map(|g| json!({"conditionType": g})).collect();
         }
         let annotations = json!({
             behaviour::VERSION: self.version, behaviour::READY_AFTER: self.ready_after_ms.to_string(),
@@ -225,19 +206,11 @@ async fn put(
 ) -> Answer {
     if request.replicas > REPLICA_LIMIT {
         let value = request.replicas.to_string();
-        return Err(ControlError::Field {
-            field: "replicas",
-            value,
-            remedy: "use at most 5000",
-        });
+        return Err(ControlError::Field { field: "replicas", value, remedy: "use at most 5000" });
     }
     if request.ports.is_empty() || request.ports.iter().any(|p| p.port == 0) {
         let remedy = "name at least one port from 1 to 65535";
-        return Err(ControlError::Field {
-            field: "ports",
-            value: format!("{:?}", request.ports),
-            remedy,
-        });
+        return Err(ControlError::Field { field: "ports", value: format!("{:?}", request.ports), remedy });
     }
     let cluster = control.cluster(&cluster)?;
     cluster.ensure_namespace(&namespace)?;
@@ -287,9 +260,7 @@ async fn show(State(control): Shared, Path((cluster, namespace, name)): Named) -
 }
 
 fn find(store: &Store, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
-    store
-        .get(DEPLOYMENTS, namespace, name)
-        .ok_or_else(|| ApiError::not_found(DEPLOYMENTS.row(), name))
+    store.get(DEPLOYMENTS, namespace, name).ok_or_else(|| ApiError::not_found(DEPLOYMENTS.row(), name))
 }
 
 /// What the pods of a workload are doing, terminating ones included.
@@ -307,11 +278,9 @@ fn summary(store: &Store, deployment: &Object) -> Value {
             ready += usize::from(is_ready);
             updated += usize::from(current);
         }
-        shown.push(
-            json!({"name": pod.name(), "uid": pod.uid(), "ip": pod.text("/status/podIP"),
+        shown.push(json!({"name": pod.name(), "uid": pod.uid(), "ip": pod.text("/status/podIP"),
             "node": pod.text("/spec/nodeName"), "phase": pod.text("/status/phase"), "ready": is_ready,
-            "terminating": pod.terminating(), "version": pod.annotation(behaviour::VERSION)}),
-        );
+            "terminating": pod.terminating(), "version": pod.annotation(behaviour::VERSION)}));
     }
     let done = updated == wanted && active == wanted && ready == wanted;
     json!({"replicas": wanted, "ready": ready, "updated": updated, "rolling": !done, "pods": shown})

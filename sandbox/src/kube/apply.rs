@@ -37,10 +37,7 @@ impl Entry {
 
 fn entries(object: &Value) -> Vec<Entry> {
     let list = object.pointer("/metadata/managedFields").and_then(Value::as_array);
-    let entry = |raw: &Value| Entry {
-        raw: raw.clone(),
-        set: fields::decode(&raw["fieldsV1"]),
-    };
+    let entry = |raw: &Value| Entry { raw: raw.clone(), set: fields::decode(&raw["fieldsV1"]) };
     list.map(|list| list.iter().map(entry).collect()).unwrap_or_default()
 }
 
@@ -84,7 +81,7 @@ pub fn apply(
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value, ApiError> {
-    let mut patch = patch.clone();
+    let mut patch = without_nulls(patch);
     metadata(&mut patch).remove("managedFields");
     let wanted = fields::leaves(kind, &patch);
     let Some(live) = live else {
@@ -101,16 +98,9 @@ pub fn apply(
     let mut merged = live.clone();
     merge(kind, &mut Vec::new(), &mut merged, &patch);
     // What this manager applied before and leaves out now goes away, unless somebody else owns it too.
-    let before = list
-        .iter()
-        .find(|e| e.belongs_to(manager))
-        .map(|e| e.set.clone())
-        .unwrap_or_default();
+    let before = list.iter().find(|e| e.belongs_to(manager)).map(|e| e.set.clone()).unwrap_or_default();
     for path in before.difference(&wanted) {
-        let others = list
-            .iter()
-            .filter(|e| !e.belongs_to(manager))
-            .any(|e| e.set.iter().any(|p| overlaps(p, path)));
+        let others = list.iter().filter(|e| !e.belongs_to(manager)).any(|e| e.set.iter().any(|p| overlaps(p, path)));
         let still_wanted = wanted.iter().any(|p| p.starts_with(path));
         if !others && !still_wanted {
             fields::remove(&mut merged, path);
@@ -119,6 +109,17 @@ pub fn apply(
     set_entry(kind, &mut list, manager, wanted);
     write_entries(&mut merged, list);
     Ok(merged)
+}
+
+/// A null in an applied configuration says nothing, as if the field were left out.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect()
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        scalar => scalar.clone(),
+    }
 }
 
 fn overlaps(a: &Path, b: &Path) -> bool {
@@ -152,11 +153,7 @@ fn resolve_conflicts(
             }
         }
     }
-    if conflicts.is_empty() {
-        Ok(())
-    } else {
-        Err(ApiError::apply_conflict(&conflicts))
-    }
+    if conflicts.is_empty() { Ok(()) } else { Err(ApiError::apply_conflict(&conflicts)) }
 }
 
 /// Owning an item of a list is no claim on its content.
@@ -177,10 +174,7 @@ fn merge(kind: &Kind, names: &mut Vec<String>, target: &mut Value, patch: &Value
             let Value::Array(list) = target else { return };
             for item in items {
                 let step = fields::item_step(item, keys);
-                match list
-                    .iter_mut()
-                    .find(|existing| fields::item_step(existing, keys) == step)
-                {
+                match list.iter_mut().find(|existing| fields::item_step(existing, keys) == step) {
                     Some(existing) => merge_item(kind, names, existing, item),
                     None => list.push(item.clone()),
                 }
@@ -213,28 +207,18 @@ pub fn record_update(kind: &Kind, before: Option<&Value>, after: &mut Value, man
     let now_there = fields::leaves(kind, after);
     let changed: FieldSet = match before {
         None => now_there.clone(),
-        Some(before) => now_there
-            .iter()
-            .filter(|path| fields::at(before, path) != fields::at(after, path))
-            .cloned()
-            .collect(),
+        Some(before) => {
+            now_there.iter().filter(|path| fields::at(before, path) != fields::at(after, path)).cloned().collect()
+        }
     };
     // An item of a list "changes" with each of its leaves; only a new one is gained.
-    let changed: FieldSet = changed
-        .into_iter()
-        .filter(|p| !is_item(p) || before.is_none_or(|b| fields::at(b, p).is_none()))
-        .collect();
+    let changed: FieldSet =
+        changed.into_iter().filter(|p| !is_item(p) || before.is_none_or(|b| fields::at(b, p).is_none())).collect();
     for entry in &mut list {
         let mine = entry.belongs_to(manager);
-        entry
-            .set
-            .retain(|path| fields::at(after, path).is_some() && (mine || !changed.contains(path)));
+        entry.set.retain(|path| fields::at(after, path).is_some() && (mine || !changed.contains(path)));
     }
-    let mut set = list
-        .iter()
-        .find(|e| e.belongs_to(manager))
-        .map(|e| e.set.clone())
-        .unwrap_or_default();
+    let mut set = list.iter().find(|e| e.belongs_to(manager)).map(|e| e.set.clone()).unwrap_or_default();
     set.extend(changed);
     if !set.is_empty() {
         set_entry(kind, &mut list, manager, set);
@@ -248,11 +232,7 @@ mod tests {
     use super::*;
 
     fn applier(name: &str) -> Manager<'_> {
-        Manager {
-            name,
-            operation: "Apply",
-            subresource: "",
-        }
+        Manager { name, operation: "Apply", subresource: "" }
     }
 
     fn deployment(replicas: i64, labels: Value) -> Value {
@@ -275,13 +255,7 @@ mod tests {
         assert_eq!(forced["spec"]["replicas"], 3);
         assert_eq!(forced["metadata"]["labels"], json!({"a": "1", "b": "2"}));
         // The first manager lost the leaf: its own old value is now the conflict.
-        let again = apply(
-            kind,
-            Some(&forced),
-            &deployment(2, json!({"a": "1"})),
-            &applier("one"),
-            false,
-        );
+        let again = apply(kind, Some(&forced), &deployment(2, json!({"a": "1"})), &applier("one"), false);
         assert!(again.unwrap_err().message.contains("conflict with \"two\""));
     }
 
@@ -314,10 +288,7 @@ mod tests {
         let live = apply(kind, Some(&live), &condition("Gate", "True"), &applier("agent"), false).unwrap();
         assert_eq!(live["status"]["conditions"].as_array().unwrap().len(), 2);
         let live = apply(kind, Some(&live), &json!({}), &applier("agent"), false).unwrap();
-        assert_eq!(
-            live["status"]["conditions"],
-            json!([{"type": "Ready", "status": "True"}])
-        );
+        assert_eq!(live["status"]["conditions"], json!([{"type": "Ready", "status": "True"}]));
     }
 
     #[test]
@@ -326,17 +297,11 @@ mod tests {
         let live = apply(kind, None, &deployment(2, json!({})), &applier("one"), false).unwrap();
         let mut changed = live.clone();
         changed["spec"]["replicas"] = json!(5);
-        let manager = Manager {
-            name: "scaler",
-            operation: "Update",
-            subresource: "",
-        };
+        let manager = Manager { name: "scaler", operation: "Update", subresource: "" };
         record_update(kind, Some(&live), &mut changed, &manager);
         let refused = apply(kind, Some(&changed), &deployment(2, json!({})), &applier("one"), false).unwrap_err();
         assert!(
-            refused
-                .message
-                .contains("conflict with \"scaler\" using apps/v1: .spec.replicas"),
+            refused.message.contains("conflict with \"scaler\" using apps/v1: .spec.replicas"),
             "{}",
             refused.message
         );

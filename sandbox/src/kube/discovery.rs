@@ -29,29 +29,15 @@ fn group(name: &str) -> Option<Value> {
 }
 
 fn verbs(_: &Kind) -> Value {
-    json!([
-        "create",
-        "delete",
-        "deletecollection",
-        "get",
-        "list",
-        "patch",
-        "update",
-        "watch"
-    ])
+    json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"])
 }
 
 fn resources(group: &str, version: &str) -> Option<Value> {
-    let rows: Vec<&Kind> = KINDS
-        .iter()
-        .filter(|k| k.group == group && k.version == version)
-        .collect();
+    let rows: Vec<&Kind> = KINDS.iter().filter(|k| k.group == group && k.version == version).collect();
     let mut list = Vec::new();
     for row in &rows {
-        list.push(
-            json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced,
-            "kind": row.kind, "verbs": verbs(row), "shortNames": row.short_names}),
-        );
+        list.push(json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced,
+            "kind": row.kind, "verbs": verbs(row), "shortNames": row.short_names}));
         if row.status {
             list.push(json!({"name": format!("{}/status", row.plural), "singularName": "",
                 "namespaced": row.namespaced, "kind": row.kind, "verbs": ["get", "patch", "update"]}));
@@ -90,19 +76,11 @@ mod tests {
     fn every_kind_is_found_by_discovery() {
         for row in KINDS {
             let api_version = row.api_version();
-            let path: Vec<&str> = if row.group.is_empty() {
-                vec!["api", row.version]
-            } else {
-                vec!["apis", row.group, row.version]
-            };
+            let path: Vec<&str> =
+                if row.group.is_empty() { vec!["api", row.version] } else { vec!["apis", row.group, row.version] };
             let found = answer(&path, "").unwrap();
             assert_eq!(found["groupVersion"], api_version);
-            let names: Vec<&Value> = found["resources"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|r| &r["name"])
-                .collect();
+            let names: Vec<&Value> = found["resources"].as_array().unwrap().iter().map(|r| &r["name"]).collect();
             assert!(names.contains(&&json!(row.plural)));
             assert_eq!(row.status, names.contains(&&json!(format!("{}/status", row.plural))));
         }

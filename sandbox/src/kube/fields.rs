@@ -184,9 +184,7 @@ pub fn encode(set: &FieldSet) -> Value {
         let mut here = &mut root;
         for step in path {
             let slot = here.entry(step.clone()).or_insert_with(|| json!({}));
-            let Value::Object(map) = slot else {
-                unreachable!("only maps are inserted here")
-            };
+            let Value::Object(map) = slot else { unreachable!("only maps are inserted here") };
             here = map;
         }
         // A keyed item that is owned itself; leaves need no mark.

@@ -48,12 +48,12 @@ pub const ENDPOINT_SLICES: KindId = KindId(5);
 pub const DEPLOYMENTS: KindId = KindId(6);
 pub const LEASES: KindId = KindId(7);
 pub const CLUSTER_TRAFFIC_POLICIES: KindId = KindId(8);
+/// The newer API of events, which recorders write. Kubernetes shows the same objects under both; here they are two kinds.
+pub const EVENTS_V1: KindId = KindId(9);
 
 /// Rules every kind shares.
-const META: &[(&str, Merge)] = &[
-    ("metadata.finalizers", Merge::Set),
-    ("metadata.ownerReferences", Merge::ByKeys(&["uid"])),
-];
+const META: &[(&str, Merge)] =
+    &[("metadata.finalizers", Merge::Set), ("metadata.ownerReferences", Merge::ByKeys(&["uid"]))];
 
 const POD: &[(&str, Merge)] = &[
     ("spec.containers", Merge::ByKeys(&["name"])),
@@ -63,10 +63,7 @@ const POD: &[(&str, Merge)] = &[
     ("spec.containers.volumeMounts", Merge::ByKeys(&["mountPath"])),
     ("spec.volumes", Merge::ByKeys(&["name"])),
     ("spec.imagePullSecrets", Merge::ByKeys(&["name"])),
-    (
-        "spec.topologySpreadConstraints",
-        Merge::ByKeys(&["topologyKey", "whenUnsatisfiable"]),
-    ),
+    ("spec.topologySpreadConstraints", Merge::ByKeys(&["topologyKey", "whenUnsatisfiable"])),
     ("spec.nodeSelector", Merge::Atomic),
     ("status.conditions", Merge::ByKeys(&["type"])),
     ("status.podIPs", Merge::ByKeys(&["ip"])),
@@ -85,10 +82,8 @@ const NODE: &[(&str, Merge)] = &[
 ];
 
 const CONDITIONS: &[(&str, Merge)] = &[("status.conditions", Merge::ByKeys(&["type"]))];
-const DEPLOYMENT: &[(&str, Merge)] = &[
-    ("spec.selector", Merge::Atomic),
-    ("status.conditions", Merge::ByKeys(&["type"])),
-];
+const DEPLOYMENT: &[(&str, Merge)] =
+    &[("spec.selector", Merge::Atomic), ("status.conditions", Merge::ByKeys(&["type"]))];
 const POLICY: &[(&str, Merge)] = &[
     ("spec.clusters", Merge::ByKeys(&["name"])),
     ("status.clusters", Merge::ByKeys(&["name"])),
@@ -214,6 +209,19 @@ pub const KINDS: &[Kind] = &[
         custom: true,
         merges: POLICY,
     },
+    Kind {
+        group: "events.k8s.io",
+        version: "v1",
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        namespaced: true,
+        status: false,
+        generation: false,
+        custom: false,
+        merges: &[],
+    },
 ];
 
 impl KindId {
@@ -224,10 +232,7 @@ impl KindId {
 
     /// The kind served at `/apis/{group}/{version}/.../{plural}`.
     pub fn find(group: &str, version: &str, plural: &str) -> Option<KindId> {
-        KINDS
-            .iter()
-            .position(|k| k.group == group && k.version == version && k.plural == plural)
-            .map(KindId)
+        KINDS.iter().position(|k| k.group == group && k.version == version && k.plural == plural).map(KindId)
     }
 
     /// Every kind of the table.
@@ -239,11 +244,7 @@ impl KindId {
 impl Kind {
     /// `v1` or `group/version`, as it stands in `apiVersion`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// How the field at `path` merges; `None` when the table says nothing about it.
@@ -255,11 +256,7 @@ impl Kind {
         }
         // A pod template follows the rules of a pod.
         let in_template = dotted.strip_prefix("spec.template.")?;
-        if self.plural == "deployments" {
-            found(POD, in_template).or_else(|| found(META, in_template))
-        } else {
-            None
-        }
+        if self.plural == "deployments" { found(POD, in_template).or_else(|| found(META, in_template)) } else { None }
     }
 }
 
@@ -283,18 +280,17 @@ mod tests {
             (DEPLOYMENTS, "deployments"),
             (LEASES, "leases"),
             (CLUSTER_TRAFFIC_POLICIES, "clustertrafficpolicies"),
+            (EVENTS_V1, "events"),
         ] {
             assert_eq!(id.row().plural, plural);
             assert_eq!(KindId::find(id.row().group, id.row().version, plural), Some(id));
         }
-        assert_eq!(KindId::all().count(), 9);
+        assert_eq!(KindId::all().count(), 10);
     }
 
     #[test]
     fn a_pod_template_merges_like_a_pod() {
-        let rule = DEPLOYMENTS
-            .row()
-            .merge_rule(&path("spec.template.spec.containers.ports"));
+        let rule = DEPLOYMENTS.row().merge_rule(&path("spec.template.spec.containers.ports"));
         assert_eq!(rule, Some(Merge::ByKeys(&["containerPort", "protocol"])));
         assert_eq!(PODS.row().merge_rule(&path("spec.containers.args")), None);
     }

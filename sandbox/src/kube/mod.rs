@@ -5,17 +5,20 @@
 //! admission, no OpenAPI, tokens are user names, a permission is taken away by a deny list.
 
 pub mod apply;
+mod defaults;
 pub mod discovery;
 pub mod fields;
 pub mod kinds;
-pub mod list_watch;
+pub mod list;
 pub mod object;
 pub mod patch;
 pub mod rbac;
 mod requests;
+mod route;
 pub mod selector;
 pub mod server;
 pub mod status;
 pub mod store;
 pub mod strategy;
+pub mod watch;
 pub mod write;

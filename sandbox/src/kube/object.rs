@@ -15,10 +15,7 @@ pub struct Object {
 
 impl Object {
     pub fn new(value: Value) -> Self {
-        Self {
-            value,
-            json: OnceLock::new(),
-        }
+        Self { value, json: OnceLock::new() }
     }
 
     pub fn value(&self) -> &Value {
@@ -57,9 +54,7 @@ impl Object {
 
     /// Whether deletion has been asked for.
     pub fn terminating(&self) -> bool {
-        self.value
-            .pointer("/metadata/deletionTimestamp")
-            .is_some_and(|v| !v.is_null())
+        self.value.pointer("/metadata/deletionTimestamp").is_some_and(|v| !v.is_null())
     }
 
     /// Whether the condition of this type stands at `True`.

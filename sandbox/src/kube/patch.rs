@@ -51,10 +51,7 @@ fn strategic_map(
 ) -> Result<(), ApiError> {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
-            let kept = patch
-                .iter()
-                .filter(|(k, _)| !k.starts_with('$'))
-                .map(|(k, v)| (k.clone(), v.clone()));
+            let kept = patch.iter().filter(|(k, _)| !k.starts_with('$')).map(|(k, v)| (k.clone(), v.clone()));
             *target = Value::Object(kept.collect());
             return Ok(());
         }
@@ -103,19 +100,13 @@ fn strategic_list(kind: &Kind, path: &mut Vec<String>, target: &mut Value, patch
     let rule = kind.merge_rule(path);
     let replace = patch.iter().any(|item| item["$patch"] == "replace");
     let (Some(rule @ (Merge::ByKeys(_) | Merge::Set)), false) = (rule, replace) else {
-        *target = patch
-            .iter()
-            .filter(|item| item["$patch"] != "replace")
-            .cloned()
-            .collect();
+        *target = patch.iter().filter(|item| item["$patch"] != "replace").cloned().collect();
         return Ok(());
     };
     if !target.is_array() {
         *target = Value::Array(Vec::new());
     }
-    let Value::Array(list) = target else {
-        unreachable!("made a list just above")
-    };
+    let Value::Array(list) = target else { unreachable!("made a list just above") };
     for item in patch {
         let Merge::ByKeys(keys) = rule else {
             if !list.contains(item) {
@@ -146,9 +137,7 @@ fn strategic_list(kind: &Kind, path: &mut Vec<String>, target: &mut Value, patch
 
 /// RFC 6902. Stops at the first operation that does not fit.
 pub fn json_patch(target: &mut Value, operations: &Value) -> Result<(), ApiError> {
-    let list = operations
-        .as_array()
-        .ok_or_else(|| ApiError::bad_request("a JSON patch is a list of operations"))?;
+    let list = operations.as_array().ok_or_else(|| ApiError::bad_request("a JSON patch is a list of operations"))?;
     for operation in list {
         one_operation(target, operation)?;
     }
@@ -158,23 +147,15 @@ pub fn json_patch(target: &mut Value, operations: &Value) -> Result<(), ApiError
 fn one_operation(target: &mut Value, operation: &Value) -> Result<(), ApiError> {
     let name = operation["op"].as_str().unwrap_or_default();
     let bad = |why: &str| {
-        ApiError::bad_request(format!(
-            "the server rejected our request due to an error in our request: {name} {why}"
-        ))
+        ApiError::bad_request(format!("the server rejected our request due to an error in our request: {name} {why}"))
     };
-    let pointer = |field: &str| {
-        operation[field]
-            .as_str()
-            .ok_or_else(|| bad(&format!("operation lacks {field:?}")))
-    };
+    let pointer = |field: &str| operation[field].as_str().ok_or_else(|| bad(&format!("operation lacks {field:?}")));
     let path = pointer("path")?;
     let value = operation.get("value").cloned();
     match name {
         "add" => put(target, path, value.ok_or_else(|| bad("lacks \"value\""))?, true),
         "replace" => {
-            let slot = target
-                .pointer_mut(path)
-                .ok_or_else(|| bad(&format!("path not found: {path}")))?;
+            let slot = target.pointer_mut(path).ok_or_else(|| bad(&format!("path not found: {path}")))?;
             *slot = value.ok_or_else(|| bad("lacks \"value\""))?;
             Some(())
         }
@@ -212,11 +193,7 @@ fn put(target: &mut Value, path: &str, value: Value, insert: bool) -> Option<()>
             if at > list.len() {
                 return None;
             }
-            if insert {
-                list.insert(at, value)
-            } else {
-                *list.get_mut(at)? = value
-            }
+            if insert { list.insert(at, value) } else { *list.get_mut(at)? = value }
         }
         _ => return None,
     }
@@ -276,12 +253,7 @@ mod tests {
     #[test]
     fn service_ports_merge_by_port_and_replace_clears_them() {
         let mut service = json!({"spec": {"ports": [{"port": 80, "name": "http"}]}});
-        strategic(
-            SERVICES.row(),
-            &mut service,
-            &json!({"spec": {"ports": [{"port": 443, "name": "https"}]}}),
-        )
-        .unwrap();
+        strategic(SERVICES.row(), &mut service, &json!({"spec": {"ports": [{"port": 443, "name": "https"}]}})).unwrap();
         assert_eq!(service["spec"]["ports"].as_array().unwrap().len(), 2);
         let replace = json!({"spec": {"ports": [{"port": 90}, {"$patch": "replace"}]}});
         strategic(SERVICES.row(), &mut service, &replace).unwrap();
@@ -295,12 +267,7 @@ mod tests {
         let mut pod = json!({"metadata": {"finalizers": ["a"]}});
         strategic(PODS.row(), &mut pod, &json!({"metadata": {"finalizers": ["a", "b"]}})).unwrap();
         assert_eq!(pod["metadata"]["finalizers"], json!(["a", "b"]));
-        strategic(
-            PODS.row(),
-            &mut pod,
-            &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}),
-        )
-        .unwrap();
+        strategic(PODS.row(), &mut pod, &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}})).unwrap();
         assert_eq!(pod["metadata"]["finalizers"], json!(["b"]));
     }
 

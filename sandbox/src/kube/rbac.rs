@@ -40,11 +40,7 @@ mod tests {
     use super::*;
 
     fn rule(verb: &str, resource: &str, namespace: Option<&str>) -> Deny {
-        Deny {
-            verb: verb.into(),
-            resource: resource.into(),
-            namespace: namespace.map(Into::into),
-        }
+        Deny { verb: verb.into(), resource: resource.into(), namespace: namespace.map(Into::into) }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! HTTP requests to verbs on objects: parses paths, queries and bodies (all bounded), asks authorization, and words answers.
 //! What the verbs mean is in `write` and `list_watch`.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 
 use axum::body::Body;
@@ -14,30 +13,18 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::discovery;
-use super::kinds::{KindId, NAMESPACES, PODS};
-use super::list_watch::{self, Leave, Scope, Watch};
+use super::list::{self, Scope};
 use super::object::{Object, text};
 use super::rbac::Attributes;
+use super::route::{QueryMap, Route, attributes, route};
 use super::selector::Selector;
 use super::server::{ApiServer, Mode};
 use super::status::ApiError;
+use super::watch::{Leave, Watch};
 use super::write::{self, DeleteOptions, PatchKind, Target, WriteOptions};
 
 /// Kubernetes refuses bodies over 3 MiB.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
-
-type QueryMap = HashMap<String, String>;
-
-/// An object path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Route {
-    kind: KindId,
-    namespace: Option<String>,
-    /// Empty for a collection.
-    name: String,
-    /// `status`, `eviction`, `finalize` or empty.
-    subresource: String,
-}
 
 /// Answers one request; holds it while the server hangs.
 pub async fn handle(server: ApiServer, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -61,9 +48,7 @@ pub async fn handle(server: ApiServer, request: Request<Incoming>) -> Result<Res
 fn json_response(code: u16, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -81,38 +66,19 @@ fn answer(
     let route = route(&segments).ok_or_else(ApiError::no_route)?;
     let Query(query) = Query::<QueryMap>::try_from_uri(uri)
         .map_err(|error| ApiError::bad_request(format!("the query of the request cannot be read: {error}")))?;
-    let metadata_only = header(headers, ACCEPT)
-        .split(',')
-        .next()
-        .is_some_and(|first| first.contains("as=PartialObjectMetadata"));
+    let metadata_only =
+        header(headers, ACCEPT).split(',').next().is_some_and(|first| first.contains("as=PartialObjectMetadata"));
     let attributes = attributes(method, &route, &query)?;
     if server.denied(&attributes) {
-        let Attributes {
-            verb,
-            group,
-            resource,
-            namespace,
-            name,
-        } = &attributes;
+        let Attributes { verb, group, resource, namespace, name } = &attributes;
         let user = user(headers);
-        return Err(ApiError::forbidden(
-            &user,
-            verb,
-            resource,
-            group,
-            namespace.as_deref(),
-            name,
-        ));
+        return Err(ApiError::forbidden(&user, verb, resource, group, namespace.as_deref(), name));
     }
     match attributes.verb {
         "list" | "watch" => collection(server, &route, &query, attributes, metadata_only),
         "get" => {
             let object = find(server, &route)?;
-            let bytes = if metadata_only {
-                list_watch::partial(object.value()).to_string().into()
-            } else {
-                object.json()
-            };
+            let bytes = if metadata_only { list::partial(object.value()).to_string().into() } else { object.json() };
             Ok(json_response(200, bytes))
         }
         "deletecollection" => delete_collection(server, &route, &query, &body),
@@ -125,89 +91,12 @@ fn fixed_path(segments: &[&str], server: &ApiServer) -> Option<Response<Body>> {
         ["version"] => Some(json_response(200, discovery::version().to_string().into())),
         ["healthz" | "readyz" | "livez", ..] => {
             let mut response = json_response(200, Bytes::from_static(b"ok"));
-            response.headers_mut().insert(
-                CONTENT_TYPE,
-                http::HeaderValue::from_static("text/plain; charset=utf-8"),
-            );
+            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
             Some(response)
         }
         _ => discovery::answer(segments, &server.address().to_string())
             .map(|value| json_response(200, value.to_string().into())),
     }
-}
-
-fn route(segments: &[&str]) -> Option<Route> {
-    let (group, version, rest) = match segments {
-        ["api", version, rest @ ..] => ("", *version, rest),
-        ["apis", group, version, rest @ ..] => (*group, *version, rest),
-        _ => return None,
-    };
-    let (namespace, rest) = match rest {
-        // Subresources of a namespace itself, and the object: not a path within it.
-        ["namespaces", _, "status" | "finalize"] | ["namespaces", _] | ["namespaces"] => (None, rest),
-        ["namespaces", namespace, rest @ ..] => (Some((*namespace).to_owned()), rest),
-        _ => (None, rest),
-    };
-    let (plural, name, subresource) = match rest {
-        [plural] => (*plural, "", ""),
-        [plural, name] => (*plural, *name, ""),
-        [plural, name, sub] => (*plural, *name, *sub),
-        _ => return None,
-    };
-    let kind = KindId::find(group, version, plural)?;
-    let row = kind.row();
-    let known = match subresource {
-        "" => true,
-        "status" => row.status,
-        "eviction" => kind == PODS,
-        "finalize" => kind == NAMESPACES,
-        _ => false,
-    };
-    // A namespaced object has no path outside its namespace; a cluster-scoped one none inside.
-    let scoped = if row.namespaced {
-        namespace.is_some() || name.is_empty()
-    } else {
-        namespace.is_none()
-    };
-    (known && scoped).then(|| Route {
-        kind,
-        namespace,
-        name: name.to_owned(),
-        subresource: subresource.to_owned(),
-    })
-}
-
-fn attributes(method: &Method, route: &Route, query: &QueryMap) -> Result<Attributes, ApiError> {
-    let row = route.kind.row();
-    let collection = route.name.is_empty();
-    let watching = query.get("watch").is_some_and(|v| v == "true" || v == "1");
-    let verb = match *method {
-        Method::GET if collection && watching => "watch",
-        Method::GET if collection => "list",
-        Method::GET => "get",
-        Method::POST if collection || route.subresource == "eviction" => "create",
-        Method::PUT if !collection => "update",
-        Method::PATCH if !collection => "patch",
-        Method::DELETE if collection => "deletecollection",
-        Method::DELETE if route.subresource.is_empty() => "delete",
-        _ => return Err(ApiError::method_not_allowed()),
-    };
-    let scoped = row.namespaced && route.namespace.is_none() && !matches!(verb, "list" | "watch");
-    if scoped {
-        return Err(ApiError::method_not_allowed());
-    }
-    let resource = if route.subresource.is_empty() {
-        row.plural.to_owned()
-    } else {
-        format!("{}/{}", row.plural, route.subresource)
-    };
-    Ok(Attributes {
-        verb,
-        group: row.group,
-        resource,
-        namespace: route.namespace.clone(),
-        name: route.name.clone(),
-    })
 }
 
 fn header(headers: &HeaderMap, name: http::HeaderName) -> &str {
@@ -231,12 +120,7 @@ fn find(server: &ApiServer, route: &Route) -> Result<std::sync::Arc<Object>, Api
 fn scope(route: &Route, query: &QueryMap, metadata_only: bool) -> Result<Scope, ApiError> {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     let selector = Selector::parse(route.kind, get("labelSelector"), get("fieldSelector"))?;
-    Ok(Scope {
-        kind: route.kind,
-        namespace: route.namespace.clone(),
-        selector,
-        metadata_only,
-    })
+    Ok(Scope { kind: route.kind, namespace: route.namespace.clone(), selector, metadata_only })
 }
 
 fn collection(
@@ -248,7 +132,7 @@ fn collection(
 ) -> Result<Response<Body>, ApiError> {
     let scope = scope(route, query, metadata_only)?;
     if attributes.verb == "list" {
-        return Ok(json_response(200, list_watch::list(&server.shown(), &scope, query)?));
+        return Ok(json_response(200, list::list(&server.shown(), &scope, query)?));
     }
     let generation = server.generation();
     let turns = server.turns();
@@ -276,13 +160,7 @@ fn flag(query: &QueryMap, name: &str) -> bool {
 fn manager(query: &QueryMap, headers: &HeaderMap) -> String {
     let agent = header(headers, USER_AGENT).split('/').next().unwrap_or_default();
     let fallback = if agent.is_empty() { "unknown" } else { agent };
-    query
-        .get("fieldManager")
-        .filter(|m| !m.is_empty())
-        .map_or(fallback, String::as_str)
-        .chars()
-        .take(128)
-        .collect()
+    query.get("fieldManager").filter(|m| !m.is_empty()).map_or(fallback, String::as_str).chars().take(128).collect()
 }
 
 fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
@@ -304,11 +182,8 @@ fn write_verb(
         name: route.name.clone(),
         status: route.subresource == "status",
     };
-    let options = WriteOptions {
-        manager: manager(query, headers),
-        dry_run: flag(query, "dryRun"),
-        force: flag(query, "force"),
-    };
+    let options =
+        WriteOptions { manager: manager(query, headers), dry_run: flag(query, "dryRun"), force: flag(query, "force") };
     match *method {
         Method::POST if route.subresource == "eviction" => {
             // No disruption budgets here: an eviction is a deletion.
@@ -318,15 +193,9 @@ fn write_verb(
             let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
             Ok(json_response(201, done.to_string().into()))
         }
-        Method::POST => Ok(json_response(
-            201,
-            write::create(&store, &target, parse_json(body)?, &options)?.json(),
-        )),
+        Method::POST => Ok(json_response(201, write::create(&store, &target, parse_json(body)?, &options)?.json())),
         Method::PUT if route.subresource == "finalize" => Ok(json_response(200, find(server, route)?.json())),
-        Method::PUT => Ok(json_response(
-            200,
-            write::update(&store, &target, parse_json(body)?, &options)?.json(),
-        )),
+        Method::PUT => Ok(json_response(200, write::update(&store, &target, parse_json(body)?, &options)?.json())),
         Method::PATCH => {
             let (format, patch) = patch_body(headers, body)?;
             let mut options = options;
@@ -338,11 +207,7 @@ fn write_verb(
             Ok(json_response(if created { 201 } else { 200 }, object.json()))
         }
         Method::DELETE => {
-            let given = if body.is_empty() {
-                Value::Null
-            } else {
-                parse_json(body)?
-            };
+            let given = if body.is_empty() { Value::Null } else { parse_json(body)? };
             let answer = write::delete(&store, &target, &delete_options(&given, query)?)?;
             Ok(json_response(200, answer.to_string().into()))
         }
@@ -351,11 +216,7 @@ fn write_verb(
 }
 
 fn patch_body(headers: &HeaderMap, body: &[u8]) -> Result<(PatchKind, Value), ApiError> {
-    let content = header(headers, CONTENT_TYPE)
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let content = header(headers, CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
     let format = match content {
         "application/json-patch+json" => PatchKind::Json,
         "application/merge-patch+json" => PatchKind::Merge,
@@ -373,17 +234,13 @@ fn patch_body(headers: &HeaderMap, body: &[u8]) -> Result<(PatchKind, Value), Ap
     }
     // JSON is YAML: most clients send JSON under the YAML type.
     let value = serde_json::from_slice(body).or_else(|_| serde_norway::from_slice(body));
-    value
-        .map(|value| (format, value))
-        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+    value.map(|value| (format, value)).map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }
 
 fn delete_options(body: &Value, query: &QueryMap) -> Result<DeleteOptions, ApiError> {
     let in_query = match query.get("gracePeriodSeconds").filter(|v| !v.is_empty()) {
         Some(given) => Some(given.parse().map_err(|_| {
-            ApiError::bad_request(format!(
-                "gracePeriodSeconds: Invalid value: {given:?}: must be a whole number"
-            ))
+            ApiError::bad_request(format!("gracePeriodSeconds: Invalid value: {given:?}: must be a whole number"))
         })?),
         None => None,
     };
@@ -404,11 +261,7 @@ fn delete_collection(
 ) -> Result<Response<Body>, ApiError> {
     let store = server.shown();
     let scope = scope(route, query, false)?;
-    let given = if body.is_empty() {
-        Value::Null
-    } else {
-        parse_json(body)?
-    };
+    let given = if body.is_empty() { Value::Null } else { parse_json(body)? };
     let options = delete_options(&given, query)?;
     let mut items = Vec::new();
     let (version, all) = store.list(route.kind, route.namespace.as_deref());
@@ -425,55 +278,4 @@ fn delete_collection(
     let list = json!({"kind": format!("{}List", row.kind), "apiVersion": row.api_version(),
         "metadata": {"resourceVersion": version.to_string()}, "items": items});
     Ok(json_response(200, list.to_string().into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::kinds::{CLUSTER_TRAFFIC_POLICIES, SERVICES};
-    use super::*;
-
-    fn found(path: &str) -> Option<Route> {
-        route(&path.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn paths_name_kind_namespace_name_and_subresource() {
-        let pod = found("/api/v1/namespaces/shop/pods/web-1/status").unwrap();
-        assert_eq!(
-            (pod.kind, pod.namespace.as_deref(), pod.name.as_str()),
-            (PODS, Some("shop"), "web-1")
-        );
-        assert_eq!(pod.subresource, "status");
-        let all = found("/api/v1/services").unwrap();
-        assert_eq!((all.kind, all.namespace, all.name.as_str()), (SERVICES, None, ""));
-        let policy = found("/apis/switchyard.dev/v1alpha1/namespaces/shop/clustertrafficpolicies/x").unwrap();
-        assert_eq!(policy.kind, CLUSTER_TRAFFIC_POLICIES);
-        let namespace = found("/api/v1/namespaces/shop").unwrap();
-        assert_eq!((namespace.kind, namespace.name.as_str()), (NAMESPACES, "shop"));
-    }
-
-    #[test]
-    fn paths_that_mean_nothing_are_not_served() {
-        for path in [
-            "/api/v1/pods/web-1",
-            "/api/v1/namespaces/shop/nodes",
-            "/api/v2/pods",
-            "/x",
-            "/api/v1/nodes/a/scale",
-        ] {
-            assert_eq!(found(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_watch_of_a_collection_is_the_verb_watch() {
-        let route = found("/api/v1/pods").unwrap();
-        let query = HashMap::from([("watch".to_owned(), "true".to_owned())]);
-        assert_eq!(attributes(&Method::GET, &route, &query).unwrap().verb, "watch");
-        assert_eq!(attributes(&Method::GET, &route, &QueryMap::new()).unwrap().verb, "list");
-        assert_eq!(
-            attributes(&Method::POST, &route, &QueryMap::new()).unwrap_err().code,
-            405
-        );
-    }
 }

@@ -47,11 +47,7 @@ impl Selector {
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Absent(key) => label(key).is_none(),
         });
-        labels
-            && self
-                .fields
-                .iter()
-                .all(|(pointer, value, equal)| (object.text(pointer) == value) == *equal)
+        labels && self.fields.iter().all(|(pointer, value, equal)| (object.text(pointer) == value) == *equal)
     }
 }
 
@@ -78,23 +74,15 @@ fn split_outside_parentheses(text: &str) -> Vec<String> {
             last.push(c);
         }
     }
-    parts
-        .into_iter()
-        .map(|p| p.trim().to_owned())
-        .filter(|p| !p.is_empty())
-        .collect()
+    parts.into_iter().map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()).collect()
 }
 
 fn requirement(part: &str) -> Result<Requirement, ApiError> {
     let bad = || ApiError::bad_request(format!("unable to parse requirement: {part:?}"));
     let one = |key: &str, value: &str| (key.trim().to_owned(), vec![value.trim().to_owned()]);
     if let Some((head, values)) = part.split_once('(') {
-        let values: Vec<String> = values
-            .strip_suffix(')')
-            .ok_or_else(bad)?
-            .split(',')
-            .map(|v| v.trim().to_owned())
-            .collect();
+        let values: Vec<String> =
+            values.strip_suffix(')').ok_or_else(bad)?.split(',').map(|v| v.trim().to_owned()).collect();
         let mut words = head.split_whitespace();
         return match (words.next(), words.next(), words.next()) {
             (Some(key), Some("in"), None) => Ok(Requirement::In(key.to_owned(), values)),
@@ -115,11 +103,7 @@ fn requirement(part: &str) -> Result<Requirement, ApiError> {
     };
     let (Requirement::In(key, _) | Requirement::NotIn(key, _) | Requirement::Exists(key) | Requirement::Absent(key)) =
         &found;
-    if key.is_empty() || key.contains(char::is_whitespace) {
-        Err(bad())
-    } else {
-        Ok(found)
-    }
+    if key.is_empty() || key.contains(char::is_whitespace) { Err(bad()) } else { Ok(found) }
 }
 
 fn field(kind: KindId, part: &str) -> Result<(String, String, bool), ApiError> {
@@ -128,9 +112,7 @@ fn field(kind: KindId, part: &str) -> Result<(String, String, bool), ApiError> {
     } else if let Some((name, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         (name, value, true)
     } else {
-        return Err(ApiError::bad_request(format!(
-            "invalid field selector: {part:?}; can't understand {part:?}"
-        )));
+        return Err(ApiError::bad_request(format!("invalid field selector: {part:?}; can't understand {part:?}")));
     };
     let name = name.trim();
     let known = match name {
@@ -160,10 +142,8 @@ mod tests {
     use super::*;
 
     fn pod() -> Object {
-        Object::new(
-            json!({"metadata": {"name": "web-1", "labels": {"app": "web", "tier": "front"}},
-                           "spec": {"nodeName": "node-a"}}),
-        )
+        Object::new(json!({"metadata": {"name": "web-1", "labels": {"app": "web", "tier": "front"}},
+                           "spec": {"nodeName": "node-a"}}))
     }
 
     fn selects(labels: &str, fields: &str) -> bool {
@@ -172,15 +152,7 @@ mod tests {
 
     #[test]
     fn label_selectors_follow_the_kubernetes_grammar() {
-        for yes in [
-            "",
-            "app=web",
-            "app==web,tier",
-            "tier in (front, back)",
-            "app!=db",
-            "!gone",
-            "x notin (1)",
-        ] {
+        for yes in ["", "app=web", "app==web,tier", "tier in (front, back)", "app!=db", "!gone", "x notin (1)"] {
             assert!(selects(yes, ""), "{yes}");
         }
         for no in ["app=db", "gone", "!app", "tier notin (front)", "app in (a,b),tier"] {

@@ -63,15 +63,12 @@ pub struct Listening {
 impl ApiServer {
     /// Binds the address; requests wait in the kernel until [`Listening::run`].
     pub fn bind(address: SocketAddr, store: Arc<Store>) -> io::Result<(Self, Listening)> {
-        let listener = listen(address)?;
+        // Somebody who listens on this port on all addresses has this one too: then any other port will do. What counts is
+        // that the port stays the same afterwards.
+        let listener = listen(address).or_else(|_| listen(SocketAddr::new(address.ip(), 0)))?;
         // One command at a time: callers wait for it to have taken effect.
         let (commands, receiver) = mpsc::channel(1);
-        let state = State {
-            mode: Mode::Running,
-            deny: Vec::new(),
-            shown: store.clone(),
-            generation: 0,
-        };
+        let state = State { mode: Mode::Running, deny: Vec::new(), shown: store.clone(), generation: 0 };
         let shared = Shared {
             address: listener.local_addr()?,
             primary: store,
@@ -79,17 +76,8 @@ impl ApiServer {
             turns: watch::Sender::new(0),
             commands,
         };
-        let server = Self {
-            shared: Arc::new(shared),
-        };
-        Ok((
-            server.clone(),
-            Listening {
-                server,
-                listener,
-                commands: receiver,
-            },
-        ))
+        let server = Self { shared: Arc::new(shared) };
+        Ok((server.clone(), Listening { server, listener, commands: receiver }))
     }
 
     fn state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -189,11 +177,7 @@ impl ApiServer {
 impl Listening {
     /// Serves until shutdown, through stops and starts.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Listening {
-            server,
-            listener,
-            mut commands,
-        } = self;
+        let Listening { server, listener, mut commands } = self;
         let mut listener = Some(listener);
         let mut connections = Connections::default();
         loop {

@@ -20,11 +20,7 @@ pub struct ApiError {
 
 /// `pods` or `deployments.apps`, as messages name a resource.
 fn qualified(kind: &Kind) -> String {
-    if kind.group.is_empty() {
-        kind.plural.to_owned()
-    } else {
-        format!("{}.{}", kind.plural, kind.group)
-    }
+    if kind.group.is_empty() { kind.plural.to_owned() } else { format!("{}.{}", kind.plural, kind.group) }
 }
 
 fn details(kind: &Kind, name: &str) -> Value {
@@ -40,40 +36,20 @@ fn details(kind: &Kind, name: &str) -> Value {
 
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>, details: Value) -> Self {
-        Self {
-            code,
-            reason,
-            message: message.into(),
-            details,
-        }
+        Self { code, reason, message: message.into(), details }
     }
 
     pub fn not_found(kind: &Kind, name: &str) -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            format!("{} {name:?} not found", qualified(kind)),
-            details(kind, name),
-        )
+        Self::new(404, "NotFound", format!("{} {name:?} not found", qualified(kind)), details(kind, name))
     }
 
     /// A path no kind is served at.
     pub fn no_route() -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-            json!({}),
-        )
+        Self::new(404, "NotFound", "the server could not find the requested resource", json!({}))
     }
 
     pub fn already_exists(kind: &Kind, name: &str) -> Self {
-        Self::new(
-            409,
-            "AlreadyExists",
-            format!("{} {name:?} already exists", qualified(kind)),
-            details(kind, name),
-        )
+        Self::new(409, "AlreadyExists", format!("{} {name:?} already exists", qualified(kind)), details(kind, name))
     }
 
     /// A stale resourceVersion, or a precondition that does not hold.
@@ -91,16 +67,10 @@ impl ApiError {
                        "message": format!("conflict with {manager:?} using {version}")})
             })
             .collect();
-        let listed: Vec<String> = conflicts
-            .iter()
-            .map(|(m, v, f)| format!("conflict with {m:?} using {v}: {f}"))
-            .collect();
+        let listed: Vec<String> =
+            conflicts.iter().map(|(m, v, f)| format!("conflict with {m:?} using {v}: {f}")).collect();
         let plural = if conflicts.len() == 1 { "" } else { "s" };
-        let message = format!(
-            "Apply failed with {} conflict{plural}: {}",
-            conflicts.len(),
-            listed.join(", ")
-        );
+        let message = format!("Apply failed with {} conflict{plural}: {}", conflicts.len(), listed.join(", "));
         Self::new(409, "Conflict", message, json!({"causes": causes}))
     }
 
@@ -120,16 +90,8 @@ impl ApiError {
     pub fn forbidden(user: &str, verb: &str, resource: &str, group: &str, namespace: Option<&str>, name: &str) -> Self {
         let scope = namespace.map_or_else(|| "at the cluster scope".into(), |n| format!("in the namespace {n:?}"));
         let plural = resource.split('/').next().unwrap_or(resource);
-        let shown = if group.is_empty() {
-            plural.to_owned()
-        } else {
-            format!("{plural}.{group}")
-        };
-        let subject = if name.is_empty() {
-            shown
-        } else {
-            format!("{shown} {name:?}")
-        };
+        let shown = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let subject = if name.is_empty() { shown } else { format!("{shown} {name:?}") };
         let message = format!(
             "{subject} is forbidden: User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}"
         );
@@ -152,21 +114,11 @@ impl ApiError {
     pub fn too_large_version(asked: u64, current: u64) -> Self {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         let causes = json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
-        Self::new(
-            504,
-            "Timeout",
-            message,
-            json!({"causes": causes, "retryAfterSeconds": 1}),
-        )
+        Self::new(504, "Timeout", message, json!({"causes": causes, "retryAfterSeconds": 1}))
     }
 
     pub fn method_not_allowed() -> Self {
-        Self::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-            json!({}),
-        )
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", json!({}))
     }
 
     pub fn unsupported_media_type(accepted: &str) -> Self {
@@ -232,10 +184,6 @@ mod tests {
     fn a_stale_write_says_what_to_do() {
         let error = ApiError::conflict(DEPLOYMENTS.row(), "web", "the object has been modified");
         assert_eq!(error.code, 409);
-        assert!(
-            error
-                .message
-                .starts_with("Operation cannot be fulfilled on deployments.apps \"web\": ")
-        );
+        assert!(error.message.starts_with("Operation cannot be fulfilled on deployments.apps \"web\": "));
     }
 }

@@ -15,9 +15,9 @@ use super::object::{Object, metadata};
 /// Namespace (empty for cluster-scoped kinds) and name.
 pub type Key = (String, String);
 
-/// Changes kept for watches. About ten a pod in a rolling update: 20,000 covers a rollout of 2,000 pods that a
-/// watcher slept through.
-const LOG_LIMIT: usize = 20_000;
+/// Changes kept for watches. About ten a pod in a rolling update: 10,000 covers a rollout of 1,000 pods that a
+/// watcher slept through. Each keeps two versions of an object alive, some 10 kB.
+const LOG_LIMIT: usize = 10_000;
 
 /// One change.
 #[derive(Debug)]
@@ -74,15 +74,8 @@ impl Default for Store {
 impl Store {
     /// An empty store whose next change gets a version above `version`.
     pub fn starting_at(version: u64) -> Self {
-        let inner = Inner {
-            version,
-            oldest: version,
-            ..Inner::default()
-        };
-        Self {
-            inner: Mutex::new(inner),
-            version: watch::Sender::new(version),
-        }
+        let inner = Inner { version, oldest: version, ..Inner::default() };
+        Self { inner: Mutex::new(inner), version: watch::Sender::new(version) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -100,21 +93,14 @@ impl Store {
     }
 
     pub fn get(&self, kind: KindId, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.lock()
-            .objects
-            .get(&kind)?
-            .get(&(namespace.to_owned(), name.to_owned()))
-            .cloned()
+        self.lock().objects.get(&kind)?.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// All objects of a kind, in one namespace or in all, with the version they were read at.
     pub fn list(&self, kind: KindId, namespace: Option<&str>) -> (u64, Vec<Arc<Object>>) {
         let inner = self.lock();
         let all = inner.objects.get(&kind);
-        (
-            inner.version,
-            all.map(|map| in_namespace(map, namespace)).unwrap_or_default(),
-        )
+        (inner.version, all.map(|map| in_namespace(map, namespace)).unwrap_or_default())
     }
 
     /// As [`Store::list`], as it was at an older version.
@@ -124,13 +110,7 @@ impl Store {
             return Err(Compacted { oldest: inner.oldest });
         }
         let mut map = inner.objects.get(&kind).cloned().unwrap_or_default();
-        for change in inner
-            .log
-            .iter()
-            .rev()
-            .take_while(|c| c.version > version)
-            .filter(|c| c.kind == kind)
-        {
+        for change in inner.log.iter().rev().take_while(|c| c.version > version).filter(|c| c.kind == kind) {
             match &change.before {
                 Some(object) => map.insert(change.key.clone(), object.clone()),
                 None => map.remove(&change.key),
@@ -147,11 +127,7 @@ impl Store {
         }
         let start = inner.log.partition_point(|c| c.version <= version);
         let found: Vec<_> = inner.log.iter().skip(start).take(limit).cloned().collect();
-        let reached = if found.len() == limit {
-            found.last().map_or(version, |c| c.version)
-        } else {
-            inner.version
-        };
+        let reached = if found.len() == limit { found.last().map_or(version, |c| c.version) } else { inner.version };
         Ok((reached, found))
     }
 
@@ -180,14 +156,7 @@ impl Store {
             Some(object) => map.insert(key.clone(), object.clone()),
             None => map.remove(key),
         };
-        let change = Change {
-            version: inner.version,
-            kind,
-            key: key.clone(),
-            before,
-            after,
-            last: last.clone(),
-        };
+        let change = Change { version: inner.version, kind, key: key.clone(), before, after, last: last.clone() };
         inner.log.push_back(Arc::new(change));
         while inner.log.len() > LOG_LIMIT {
             if let Some(gone) = inner.log.pop_front() {
@@ -250,16 +219,12 @@ mod tests {
 
     fn put(store: &Store, name: &str, n: u64) -> u64 {
         let value = json!({"metadata": {"name": name, "namespace": "shop"}, "n": n});
-        store
-            .modify(PODS, &key(name), |_| Ok::<_, Infallible>(Write::Put(value)))
-            .unwrap();
+        store.modify(PODS, &key(name), |_| Ok::<_, Infallible>(Write::Put(value))).unwrap();
         store.version()
     }
 
     fn remove(store: &Store, name: &str) {
-        store
-            .modify(PODS, &key(name), |_| Ok::<_, Infallible>(Write::Remove))
-            .unwrap();
+        store.modify(PODS, &key(name), |_| Ok::<_, Infallible>(Write::Remove)).unwrap();
     }
 
     fn names(list: &[Arc<Object>]) -> Vec<&str> {
@@ -290,10 +255,7 @@ mod tests {
         let (reached, changes) = store.changes(start, 10).unwrap();
         assert_eq!(reached, start + 2);
         assert!(changes[0].before.is_none() && changes[1].after.is_none());
-        assert_eq!(
-            changes[1].last.text("/metadata/resourceVersion"),
-            (start + 2).to_string()
-        );
+        assert_eq!(changes[1].last.text("/metadata/resourceVersion"), (start + 2).to_string());
         let (reached, first) = store.changes(start, 1).unwrap();
         assert_eq!((reached, first.len()), (start + 1, 1));
     }
@@ -315,20 +277,14 @@ mod tests {
         for n in 0..=LOG_LIMIT as u64 {
             put(&store, "a", n);
         }
-        assert_eq!(
-            store.oldest(),
-            2,
-            "one change more than the log holds: exactly the first one is gone"
-        );
+        assert_eq!(store.oldest(), 2, "one change more than the log holds: exactly the first one is gone");
     }
 
     #[test]
     fn a_write_of_nothing_makes_no_version() {
         let store = Store::default();
         let version = put(&store, "a", 1);
-        store
-            .modify(PODS, &key("a"), |_| Ok::<_, Infallible>(Write::Nothing))
-            .unwrap();
+        store.modify(PODS, &key("a"), |_| Ok::<_, Infallible>(Write::Nothing)).unwrap();
         remove(&store, "absent");
         assert_eq!(store.version(), version);
     }

@@ -1,12 +1,11 @@
 //! What an API server does to an object on its way in: defaults, validation, and which parts of it a request may change.
 //! Pure functions over JSON; `write` calls them under the store's lock. Tests are at the end of the file.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use serde_json::{Map, Value, json};
 
-use serde_json::{Value, json};
-
+use super::defaults::{child_default, default_new, default_service, validate};
 use super::kinds::{DEPLOYMENTS, KindId, NAMESPACES, PODS, SERVICES};
-use super::object::{child, metadata, now, text};
+use super::object::{metadata, now, text};
 use super::status::ApiError;
 
 /// Longest name of most objects (a DNS subdomain, RFC 1123).
@@ -73,21 +72,11 @@ pub fn prepare_new(kind: KindId, value: &mut Value, uid: &str, suffix: &str) -> 
         name = format!("{generate}{suffix}");
     }
     if name.is_empty() {
-        return Err(ApiError::invalid(
-            row,
-            "",
-            "metadata.name",
-            "Required value: name or generateName is required",
-        ));
+        return Err(ApiError::invalid(row, "", "metadata.name", "Required value: name or generateName is required"));
     }
     validate_name(kind, &name)?;
     let meta = metadata(value);
-    for gone in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "resourceVersion",
-    ] {
+    for gone in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         meta.remove(gone);
     }
     meta.insert("name".into(), json!(name));
@@ -106,11 +95,7 @@ pub fn prepare_new(kind: KindId, value: &mut Value, uid: &str, suffix: &str) -> 
 }
 
 fn validate_name(kind: KindId, name: &str) -> Result<(), ApiError> {
-    let limit = if kind == SERVICES || kind == NAMESPACES {
-        LABEL_LIMIT
-    } else {
-        NAME_LIMIT
-    };
+    let limit = if kind == SERVICES || kind == NAMESPACES { LABEL_LIMIT } else { NAME_LIMIT };
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let allowed = |c: char| plain(c) || c == '-' || (c == '.' && limit == NAME_LIMIT);
     let edges = name.starts_with(plain) && name.ends_with(plain);
@@ -124,146 +109,13 @@ fn validate_name(kind: KindId, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(kind.row(), name, "metadata.name", &cause))
 }
 
-fn default_new(kind: KindId, value: &mut Value) {
-    if kind == NAMESPACES {
-        value["status"] = json!({"phase": "Active"});
-        let name = text(value, "/metadata/name").to_owned();
-        child(&mut value["metadata"], "labels").insert("kubernetes.io/metadata.name".into(), json!(name));
-    } else if kind == SERVICES {
-        default_service(value);
-    } else if kind == PODS {
-        let spec = child(value, "spec");
-        for (field, default) in [
-            ("restartPolicy", json!("Always")),
-            ("dnsPolicy", json!("ClusterFirst")),
-            ("schedulerName", json!("default-scheduler")),
-            ("terminationGracePeriodSeconds", json!(30)),
-        ] {
-            spec.entry(field).or_insert(default);
-        }
-        default_protocols(value, "/spec/containers");
-        value["status"] = json!({"phase": "Pending", "qosClass": "BestEffort"});
-    } else if kind == DEPLOYMENTS {
-        let spec = child(value, "spec");
-        spec.entry("replicas").or_insert(json!(1));
-        let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}});
-        spec.entry("strategy").or_insert(rolling);
-        default_protocols(value, "/spec/template/spec/containers");
-    }
-}
-
-fn default_protocols(value: &mut Value, containers: &str) {
-    let Some(Value::Array(containers)) = value.pointer_mut(containers) else {
-        return;
-    };
-    for port in containers
-        .iter_mut()
-        .filter_map(|c| c.get_mut("ports")?.as_array_mut())
-        .flatten()
-    {
-        child_default(port, "protocol", json!("TCP"));
-    }
-}
-
-fn child_default(value: &mut Value, key: &str, default: Value) {
-    if value.is_object() && value[key].is_null() {
-        value[key] = default;
-    }
-}
-
-/// Also run on updates: a Service keeps its address, new ports get their defaults.
-fn default_service(value: &mut Value) {
-    let mut hasher = DefaultHasher::new();
-    text(value, "/metadata/uid").hash(&mut hasher);
-    let [a, b, c, d, ..] = hasher.finish().to_be_bytes();
-    let spec = child(value, "spec");
-    spec.entry("type").or_insert(json!("ClusterIP"));
-    spec.entry("sessionAffinity").or_insert(json!("None"));
-    spec.entry("ipFamilies").or_insert(json!(["IPv4"]));
-    spec.entry("ipFamilyPolicy").or_insert(json!("SingleStack"));
-    spec.entry("internalTrafficPolicy").or_insert(json!("Cluster"));
-    // Nothing answers there: the sandbox has no kube-proxy. The address only looks right.
-    let ip = spec
-        .entry("clusterIP")
-        .or_insert(json!(format!("10.{}.{b}.{}", 96 + a % 16, c.max(1))))
-        .clone();
-    spec.entry("clusterIPs").or_insert(json!([ip]));
-    let exposed = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
-    let Some(Value::Array(ports)) = spec.get_mut("ports") else {
-        return;
-    };
-    for (index, port) in ports.iter_mut().enumerate() {
-        child_default(port, "protocol", json!("TCP"));
-        let target = port["port"].clone();
-        child_default(port, "targetPort", target);
-        if exposed {
-            // Kubernetes' default NodePort range is 30000-32767.
-            let number = 30_000 + (usize::from(c) * 256 + usize::from(d) + index) % 2_768;
-            child_default(port, "nodePort", json!(number));
-        }
-    }
-}
-
-fn validate(kind: KindId, value: &Value) -> Result<(), ApiError> {
-    let row = kind.row();
-    let name = text(value, "/metadata/name");
-    let required = |field: &str| ApiError::invalid(row, name, field, "Required value");
-    if kind == PODS && value.pointer("/spec/containers/0").is_none() {
-        return Err(required("spec.containers"));
-    }
-    if kind == SERVICES && text(value, "/spec/type") != "ExternalName" {
-        validate_service_ports(kind, name, value)?;
-    }
-    if kind == DEPLOYMENTS {
-        let wanted = value.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-        let labels = value.pointer("/spec/template/metadata/labels");
-        let wanted = wanted.ok_or_else(|| required("spec.selector"))?;
-        if !wanted.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v)) {
-            let cause = "Invalid value: `selector` does not match template `labels`";
-            return Err(ApiError::invalid(row, name, "spec.template.metadata.labels", cause));
-        }
-    }
-    Ok(())
-}
-
-fn validate_service_ports(kind: KindId, name: &str, value: &Value) -> Result<(), ApiError> {
-    let none = Vec::new();
-    let ports = value.pointer("/spec/ports").and_then(Value::as_array).unwrap_or(&none);
-    let bad = |field: String, cause: &str| Err(ApiError::invalid(kind.row(), name, &field, cause));
-    if ports.is_empty() && text(value, "/spec/clusterIP") != "None" {
-        return bad("spec.ports".into(), "Required value");
-    }
-    for (index, port) in ports.iter().enumerate() {
-        if !port["port"].as_u64().is_some_and(|p| (1..=65_535).contains(&p)) {
-            let cause = format!(
-                "Invalid value: {}: must be between 1 and 65535, inclusive",
-                port["port"]
-            );
-            return bad(format!("spec.ports[{index}].port"), &cause);
-        }
-        if ports.len() > 1 && port["name"].as_str().is_none_or(str::is_empty) {
-            return bad(format!("spec.ports[{index}].name"), "Required value");
-        }
-        if ports[..index].iter().any(|p| p["name"] == port["name"]) {
-            return bad(
-                format!("spec.ports[{index}].name"),
-                &format!("Duplicate value: {}", port["name"]),
-            );
-        }
-    }
-    Ok(())
-}
-
 /// What an update through the object itself (`status` false) or its status subresource makes of `old`.
 pub fn prepare_update(kind: KindId, old: &Value, mut new: Value, status: bool) -> Result<Value, ApiError> {
     let row = kind.row();
     if status {
         let mut out = old.clone();
         out["status"] = new["status"].take();
-        let managed = new
-            .pointer_mut("/metadata/managedFields")
-            .map(Value::take)
-            .unwrap_or_default();
+        let managed = new.pointer_mut("/metadata/managedFields").map(Value::take).unwrap_or_default();
         set_or_remove(&mut out["metadata"], "managedFields", managed);
         return Ok(out);
     }
@@ -293,10 +145,7 @@ pub fn prepare_update(kind: KindId, old: &Value, mut new: Value, status: bool) -
     }
     validate(kind, &new)?;
     if row.generation && content(old) != content(&new) {
-        let generation = old
-            .pointer("/metadata/generation")
-            .and_then(Value::as_i64)
-            .unwrap_or_default();
+        let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
         new["metadata"]["generation"] = json!(generation + 1);
     }
     Ok(new)
@@ -315,9 +164,7 @@ fn frozen_pod_spec(pod: &Value) -> Value {
     let mut spec = pod["spec"].clone();
     set_or_remove(&mut spec, "tolerations", Value::Null);
     if let Some(Value::Array(containers)) = spec.get_mut("containers") {
-        containers
-            .iter_mut()
-            .for_each(|c| set_or_remove(c, "image", Value::Null));
+        containers.iter_mut().for_each(|c| set_or_remove(c, "image", Value::Null));
     }
     spec
 }
@@ -330,22 +177,39 @@ fn content(value: &Value) -> Value {
     out
 }
 
-/// Whether two versions differ in anything a client can see besides the version and the time of an ownership entry.
+/// Whether two versions are the same in all a client can see but the version and the times of ownership entries.
+/// Every write asks this: it must not copy the objects.
 pub fn unchanged(old: &Value, new: &Value) -> bool {
-    let strip = |value: &Value| {
-        let mut out = value.clone();
-        let Some(meta) = out.get_mut("metadata") else {
-            return out;
-        };
-        set_or_remove(meta, "resourceVersion", Value::Null);
-        if let Some(Value::Array(entries)) = meta.get_mut("managedFields") {
-            entries
-                .iter_mut()
-                .for_each(|entry| set_or_remove(entry, "time", Value::Null));
-        }
-        out
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old == new };
+    same_but(old, new, |field, old, new| match (field, old.as_object(), new.as_object()) {
+        ("metadata", Some(old), Some(new)) => Some(same_but(old, new, |field, old, new| match field {
+            "resourceVersion" => Some(true),
+            "managedFields" => Some(same_managers(old, new)),
+            _ => None,
+        })),
+        _ => None,
+    })
+}
+
+/// Compares two maps; `special` has the say where it wants one. A field that is null or absent is the same.
+fn same_but(
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    special: impl Fn(&str, &Value, &Value) -> Option<bool>,
+) -> bool {
+    let same = |field: &str, old: &Value, new: &Value| special(field, old, new).unwrap_or_else(|| old == new);
+    let null = Value::Null;
+    old.iter().all(|(field, value)| same(field, value, new.get(field).unwrap_or(&null)))
+        && new.iter().filter(|(field, _)| !old.contains_key(*field)).all(|(field, value)| same(field, &null, value))
+}
+
+fn same_managers(old: &Value, new: &Value) -> bool {
+    let timeless = |list: &Value| -> Vec<Value> {
+        let mut entries = list.as_array().cloned().unwrap_or_default();
+        entries.iter_mut().for_each(|entry| set_or_remove(entry, "time", Value::Null));
+        entries
     };
-    strip(old) == strip(new)
+    timeless(old) == timeless(new)
 }
 
 #[cfg(test)]
@@ -362,10 +226,7 @@ mod tests {
     #[test]
     fn a_new_service_gets_its_defaults() {
         let value = service();
-        assert_eq!(
-            value["spec"]["ports"][0],
-            json!({"port": 80, "protocol": "TCP", "targetPort": 80})
-        );
+        assert_eq!(value["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
         assert_eq!(value["spec"]["type"], "ClusterIP");
         assert_eq!(value["metadata"]["namespace"], "shop");
         assert_eq!(value["spec"]["clusterIPs"][0], value["spec"]["clusterIP"]);
@@ -390,11 +251,7 @@ mod tests {
         assert_eq!(prepare_new(SERVICES, &mut bad_name, "u", "x").unwrap_err().code, 422);
         let mut no_port = json!({"metadata": {"name": "web"}, "spec": {}});
         let error = prepare_new(SERVICES, &mut no_port, "u", "x").unwrap_err();
-        assert!(
-            error.message.contains("spec.ports: Required value"),
-            "{}",
-            error.message
-        );
+        assert!(error.message.contains("spec.ports: Required value"), "{}", error.message);
         let mut twice = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 1, "name": "a"},
                                                                              {"port": 2, "name": "a"}]}});
         assert!(prepare_new(SERVICES, &mut twice, "u", "x").is_err());
@@ -411,26 +268,28 @@ mod tests {
         labelled["status"] = json!({"replicas": 9});
         let written = prepare_update(DEPLOYMENTS, &old, labelled, false).unwrap();
         assert_eq!(written["metadata"]["generation"], 3);
-        assert_eq!(
-            written["status"]["replicas"], 1,
-            "the main resource does not write status"
-        );
+        assert_eq!(written["status"]["replicas"], 1, "the main resource does not write status");
         let mut scaled = old.clone();
         scaled["spec"]["replicas"] = json!(2);
-        assert_eq!(
-            prepare_update(DEPLOYMENTS, &old, scaled, false).unwrap()["metadata"]["generation"],
-            4
-        );
+        assert_eq!(prepare_update(DEPLOYMENTS, &old, scaled, false).unwrap()["metadata"]["generation"], 4);
         let mut status = old.clone();
         status["status"] = json!({"replicas": 7});
         status["spec"]["replicas"] = json!(7);
         let written = prepare_update(DEPLOYMENTS, &old, status, true).unwrap();
-        assert_eq!(
-            (&written["status"]["replicas"], &written["spec"]["replicas"]),
-            (&json!(7), &json!(1))
-        );
+        assert_eq!((&written["status"]["replicas"], &written["spec"]["replicas"]), (&json!(7), &json!(1)));
         old["spec"]["selector"] = json!({"matchLabels": {"a": "c"}});
         assert!(prepare_update(DEPLOYMENTS, &old, written, false).is_err());
+    }
+
+    #[test]
+    fn versions_and_ownership_times_make_no_difference_and_all_else_does() {
+        let object = |version: &str, time: &str, manager: &str, x: i32| json!({"metadata": {"resourceVersion": version, "managedFields": [{"manager": manager, "time": time}]}, "x": x});
+        let one = object("1", "a", "m", 1);
+        assert!(unchanged(&one, &object("2", "b", "m", 1)));
+        assert!(!unchanged(&one, &object("1", "a", "n", 1)) && !unchanged(&one, &object("1", "a", "m", 2)));
+        let mut more = one.clone();
+        more["metadata"]["labels"] = json!({});
+        assert!(!unchanged(&one, &more) && !unchanged(&more, &one));
     }
 
     #[test]

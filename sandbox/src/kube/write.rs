@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::apply::{self, Manager};
-use super::kinds::{KindId, NAMESPACES, PODS};
+use super::kinds::{KindId, LEASES, NAMESPACES, PODS};
 use super::object::{Object, child, metadata, text};
 use super::status::{self, ApiError};
 use super::store::{Key, Store, Write};
@@ -28,12 +28,7 @@ pub struct Target {
 
 impl Target {
     pub fn new(kind: KindId, namespace: &str, name: &str) -> Self {
-        Self {
-            kind,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            status: false,
-        }
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), status: false }
     }
 
     fn key(&self) -> Key {
@@ -80,10 +75,7 @@ fn finish(
             return (Write::Nothing, before.clone());
         }
         // The last finalizer is gone: a pending deletion takes effect. A pod also waits for its kubelet.
-        let finalizers = value
-            .pointer("/metadata/finalizers")
-            .and_then(Value::as_array)
-            .is_none_or(Vec::is_empty);
+        let finalizers = value.pointer("/metadata/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty);
         let stopped = target.kind != PODS || value["metadata"]["deletionGracePeriodSeconds"] == 0;
         if before.terminating() && finalizers && stopped && target.kind != NAMESPACES {
             let object = Arc::new(Object::new(value));
@@ -94,23 +86,14 @@ fn finish(
     value["apiVersion"] = json!(row.api_version());
     value["kind"] = json!(row.kind);
     let object = Arc::new(Object::new(value.clone()));
-    (
-        if options.dry_run {
-            Write::Nothing
-        } else {
-            Write::Put(value)
-        },
-        object,
-    )
+    (if options.dry_run { Write::Nothing } else { Write::Put(value) }, object)
 }
 
 /// Five characters as Kubernetes draws them for generated names: no vowels, nothing that looks like another.
 pub fn random_suffix() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
-    (0..5)
-        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
-        .collect()
+    (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
 /// Creates an object. `target.name` may be empty: the body names it, or has it generated.
@@ -122,9 +105,7 @@ pub fn create(
 ) -> Result<Arc<Object>, ApiError> {
     let row = target.kind.row();
     if !text(&body, "/metadata/resourceVersion").is_empty() {
-        return Err(ApiError::bad_request(
-            "resourceVersion should not be set on objects to be created",
-        ));
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
     if row.namespaced {
@@ -133,11 +114,7 @@ pub fn create(
     metadata(&mut body).remove("managedFields");
     strategy::prepare_new(target.kind, &mut body, &Uuid::new_v4().to_string(), &random_suffix())?;
     if !options.manager.is_empty() {
-        let manager = Manager {
-            name: &options.manager,
-            operation: "Update",
-            subresource: "",
-        };
+        let manager = Manager { name: &options.manager, operation: "Update", subresource: "" };
         apply::record_update(row, None, &mut body, &manager);
     }
     let name = text(&body, "/metadata/name").to_owned();
@@ -153,10 +130,8 @@ fn namespace_open(store: &Store, target: &Target) -> Result<(), ApiError> {
         .get(NAMESPACES, "", &target.namespace)
         .ok_or_else(|| ApiError::not_found(NAMESPACES.row(), &target.namespace))?;
     if namespace.terminating() {
-        let why = format!(
-            "unable to create new content in namespace {} because it is being terminated",
-            target.namespace
-        );
+        let why =
+            format!("unable to create new content in namespace {} because it is being terminated", target.namespace);
         let mut error = ApiError::bad_request(why);
         (error.code, error.reason) = (403, "Forbidden");
         return Err(error);
@@ -179,9 +154,7 @@ fn store_write(
         }
         Ok(write)
     })?;
-    answer
-        .or(written)
-        .ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))
+    answer.or(written).ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))
 }
 
 fn check_version(target: &Target, before: &Object, body: &Value) -> Result<(), ApiError> {
@@ -193,10 +166,7 @@ fn check_version(target: &Target, before: &Object, body: &Value) -> Result<(), A
     }
     let uid = text(body, "/metadata/uid");
     if !uid.is_empty() && uid != before.uid() {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            before.uid()
-        );
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", before.uid());
         return Err(ApiError::conflict(row, &target.name, &why));
     }
     Ok(())
@@ -212,6 +182,11 @@ pub fn update(
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
     store_write(store, target, |before| {
         let before = before.ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))?;
+        let unconditional = !target.kind.row().custom && target.kind != LEASES;
+        if text(&body, "/metadata/resourceVersion").is_empty() && !unconditional {
+            let cause = "Invalid value: 0: must be specified for an update";
+            return Err(ApiError::invalid(target.kind.row(), &target.name, "metadata.resourceVersion", cause));
+        }
         check_version(target, before, &body)?;
         changed(target, options, before, body)
     })
@@ -232,11 +207,7 @@ fn changed(
     };
     if !options.manager.is_empty() {
         let subresource = if target.status { "status" } else { "" };
-        let manager = Manager {
-            name: &options.manager,
-            operation: "Update",
-            subresource,
-        };
+        let manager = Manager { name: &options.manager, operation: "Update", subresource };
         apply::record_update(target.kind.row(), Some(before.value()), &mut value, &manager);
     }
     Ok(finish(target, options, Some(before), value))
@@ -291,11 +262,7 @@ fn apply_patch(
         namespace_open(store, target)?;
     }
     let subresource = if target.status { "status" } else { "" };
-    let manager = Manager {
-        name: &options.manager,
-        operation: "Apply",
-        subresource,
-    };
+    let manager = Manager { name: &options.manager, operation: "Apply", subresource };
     let mut created = false;
     let object = store_write(store, target, |before| {
         let Some(before) = before else {
@@ -343,10 +310,7 @@ pub fn delete(store: &Store, target: &Target, options: &DeleteOptions) -> Result
         let held = finalizers.is_some_and(|f| !f.is_empty()) || target.kind == NAMESPACES;
         if grace == 0 && !held {
             gone = true;
-            return Ok((
-                if options.dry_run { Write::Nothing } else { Write::Remove },
-                before.clone(),
-            ));
+            return Ok((if options.dry_run { Write::Nothing } else { Write::Remove }, before.clone()));
         }
         let marked = mark_deleted(target, before, grace);
         if options.dry_run || strategy::unchanged(before.value(), &marked) {
@@ -366,30 +330,20 @@ fn grace_seconds(target: &Target, before: &Object, options: &DeleteOptions) -> u
     if target.kind != PODS || before.text("/spec/nodeName").is_empty() {
         return 0;
     }
-    let own = before
-        .value()
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_u64);
+    let own = before.value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
     options.grace_seconds.unwrap_or(own.unwrap_or(30))
 }
 
 fn mark_deleted(target: &Target, before: &Object, grace: u64) -> Value {
     let mut value = before.value().clone();
     let already = before.terminating();
-    let shorter = value["metadata"]["deletionGracePeriodSeconds"]
-        .as_u64()
-        .is_none_or(|old| grace < old);
+    let shorter = value["metadata"]["deletionGracePeriodSeconds"].as_u64().is_none_or(|old| grace < old);
     let meta = metadata(&mut value);
     if !already || shorter {
         let at = jiff::Timestamp::now()
-            .saturating_add(jiff::SignedDuration::from_secs(
-                i64::try_from(grace).unwrap_or(i64::MAX),
-            ))
+            .saturating_add(jiff::SignedDuration::from_secs(i64::try_from(grace).unwrap_or(i64::MAX)))
             .unwrap_or(jiff::Timestamp::MAX);
-        meta.insert(
-            "deletionTimestamp".into(),
-            json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-        );
+        meta.insert("deletionTimestamp".into(), json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
     }
     if target.kind == NAMESPACES {

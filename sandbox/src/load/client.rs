@@ -30,11 +30,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn parse(target: &str, host: Option<&str>, extra: &BTreeMap<String, String>) -> Result<Self, LoadError> {
-        let bad = |field, value: &str, remedy| LoadError::Unusable {
-            field,
-            value: value.to_owned(),
-            remedy,
-        };
+        let bad = |field, value: &str, remedy| LoadError::Unusable { field, value: value.to_owned(), remedy };
         let form = "write it as http://address:port/path";
         let uri: Uri = target.parse().map_err(|_| bad("target", target, form))?;
         let authority = uri.authority().ok_or_else(|| bad("target", target, form))?;
@@ -46,17 +42,11 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         let name = host.unwrap_or(authority.as_str());
         let remedy = "use a host name, with a port if need be";
-        headers.insert(
-            HOST,
-            HeaderValue::from_str(name).map_err(|_| bad("host", name, remedy))?,
-        );
+        headers.insert(HOST, HeaderValue::from_str(name).map_err(|_| bad("host", name, remedy))?);
         for (key, value) in extra {
             let remedy = "use a header name and value as RFC 9110 allows them";
             let key = HeaderName::from_bytes(key.as_bytes()).map_err(|_| bad("headers", key, remedy))?;
-            headers.insert(
-                key,
-                HeaderValue::from_str(value).map_err(|_| bad("headers", value, remedy))?,
-            );
+            headers.insert(key, HeaderValue::from_str(value).map_err(|_| bad("headers", value, remedy))?);
         }
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
         Ok(Self { address, path, headers })
@@ -73,12 +63,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(endpoint: Arc<Endpoint>, keep_alive: bool, tasks: TaskTracker) -> Self {
-        Self {
-            endpoint,
-            keep_alive,
-            tasks,
-            open: None,
-        }
+        Self { endpoint, keep_alive, tasks, open: None }
     }
 
     /// Drops the connection: the next request opens another.
@@ -112,16 +97,11 @@ impl Client {
         *request.uri_mut() = self.endpoint.path.clone();
         *request.headers_mut() = self.endpoint.headers.clone();
         if !self.keep_alive {
-            request
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
-        Limited::new(body, BODY_LIMIT)
-            .collect()
-            .await
-            .map_err(|error| SendError::Body(error.to_string()))?;
+        Limited::new(body, BODY_LIMIT).collect().await.map_err(|error| SendError::Body(error.to_string()))?;
         if self.keep_alive {
             self.open = Some(sender);
         }
@@ -135,9 +115,7 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, SendError> {
-        let stream = TcpStream::connect(&self.endpoint.address)
-            .await
-            .map_err(SendError::Connect)?;
+        let stream = TcpStream::connect(&self.endpoint.address).await.map_err(SendError::Connect)?;
         stream.set_nodelay(true).map_err(SendError::Connect)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends with the sender; its error also comes back from the request that met it.
@@ -200,11 +178,6 @@ mod tests {
             let error = parse(target, None).unwrap_err().to_string();
             assert!(error.starts_with("target:"), "{error}");
         }
-        assert!(
-            parse("http://127.0.0.1", Some("a\nb"))
-                .unwrap_err()
-                .to_string()
-                .starts_with("host:")
-        );
+        assert!(parse("http://127.0.0.1", Some("a\nb")).unwrap_err().to_string().starts_with("host:"));
     }
 }

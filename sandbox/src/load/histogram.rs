@@ -16,11 +16,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; BUCKETS],
-            total: 0,
-            max: 0,
-        }
+        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
     }
 }
 
@@ -78,10 +74,7 @@ mod tests {
     fn a_bucket_holds_its_value_within_three_percent() {
         for value in (1..2_000_000_u64).step_by(997).chain([1, 31, 32, 33, 63, 64]) {
             let shown = upper(bucket(value));
-            assert!(
-                shown >= value && (shown - value) * 32 <= value,
-                "{value} is shown as {shown}"
-            );
+            assert!(shown >= value && (shown - value) * 32 <= value, "{value} is shown as {shown}");
         }
     }
 
@@ -94,10 +87,7 @@ mod tests {
         for percent in [50.0, 90.0, 99.0, 100.0] {
             let exact = values[(percent / 100.0 * 1_000.0) as usize - 1] as f64 / 1_000.0;
             let shown = histogram.percentile_ms(percent);
-            assert!(
-                (shown - exact).abs() <= exact * 0.04,
-                "p{percent}: {shown} instead of {exact}"
-            );
+            assert!((shown - exact).abs() <= exact * 0.04, "p{percent}: {shown} instead of {exact}");
         }
         assert_eq!(histogram.max_ms(), 100.0);
     }

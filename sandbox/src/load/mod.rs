@@ -23,7 +23,7 @@ use report::{Counters, LastSecond, Outcome, Recorder, WindowReport};
 
 /// Requests that wait for a connection: 4,096 are 20 s of stall at 200 requests a second.
 const WAITING_LIMIT: usize = 4_096;
-/// Runs kept, finished ones included.
+/// Runs kept. Finished ones count until their room is needed.
 const RUN_LIMIT: usize = 64;
 
 /// What to send.
@@ -70,18 +70,10 @@ fn ten_seconds() -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     #[error("{field}: {value} is out of range; use {remedy}")]
-    OutOfRange {
-        field: &'static str,
-        value: u64,
-        remedy: &'static str,
-    },
+    OutOfRange { field: &'static str, value: u64, remedy: &'static str },
     #[error("{field}: {value:?} cannot be used; {remedy}")]
-    Unusable {
-        field: &'static str,
-        value: String,
-        remedy: &'static str,
-    },
-    #[error("there are {RUN_LIMIT} loads already; delete one first")]
+    Unusable { field: &'static str, value: String, remedy: &'static str },
+    #[error("{RUN_LIMIT} loads are running already; delete one first")]
     TooMany,
 }
 
@@ -93,6 +85,8 @@ pub struct LoadReport {
     pub running: bool,
     pub target: String,
     pub rps: u32,
+    /// Since the first request was due.
+    pub elapsed_ms: u64,
     #[serde(flatten)]
     pub counters: Counters,
     /// The last whole second.
@@ -118,12 +112,8 @@ impl Load {
 
     fn record(&self, due: Instant, result: Result<report::Answer, String>) {
         let now = Instant::now();
-        let outcome = Outcome {
-            latency: now.saturating_duration_since(due),
-            result,
-        };
-        self.recorder()
-            .record(now.saturating_duration_since(self.started), &outcome);
+        let outcome = Outcome { latency: now.saturating_duration_since(due), result };
+        self.recorder().record(now.saturating_duration_since(self.started), &outcome);
     }
 
     pub fn report(&self) -> LoadReport {
@@ -133,6 +123,7 @@ impl Load {
             running: !self.tasks.is_empty(),
             target: self.spec.target.clone(),
             rps: self.spec.rps,
+            elapsed_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             counters: recorder.counters(),
             window: recorder.last_second(self.started.elapsed()),
             windows: recorder.windows(),
@@ -160,10 +151,7 @@ pub struct Loads {
 
 impl Loads {
     pub fn new(shutdown: CancellationToken) -> Self {
-        Self {
-            runs: Mutex::new((0, BTreeMap::new())),
-            shutdown,
-        }
+        Self { runs: Mutex::new((0, BTreeMap::new())), shutdown }
     }
 
     fn runs(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Arc<Load>>)> {
@@ -175,7 +163,9 @@ impl Loads {
         let endpoint = check(&spec)?;
         let mut runs = self.runs();
         if runs.1.len() >= RUN_LIMIT {
-            return Err(LoadError::TooMany);
+            // A finished run that nobody fetched makes room; a running one never does.
+            let oldest = runs.1.iter().find(|(_, load)| load.tasks.is_empty()).map(|(id, _)| *id);
+            runs.1.remove(&oldest.ok_or(LoadError::TooMany)?);
         }
         runs.0 += 1;
         let load = Arc::new(Load {
@@ -244,12 +234,7 @@ async fn pace(load: Arc<Load>, due: mpsc::Sender<Instant>) {
         match due.try_send(at) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                load.record(
-                    at,
-                    Err(format!(
-                        "not sent: {WAITING_LIMIT} requests already wait for a connection"
-                    )),
-                );
+                load.record(at, Err(format!("not sent: {WAITING_LIMIT} requests already wait for a connection")));
             }
             Err(TrySendError::Closed(_)) => return,
         }

@@ -111,8 +111,7 @@ fn count(map: &mut BTreeMap<String, u64>, name: &str) {
 impl Window {
     fn record(&mut self, outcome: &Outcome, failure: Option<&Failure>) {
         self.sent += 1;
-        self.latency
-            .record(u64::try_from(outcome.latency.as_micros()).unwrap_or(u64::MAX));
+        self.latency.record(u64::try_from(outcome.latency.as_micros()).unwrap_or(u64::MAX));
         match &outcome.result {
             Ok(answer) => {
                 *self.by_status.entry(answer.status).or_default() += 1;
@@ -142,12 +141,7 @@ impl Window {
             by_error: self.by_error.clone(),
             by_cluster: self.by_cluster.clone(),
             by_version: self.by_version.clone(),
-            latency_ms: Latency {
-                p50: at(50.0),
-                p90: at(90.0),
-                p99: at(99.0),
-                max: self.latency.max_ms(),
-            },
+            latency_ms: Latency { p50: at(50.0), p90: at(90.0), p99: at(99.0), max: self.latency.max_ms() },
             failures: self.failures.clone(),
         }
     }
@@ -179,10 +173,7 @@ impl Recorder {
         }
         let number = since_start.as_secs();
         if self.seconds.back().is_none_or(|second| second.number < number) {
-            self.seconds.push_back(Second {
-                number,
-                ..Second::default()
-            });
+            self.seconds.push_back(Second { number, ..Second::default() });
             // The present second and the one before it are all that is ever shown.
             while self.seconds.len() > 2 {
                 self.seconds.pop_front();
@@ -191,10 +182,7 @@ impl Recorder {
         let Some(second) = self.seconds.back_mut() else { return };
         second.sent += 1;
         second.ok += u64::from(failure.is_none());
-        if let Ok(Answer {
-            cluster: Some(cluster), ..
-        }) = &outcome.result
-        {
+        if let Ok(Answer { cluster: Some(cluster), .. }) = &outcome.result {
             count(&mut second.by_cluster, cluster);
         }
     }
@@ -214,13 +202,7 @@ impl Recorder {
     }
 
     pub fn windows(&self) -> Vec<WindowReport> {
-        self.windows
-            .iter()
-            .map(|(name, w)| WindowReport {
-                name: name.clone(),
-                counters: w.report(),
-            })
-            .collect()
+        self.windows.iter().map(|(name, w)| WindowReport { name: name.clone(), counters: w.report() }).collect()
     }
 
     /// The whole second before the one that runs at `since_start`.
@@ -230,17 +212,8 @@ impl Recorder {
             return LastSecond::default();
         };
         let named: u64 = second.by_cluster.values().sum();
-        let share = second
-            .by_cluster
-            .iter()
-            .map(|(name, n)| (name.clone(), *n as f64 / named as f64))
-            .collect();
-        LastSecond {
-            sent: second.sent,
-            ok: second.ok,
-            failed: second.sent - second.ok,
-            share,
-        }
+        let share = second.by_cluster.iter().map(|(name, n)| (name.clone(), *n as f64 / named as f64)).collect();
+        LastSecond { sent: second.sent, ok: second.ok, failed: second.sent - second.ok, share }
     }
 }
 
@@ -248,18 +221,10 @@ fn failure_of(outcome: &Outcome) -> Option<Failure> {
     let at = || jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
     match &outcome.result {
         Ok(answer) if answer.status < 400 => None,
-        Ok(answer) => Some(Failure {
-            at: at(),
-            status: Some(answer.status),
-            error: None,
-            target: answer.target.clone(),
-        }),
-        Err(error) => Some(Failure {
-            at: at(),
-            status: None,
-            error: Some(error.clone()),
-            target: None,
-        }),
+        Ok(answer) => {
+            Some(Failure { at: at(), status: Some(answer.status), error: None, target: answer.target.clone() })
+        }
+        Err(error) => Some(Failure { at: at(), status: None, error: Some(error.clone()), target: None }),
     }
 }
 
@@ -268,15 +233,8 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, cluster: &str) -> Outcome {
-        let answer = Answer {
-            status,
-            cluster: Some(cluster.into()),
-            ..Answer::default()
-        };
-        Outcome {
-            latency: Duration::from_millis(5),
-            result: Ok(answer),
-        }
+        let answer = Answer { status, cluster: Some(cluster.into()), ..Answer::default() };
+        Outcome { latency: Duration::from_millis(5), result: Ok(answer) }
     }
 
     #[test]
@@ -285,10 +243,7 @@ mod tests {
         for status in [200, 302, 404, 503] {
             recorder.record(Duration::ZERO, &answer(status, "blue"));
         }
-        let broken = Outcome {
-            latency: Duration::ZERO,
-            result: Err("connection refused".into()),
-        };
+        let broken = Outcome { latency: Duration::ZERO, result: Err("connection refused".into()) };
         recorder.record(Duration::ZERO, &broken);
         let shown = recorder.counters();
         assert_eq!((shown.sent, shown.ok, shown.failed), (5, 2, 3));
@@ -313,10 +268,7 @@ mod tests {
     fn the_last_whole_second_shows_shares() {
         let mut recorder = Recorder::default();
         for n in 0..10 {
-            recorder.record(
-                Duration::from_millis(1_000 + n),
-                &answer(200, if n < 9 { "blue" } else { "green" }),
-            );
+            recorder.record(Duration::from_millis(1_000 + n), &answer(200, if n < 9 { "blue" } else { "green" }));
         }
         recorder.record(Duration::from_millis(2_001), &answer(200, "green"));
         let shown = recorder.last_second(Duration::from_millis(2_500));

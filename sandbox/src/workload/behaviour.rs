@@ -47,11 +47,7 @@ impl Behaviour {
 
     /// `min-ready-ms` of a Deployment, or its `minReadySeconds`.
     pub fn min_ready(deployment: &Object) -> Duration {
-        let seconds = deployment
-            .value()
-            .pointer("/spec/minReadySeconds")
-            .and_then(Value::as_u64)
-            .unwrap_or_default();
+        let seconds = deployment.value().pointer("/spec/minReadySeconds").and_then(Value::as_u64).unwrap_or_default();
         millis(deployment, MIN_READY).max(Duration::from_secs(seconds))
     }
 }
@@ -105,10 +101,7 @@ impl ModeRequest {
 
 impl Default for ModeRequest {
     fn default() -> Self {
-        Self {
-            mode: Mode::Normal,
-            latency_ms: None,
-        }
+        Self { mode: Mode::Normal, latency_ms: None }
     }
 }
 

@@ -38,14 +38,7 @@ pub struct Controllers {
 impl Controllers {
     pub fn new(store: Arc<Store>, kubelet: Arc<Kubelet>) -> Self {
         let (deployments, services, namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        Self {
-            store,
-            kubelet,
-            deployments,
-            services,
-            namespaces,
-            later: None,
-        }
+        Self { store, kubelet, deployments, services, namespaces, later: None }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -62,10 +55,7 @@ impl Controllers {
                 Err(_) => version = self.resync(),
             }
             self.reconcile();
-            let again = self
-                .later
-                .as_ref()
-                .map_or_else(|| Instant::now() + Duration::from_secs(60), |(at, _)| *at);
+            let again = self.later.as_ref().map_or_else(|| Instant::now() + Duration::from_secs(60), |(at, _)| *at);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 news = changed.changed() => {
@@ -103,17 +93,10 @@ impl Controllers {
         for pod in &pods {
             self.kubelet.observe(&key_of(pod), Some(pod));
         }
-        self.deployments
-            .extend(self.store.list(DEPLOYMENTS, None).1.iter().map(|o| key_of(o)));
-        self.services
-            .extend(self.store.list(SERVICES, None).1.iter().map(|o| key_of(o)));
+        self.deployments.extend(self.store.list(DEPLOYMENTS, None).1.iter().map(|o| key_of(o)));
+        self.services.extend(self.store.list(SERVICES, None).1.iter().map(|o| key_of(o)));
         let namespaces = self.store.list(NAMESPACES, None).1;
-        self.namespaces.extend(
-            namespaces
-                .iter()
-                .filter(|n| n.terminating())
-                .map(|n| n.name().to_owned()),
-        );
+        self.namespaces.extend(namespaces.iter().filter(|n| n.terminating()).map(|n| n.name().to_owned()));
         version
     }
 
@@ -134,10 +117,7 @@ impl Controllers {
             self.namespaces.insert(change.key.1.clone());
         }
         if change.after.is_none() {
-            let closing = self
-                .store
-                .get(NAMESPACES, "", &change.key.0)
-                .is_some_and(|n| n.terminating());
+            let closing = self.store.get(NAMESPACES, "", &change.key.0).is_some_and(|n| n.terminating());
             if closing {
                 self.namespaces.insert(change.key.0.clone());
             }
@@ -151,20 +131,13 @@ impl Controllers {
         self.kubelet.observe(&change.key, change.after.as_ref());
         let states = [change.before.as_ref(), change.after.as_ref()];
         for pod in states.into_iter().flatten() {
-            let owners = pod
-                .value()
-                .pointer("/metadata/ownerReferences")
-                .and_then(Value::as_array);
+            let owners = pod.value().pointer("/metadata/ownerReferences").and_then(Value::as_array);
             for owner in owners.into_iter().flatten().filter(|o| o["kind"] == "Deployment") {
                 let name = owner["name"].as_str().unwrap_or_default();
                 self.deployments.insert((change.key.0.clone(), name.to_owned()));
             }
             for service in self.store.list(SERVICES, Some(&change.key.0)).1 {
-                if service
-                    .value()
-                    .pointer("/spec/selector")
-                    .is_some_and(|s| labels_include(pod, s))
-                {
+                if service.value().pointer("/spec/selector").is_some_and(|s| labels_include(pod, s)) {
                     self.services.insert(key_of(&service));
                 }
             }
@@ -196,10 +169,7 @@ impl Controllers {
     fn collect_orphans(&self, namespace: &str, owner: &str) {
         for kind in KindId::all().filter(|kind| kind.row().namespaced) {
             for object in self.store.list(kind, Some(namespace)).1 {
-                let owners = object
-                    .value()
-                    .pointer("/metadata/ownerReferences")
-                    .and_then(Value::as_array);
+                let owners = object.value().pointer("/metadata/ownerReferences").and_then(Value::as_array);
                 if owners.into_iter().flatten().any(|o| o["uid"] == owner) {
                     self.delete(kind, &object);
                 }
@@ -209,10 +179,7 @@ impl Controllers {
 
     fn delete(&self, kind: KindId, object: &Object) {
         let target = Target::new(kind, object.namespace(), object.name());
-        let only = DeleteOptions {
-            uid: Some(object.uid().to_owned()),
-            ..DeleteOptions::default()
-        };
+        let only = DeleteOptions { uid: Some(object.uid().to_owned()), ..DeleteOptions::default() };
         match write::delete(&self.store, &target, &only) {
             Ok(_) => {}
             Err(gone) if matches!(gone.code, 404 | 409) => {}
@@ -237,11 +204,7 @@ impl Controllers {
         }
         let key = (String::new(), name.to_owned());
         let removed = self.store.modify(NAMESPACES, &key, |before| {
-            Ok::<_, ApiError>(if before.is_some_and(|n| n.terminating()) {
-                Write::Remove
-            } else {
-                Write::Nothing
-            })
+            Ok::<_, ApiError>(if before.is_some_and(|n| n.terminating()) { Write::Remove } else { Write::Nothing })
         });
         if let Err(error) = removed {
             tracing::error!(namespace = name, %error, "an emptied namespace could not be removed");

@@ -62,12 +62,7 @@ pub fn decide(wanted: Wanted, pods: &[PodView]) -> Step {
 
     let mut extra: Vec<&&PodView> = new.iter().collect();
     extra.sort_by_key(|p| (p.available, p.ready));
-    step.delete.extend(
-        extra
-            .iter()
-            .take(new.len().saturating_sub(wanted.replicas))
-            .map(|p| p.name.clone()),
-    );
+    step.delete.extend(extra.iter().take(new.len().saturating_sub(wanted.replicas)).map(|p| p.name.clone()));
 
     let at_least = wanted.replicas.saturating_sub(wanted.max_unavailable);
     let new_waiting = new.iter().filter(|p| !p.available).count();
@@ -76,10 +71,7 @@ pub fn decide(wanted: Wanted, pods: &[PodView]) -> Step {
     let broken: Vec<&&PodView> = old.iter().filter(|p| !p.available).take(spare).collect();
     step.delete.extend(broken.iter().map(|p| p.name.clone()));
     let available = pods.iter().filter(|p| p.available).count();
-    let working = old
-        .iter()
-        .filter(|p| p.available)
-        .take(available.saturating_sub(at_least));
+    let working = old.iter().filter(|p| p.available).take(available.saturating_sub(at_least));
     step.delete.extend(working.map(|p| p.name.clone()));
     step
 }
@@ -102,10 +94,7 @@ fn scaled(value: Option<&Value>, replicas: usize, up: bool, default: usize) -> u
 /// Reads the wanted numbers of a Deployment.
 pub fn wanted(deployment: &Object) -> Wanted {
     let spec = &deployment.value()["spec"];
-    let replicas = spec["replicas"]
-        .as_u64()
-        .and_then(|n| usize::try_from(n).ok())
-        .unwrap_or(1);
+    let replicas = spec["replicas"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     let rolling = spec.pointer("/strategy/rollingUpdate");
     let field = |name: &str| rolling.and_then(|r| r.get(name));
     let max_surge = scaled(field("maxSurge"), replicas, true, 1);
@@ -125,20 +114,14 @@ pub fn wanted(deployment: &Object) -> Wanted {
 /// Identifies a pod template: pods with another hash are old.
 pub fn template_hash(deployment: &Object) -> String {
     let mut hasher = DefaultHasher::new();
-    deployment
-        .value()
-        .pointer("/spec/template")
-        .map(Value::to_string)
-        .hash(&mut hasher);
+    deployment.value().pointer("/spec/template").map(Value::to_string).hash(&mut hasher);
     format!("{:010x}", hasher.finish() & 0xff_ffff_ffff)
 }
 
 /// Pods the Deployment controls, terminating ones included.
 pub fn pods_of(store: &Store, deployment: &Object) -> Vec<Arc<Object>> {
     let (_, pods) = store.list(PODS, Some(deployment.namespace()));
-    pods.into_iter()
-        .filter(|pod| pod.controller_uid() == Some(deployment.uid()))
-        .collect()
+    pods.into_iter().filter(|pod| pod.controller_uid() == Some(deployment.uid())).collect()
 }
 
 /// Brings one Deployment a step further. Gives the moment at which to look again without a change, if there is one.
@@ -165,12 +148,7 @@ pub fn reconcile(store: &Store, kubelet: &Kubelet, key: &Key) -> Result<Option<I
             again = Some(again.map_or(at, |old| old.min(at)));
         }
         let new = pod.label("pod-template-hash") == Some(&hash);
-        views.push(PodView {
-            name: pod.name().to_owned(),
-            new,
-            ready,
-            available,
-        });
+        views.push(PodView { name: pod.name().to_owned(), new, ready, available });
     }
     let wanted = wanted(&deployment);
     let step = decide(wanted, &views);
@@ -183,23 +161,14 @@ pub fn reconcile(store: &Store, kubelet: &Kubelet, key: &Key) -> Result<Option<I
         }
     }
     for _ in 0..step.create {
-        write::create(
-            store,
-            &Target::new(PODS, &key.0, ""),
-            new_pod(&deployment, &hash),
-            &WriteOptions::default(),
-        )?;
+        write::create(store, &Target::new(PODS, &key.0, ""), new_pod(&deployment, &hash), &WriteOptions::default())?;
     }
     write_status(store, key, &deployment, wanted, &views);
     Ok(again)
 }
 
 fn new_pod(deployment: &Object, hash: &str) -> Value {
-    let mut pod = deployment
-        .value()
-        .pointer("/spec/template")
-        .cloned()
-        .unwrap_or_default();
+    let mut pod = deployment.value().pointer("/spec/template").cloned().unwrap_or_default();
     child(&mut pod["metadata"], "labels").insert("pod-template-hash".into(), json!(hash));
     let meta = child(&mut pod, "metadata");
     meta.remove("name");
@@ -228,36 +197,19 @@ fn write_status(store: &Store, key: &Key, deployment: &Object, wanted: Wanted, p
             return Ok::<_, ApiError>(Write::Nothing);
         };
         let mut value = before.value().clone();
-        let conditions = value
-            .pointer("/status/conditions")
-            .cloned()
-            .unwrap_or_else(|| json!([]));
+        let conditions = value.pointer("/status/conditions").cloned().unwrap_or_else(|| json!([]));
         value["status"] = status;
         value["status"]["conditions"] = json!([
-            condition(
-                &conditions,
-                "Available",
-                enough,
-                "MinimumReplicasAvailable",
-                "MinimumReplicasUnavailable"
-            ),
+            condition(&conditions, "Available", enough, "MinimumReplicasAvailable", "MinimumReplicasUnavailable"),
             condition(
                 &conditions,
                 "Progressing",
                 true,
-                if done {
-                    "NewReplicaSetAvailable"
-                } else {
-                    "ReplicaSetUpdated"
-                },
+                if done { "NewReplicaSetAvailable" } else { "ReplicaSetUpdated" },
                 ""
             ),
         ]);
-        Ok(if strategy::unchanged(before.value(), &value) {
-            Write::Nothing
-        } else {
-            Write::Put(value)
-        })
+        Ok(if strategy::unchanged(before.value(), &value) { Write::Nothing } else { Write::Put(value) })
     });
     if let Err(error) = written {
         tracing::error!(deployment = %key.1, %error, "the status of a deployment could not be written");
@@ -283,50 +235,23 @@ mod tests {
     use super::*;
 
     fn wants(replicas: usize, max_surge: usize, max_unavailable: usize) -> Wanted {
-        Wanted {
-            replicas,
-            max_surge,
-            max_unavailable,
-            recreate: false,
-        }
+        Wanted { replicas, max_surge, max_unavailable, recreate: false }
     }
 
     #[test]
     fn an_old_pod_goes_only_when_a_new_one_is_available() {
-        let pod = |name: &str, new, available| PodView {
-            name: name.into(),
-            new,
-            ready: available,
-            available,
-        };
+        let pod = |name: &str, new, available| PodView { name: name.into(), new, ready: available, available };
         let start = [pod("o1", false, true), pod("o2", false, true)];
-        assert_eq!(
-            decide(wants(2, 1, 0), &start),
-            Step {
-                create: 1,
-                delete: vec![]
-            }
-        );
+        assert_eq!(decide(wants(2, 1, 0), &start), Step { create: 1, delete: vec![] });
         let surged = [pod("o1", false, true), pod("o2", false, true), pod("n1", true, false)];
         assert_eq!(decide(wants(2, 1, 0), &surged), Step::default());
         let ready = [pod("o1", false, true), pod("o2", false, true), pod("n1", true, true)];
-        assert_eq!(
-            decide(wants(2, 1, 0), &ready),
-            Step {
-                create: 0,
-                delete: vec!["o1".into()]
-            }
-        );
+        assert_eq!(decide(wants(2, 1, 0), &ready), Step { create: 0, delete: vec!["o1".into()] });
     }
 
     #[test]
     fn a_broken_old_pod_goes_before_a_working_one() {
-        let pod = |name: &str, new, available| PodView {
-            name: name.into(),
-            new,
-            ready: available,
-            available,
-        };
+        let pod = |name: &str, new, available| PodView { name: name.into(), new, ready: available, available };
         let pods = [pod("ok", false, true), pod("bad", false, false), pod("n1", true, true)];
         assert_eq!(decide(wants(2, 1, 0), &pods).delete, ["bad"]);
     }
@@ -337,20 +262,13 @@ mod tests {
         for seed in 0..500_u64 {
             let mut state = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let mut draw = |n: usize| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 usize::try_from(state >> 33).unwrap_or(0) % n
             };
             let replicas = 1 + draw(6);
             let (surge, unavailable) = (draw(3), draw(replicas + 1));
             let wanted = wants(replicas, surge, if surge + unavailable == 0 { 1 } else { unavailable });
-            let old = |n| PodView {
-                name: format!("o{n}"),
-                new: false,
-                ready: true,
-                available: true,
-            };
+            let old = |n| PodView { name: format!("o{n}"), new: false, ready: true, available: true };
             let mut pods: Vec<PodView> = (0..replicas).map(old).collect();
             let mut made = 0;
             for round in 0.. {
@@ -358,23 +276,11 @@ mod tests {
                 pods.retain(|p| !step.delete.contains(&p.name));
                 for _ in 0..step.create {
                     made += 1;
-                    pods.push(PodView {
-                        name: format!("n{made}"),
-                        new: true,
-                        ready: false,
-                        available: false,
-                    });
+                    pods.push(PodView { name: format!("n{made}"), new: true, ready: false, available: false });
                 }
                 let available = pods.iter().filter(|p| p.available).count();
-                assert!(
-                    available + wanted.max_unavailable >= replicas,
-                    "seed {seed}: only {available} of {replicas}"
-                );
-                assert!(
-                    pods.len() <= replicas + wanted.max_surge,
-                    "seed {seed}: {} pods",
-                    pods.len()
-                );
+                assert!(available + wanted.max_unavailable >= replicas, "seed {seed}: only {available} of {replicas}");
+                assert!(pods.len() <= replicas + wanted.max_surge, "seed {seed}: {} pods", pods.len());
                 if pods.iter().all(|p| p.new && p.available) && pods.len() == replicas {
                     break;
                 }

@@ -33,25 +33,15 @@ pub struct Slice {
 }
 
 fn resolve_ports(service: &Object, pod: &Object) -> Value {
-    let ports = service
-        .value()
-        .pointer("/spec/ports")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let containers = pod
-        .value()
-        .pointer("/spec/containers")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let ports = service.value().pointer("/spec/ports").and_then(Value::as_array);
+    let containers = pod.value().pointer("/spec/containers").and_then(Value::as_array);
     let named = |name: &str, protocol: &Value| {
-        let all = containers.iter().filter_map(|c| c["ports"].as_array()).flatten();
+        let all = containers.into_iter().flatten().filter_map(|c| c["ports"].as_array()).flatten();
         all.filter(|p| p["name"] == name && (p["protocol"] == *protocol || p["protocol"].is_null()))
             .map(|p| p["containerPort"].clone())
             .next()
     };
-    let resolved = ports.iter().filter_map(|port| {
+    let resolved = ports.into_iter().flatten().filter_map(|port| {
         let number = match &port["targetPort"] {
             Value::String(name) => named(name, &port["protocol"])?,
             number => number.clone(),
@@ -109,11 +99,7 @@ fn arrange(mut groups: Groups, existing: &[(String, String, Vec<Value>)]) -> Vec
                 kept.extend(group.remove(uid));
             }
         }
-        slices.push(Slice {
-            name: Some(name.clone()),
-            ports: ports.clone(),
-            endpoints: kept,
-        });
+        slices.push(Slice { name: Some(name.clone()), ports: ports.clone(), endpoints: kept });
     }
     for (ports, group) in groups {
         let mut fresh = group.into_values();
@@ -128,11 +114,7 @@ fn arrange(mut groups: Groups, existing: &[(String, String, Vec<Value>)]) -> Vec
             if endpoints.is_empty() {
                 break;
             }
-            slices.push(Slice {
-                name: None,
-                ports: ports.clone(),
-                endpoints,
-            });
+            slices.push(Slice { name: None, ports: ports.clone(), endpoints });
         }
     }
     if slices.iter().any(|s| !s.endpoints.is_empty()) {
@@ -141,11 +123,7 @@ fn arrange(mut groups: Groups, existing: &[(String, String, Vec<Value>)]) -> Vec
         slices.truncate(1);
         match slices.first_mut() {
             Some(only) => only.ports = "null".to_owned(),
-            None => slices.push(Slice {
-                name: None,
-                ports: "null".to_owned(),
-                endpoints: Vec::new(),
-            }),
+            None => slices.push(Slice { name: None, ports: "null".to_owned(), endpoints: Vec::new() }),
         }
     }
     slices
@@ -156,11 +134,7 @@ pub fn reconcile(store: &Store, key: &Key) -> Result<(), ApiError> {
     let Some(service) = store.get(SERVICES, &key.0, &key.1) else {
         return Ok(());
     };
-    let selects = service
-        .value()
-        .pointer("/spec/selector")
-        .and_then(Value::as_object)
-        .is_some_and(|s| !s.is_empty());
+    let selects = service.value().pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
     if service.terminating() || !selects {
         return Ok(());
     }
@@ -185,10 +159,7 @@ pub fn reconcile(store: &Store, key: &Key) -> Result<(), ApiError> {
         let old = existing.iter().find(|old| Some(old.name()) == slice.name.as_deref());
         write_slice(store, &service, slice, old.copied())?;
     }
-    for old in existing
-        .iter()
-        .filter(|old| slices.iter().all(|s| s.name.as_deref() != Some(old.name())))
-    {
+    for old in existing.iter().filter(|old| slices.iter().all(|s| s.name.as_deref() != Some(old.name()))) {
         let target = Target::new(ENDPOINT_SLICES, &key.0, old.name());
         tolerate(write::delete(store, &target, &DeleteOptions::default()).map(drop))?;
     }
@@ -202,11 +173,7 @@ fn tolerate(result: Result<(), ApiError>) -> Result<(), ApiError> {
 
 fn write_slice(store: &Store, service: &Object, slice: &Slice, old: Option<&Arc<Object>>) -> Result<(), ApiError> {
     let ports: Value = serde_json::from_str(&slice.ports).unwrap_or_default();
-    let endpoints = if slice.endpoints.is_empty() {
-        Value::Null
-    } else {
-        json!(slice.endpoints)
-    };
+    let endpoints = if slice.endpoints.is_empty() { Value::Null } else { json!(slice.endpoints) };
     if let Some(old) = old {
         let mut value = old.value().clone();
         if value["ports"] == ports && value["endpoints"] == endpoints {
@@ -219,11 +186,7 @@ fn write_slice(store: &Store, service: &Object, slice: &Slice, old: Option<&Arc<
         return tolerate(write::update(store, &target, value, &WriteOptions::default()).map(drop));
     }
     let headless = service.text("/spec/clusterIP") == "None";
-    let mut labels = service
-        .value()
-        .pointer("/metadata/labels")
-        .cloned()
-        .unwrap_or_else(|| json!({}));
+    let mut labels = service.value().pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
     labels[SERVICE_NAME] = json!(service.name());
     labels[MANAGED_BY] = json!(MANAGER);
     if headless {
@@ -247,10 +210,8 @@ mod tests {
     use super::*;
 
     fn service(target: Value) -> Object {
-        Object::new(
-            json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"app": "web"},
-            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": target}]}}),
-        )
+        Object::new(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": target}]}}))
     }
 
     fn pod(n: usize, port: u16) -> Arc<Object> {
@@ -262,15 +223,9 @@ mod tests {
     }
 
     fn arranged(pods: &[Arc<Object>], existing: &[Slice]) -> Vec<Slice> {
-        let shapes: Vec<_> = existing
-            .iter()
-            .enumerate()
-            .map(|(i, s)| (format!("s{i}"), s.ports.clone(), s.endpoints.clone()))
-            .collect();
-        arrange(
-            groups(&service(json!("http")), pods, |_| Some("eu-central-1a".into())),
-            &shapes,
-        )
+        let shapes: Vec<_> =
+            existing.iter().enumerate().map(|(i, s)| (format!("s{i}"), s.ports.clone(), s.endpoints.clone())).collect();
+        arrange(groups(&service(json!("http")), pods, |_| Some("eu-central-1a".into())), &shapes)
     }
 
     #[test]
@@ -292,46 +247,27 @@ mod tests {
         let mut value = pod(1, 8080).value().clone();
         value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let conditions = &endpoint(&Object::new(value), None, false)["conditions"];
-        assert_eq!(
-            conditions,
-            &json!({"ready": false, "serving": true, "terminating": true})
-        );
+        assert_eq!(conditions, &json!({"ready": false, "serving": true, "terminating": true}));
     }
 
     #[test]
     fn a_hundred_endpoints_fill_a_slice_and_stay_where_they_are() {
         let pods: Vec<_> = (1..=250).map(|n| pod(n, 8080)).collect();
         let first = arranged(&pods, &[]);
-        assert_eq!(
-            first.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(),
-            [100, 100, 50]
-        );
+        assert_eq!(first.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(), [100, 100, 50]);
         let fewer: Vec<_> = pods.iter().filter(|p| p.name() != "web-1").cloned().collect();
         let second = arranged(&fewer, &first);
-        assert_eq!(
-            second.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(),
-            [99, 100, 50]
-        );
+        assert_eq!(second.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(), [99, 100, 50]);
         assert_eq!(second[1].endpoints, first[1].endpoints);
         let more: Vec<_> = fewer.into_iter().chain([pod(300, 8080)]).collect();
         let third = arranged(&more, &second);
-        assert_eq!(
-            third.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(),
-            [100, 100, 50]
-        );
+        assert_eq!(third.iter().map(|s| s.endpoints.len()).collect::<Vec<_>>(), [100, 100, 50]);
     }
 
     #[test]
     fn a_service_nobody_stands_behind_has_one_empty_slice() {
         let slices = arranged(&[], &[]);
-        assert_eq!(
-            slices,
-            [Slice {
-                name: None,
-                ports: "null".into(),
-                endpoints: vec![]
-            }]
-        );
+        assert_eq!(slices, [Slice { name: None, ports: "null".into(), endpoints: vec![] }]);
         let after = arranged(&[], &arranged(&[pod(1, 8080)], &[]));
         assert_eq!((after.len(), after[0].endpoints.len()), (1, 0));
         assert_eq!(after[0].name.as_deref(), Some("s0"));

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub struct Kubelet {
     store: Arc<Store>,
     ips: Arc<IpPool>,
     running: Mutex<HashMap<Key, Running>>,
+    /// Counts the pods that were given a node.
+    turn: AtomicUsize,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -50,6 +53,7 @@ impl Kubelet {
             store,
             ips,
             running,
+            turn: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             shutdown,
         })
@@ -81,63 +85,34 @@ impl Kubelet {
         let (object, objects) = watch::channel(Some(pod.clone()));
         let (mode, modes) = watch::channel(ModeRequest::default());
         let ready_since = Arc::new(Mutex::new(None));
-        let entry = Running {
-            uid: pod.uid().to_owned(),
-            object,
-            mode,
-            ready_since: ready_since.clone(),
-        };
+        let entry = Running { uid: pod.uid().to_owned(), object, mode, ready_since: ready_since.clone() };
         running.insert(key.clone(), entry);
-        let task = PodTask {
-            kubelet: self.clone(),
-            key: key.clone(),
-            pod: pod.clone(),
-            objects,
-            modes,
-            ready_since,
-        };
+        let task = PodTask { kubelet: self.clone(), key: key.clone(), pod: pod.clone(), objects, modes, ready_since };
         self.tasks.spawn(task.run());
     }
 
     /// After a gap in the log: ends the pods that are no longer there.
     pub fn keep_only(self: &Arc<Self>, keys: &[Key]) {
-        let gone: Vec<Key> = self
-            .running()
-            .keys()
-            .filter(|key| !keys.contains(key))
-            .cloned()
-            .collect();
+        let gone: Vec<Key> = self.running().keys().filter(|key| !keys.contains(key)).cloned().collect();
         for key in gone {
             self.observe(&key, None);
         }
     }
 
-    /// Round robin over the nodes, by the number of pods they have.
+    /// Round robin over the nodes that take pods.
     fn schedule(&self, key: &Key, pod: &Object) {
         let (_, nodes) = self.store.list(NODES, None);
-        let (_, pods) = self.store.list(PODS, None);
-        let count = |node: &Object| pods.iter().filter(|p| p.text("/spec/nodeName") == node.name()).count();
-        let ready = nodes
-            .iter()
-            .filter(|n| n.value().pointer("/spec/unschedulable") != Some(&Value::Bool(true)));
+        let open = |n: &&Arc<Object>| n.value().pointer("/spec/unschedulable") != Some(&Value::Bool(true));
+        let nodes: Vec<&Arc<Object>> = nodes.iter().filter(open).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         // No node: the pod stays Pending, and a later change of nodes looks again.
-        let Some(node) = ready.min_by_key(|node| count(node)) else {
-            return;
-        };
-        pod_status::write(&self.store, key, pod.uid(), |value| {
-            pod_status::schedule(value, node.name())
-        });
+        let Some(node) = turn.checked_rem(nodes.len()).and_then(|at| nodes.get(at)) else { return };
+        pod_status::write(&self.store, key, pod.uid(), |value| pod_status::schedule(value, node.name()));
     }
 
     /// Pods that found no node before.
     pub fn schedule_pending(self: &Arc<Self>) {
-        for pod in self
-            .store
-            .list(PODS, None)
-            .1
-            .iter()
-            .filter(|p| p.text("/spec/nodeName").is_empty())
-        {
+        for pod in self.store.list(PODS, None).1.iter().filter(|p| p.text("/spec/nodeName").is_empty()) {
             self.schedule(&(pod.namespace().to_owned(), pod.name().to_owned()), pod);
         }
     }
@@ -251,25 +226,15 @@ impl PodTask {
             latency: behaviour.latency,
         };
         let (started, seen) = watch::channel(false);
-        let face = Arc::new(Face {
-            identity,
-            mode: self.modes.clone(),
-            started: seen,
-        });
+        let face = Arc::new(Face { identity, mode: self.modes.clone(), started: seen });
         let ports = pod_status::ports(&self.pod);
         loop {
             match PodServer::start(ip, &ports, &face) {
                 Ok(server) => {
-                    return Some(Live {
-                        ip,
-                        ports,
-                        face,
-                        started,
-                        server: Some(server),
-                    });
+                    return Some(Live { ip, ports, face, started, server: Some(server) });
                 }
                 Err(error) => {
-                    tracing::warn!(pod = %self.key.1, %ip, ?ports, %error, "a pod cannot listen on its ports yet")
+                    tracing::warn!(pod = %self.key.1, %ip, ?ports, %error, "a pod cannot listen on its ports; does something on this machine listen there on all addresses?")
                 }
             }
             if !self.pause().await {
@@ -317,10 +282,7 @@ impl PodTask {
     fn grace_period(&self) -> Duration {
         let object = self.objects.borrow();
         let pod = object.as_ref().unwrap_or(&self.pod);
-        let seconds = pod
-            .value()
-            .pointer("/metadata/deletionGracePeriodSeconds")
-            .and_then(Value::as_u64);
+        let seconds = pod.value().pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64);
         Duration::from_secs(seconds.unwrap_or_default())
     }
 
@@ -341,12 +303,7 @@ impl PodTask {
     fn write_status(&self, live: &Live) {
         let started = *live.started.borrow();
         let containers_ready = started && live.server.is_some() && self.modes.borrow().mode.ready();
-        let health = Health {
-            ip: live.ip,
-            started,
-            running: live.server.is_some(),
-            containers_ready,
-        };
+        let health = Health { ip: live.ip, started, running: live.server.is_some(), containers_ready };
         let written = pod_status::write(&self.kubelet.store, &self.key, self.pod.uid(), |value| {
             pod_status::refresh(value, &health);
         });

@@ -52,15 +52,10 @@ pub struct PodServer {
 impl PodServer {
     /// Listens on all ports of the pod, or on none.
     pub fn start(ip: Ipv4Addr, ports: &[u16], face: &Arc<Face>) -> io::Result<Self> {
-        let listeners: Vec<TcpListener> = ports
-            .iter()
-            .map(|port| listen(SocketAddr::from((ip, *port))))
-            .collect::<io::Result<_>>()?;
-        let server = Self {
-            stop: CancellationToken::new(),
-            acceptors: TaskTracker::new(),
-            connections: Connections::default(),
-        };
+        let listeners: Vec<TcpListener> =
+            ports.iter().map(|port| listen(SocketAddr::from((ip, *port)))).collect::<io::Result<_>>()?;
+        let server =
+            Self { stop: CancellationToken::new(), acceptors: TaskTracker::new(), connections: Connections::default() };
         for listener in listeners {
             let (stop, connections, face) = (server.stop.clone(), server.connections.clone(), face.clone());
             server.acceptors.spawn(accept(listener, stop, connections, face));
@@ -135,33 +130,14 @@ async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Result<Response<
     }
     if request.uri().path() == "/healthz" {
         let healthy = *face.started.borrow() && now.mode.ready();
-        let status = if healthy {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
-        let text = if healthy {
-            "{\"status\":\"ok\"}"
-        } else {
-            "{\"status\":\"unhealthy\"}"
-        };
+        let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let text = if healthy { "{\"status\":\"ok\"}" } else { "{\"status\":\"unhealthy\"}" };
         return Ok(respond(&face, status, Body::from(text)));
     }
     tokio::time::sleep(face.identity.latency + now.extra_latency()).await;
     let failing = matches!(now.mode, Mode::Failing | Mode::Erroring);
-    let status = if failing {
-        StatusCode::INTERNAL_SERVER_ERROR
-    } else {
-        StatusCode::OK
-    };
-    let Identity {
-        cluster,
-        namespace,
-        workload,
-        pod,
-        version,
-        ..
-    } = &face.identity;
+    let status = if failing { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+    let Identity { cluster, namespace, workload, pod, version, .. } = &face.identity;
     let body =
         json!({"cluster": cluster, "namespace": namespace, "workload": workload, "pod": pod, "version": version});
     Ok(respond(&face, status, Body::from(body.to_string())))

@@ -31,11 +31,7 @@ pub fn write(store: &Store, key: &Key, uid: &str, change: impl FnOnce(&mut Value
         };
         let mut value = before.value().clone();
         change(&mut value);
-        Ok(if strategy::unchanged(before.value(), &value) {
-            Write::Nothing
-        } else {
-            Write::Put(value)
-        })
+        Ok(if strategy::unchanged(before.value(), &value) { Write::Nothing } else { Write::Put(value) })
     });
     result.unwrap_or_default().filter(|pod| pod.uid() == uid)
 }
@@ -52,11 +48,7 @@ pub fn remove(store: &Store, key: &Key, uid: &str) {
         }
         let mut value = before.value().clone();
         metadata(&mut value).insert("deletionGracePeriodSeconds".into(), json!(0));
-        Ok(if strategy::unchanged(before.value(), &value) {
-            Write::Nothing
-        } else {
-            Write::Put(value)
-        })
+        Ok(if strategy::unchanged(before.value(), &value) { Write::Nothing } else { Write::Put(value) })
     });
     if let Err(error) = removed {
         tracing::error!(pod = %key.1, %error, "a pod that ended could not be removed");
@@ -85,11 +77,7 @@ pub fn refresh(pod: &mut Value, health: &Health) {
     status.entry("startTime").or_insert_with(|| json!(now()));
     status.insert("containerStatuses".into(), statuses);
     set_condition(pod, "Initialized", true, "");
-    let why = if health.containers_ready {
-        ""
-    } else {
-        "ContainersNotReady"
-    };
+    let why = if health.containers_ready { "" } else { "ContainersNotReady" };
     set_condition(pod, "ContainersReady", health.containers_ready, why);
     let why = match (health.containers_ready, gates_open) {
         (false, _) => "ContainersNotReady",
@@ -117,11 +105,7 @@ pub fn complete(pod: &mut Value) {
 }
 
 fn container_statuses(pod: &Value, health: &Health, since: &str) -> Value {
-    let containers = pod
-        .pointer("/spec/containers")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array).cloned().unwrap_or_default();
     let state = if health.running {
         json!({"running": {"startedAt": since}})
     } else {
@@ -141,15 +125,8 @@ fn readiness_gates_open(pod: &Value) -> bool {
         return true;
     };
     let none = Vec::new();
-    let conditions = pod
-        .pointer("/status/conditions")
-        .and_then(Value::as_array)
-        .unwrap_or(&none);
-    gates.iter().all(|gate| {
-        conditions
-            .iter()
-            .any(|c| c["type"] == gate["conditionType"] && c["status"] == "True")
-    })
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).unwrap_or(&none);
+    gates.iter().all(|gate| conditions.iter().any(|c| c["type"] == gate["conditionType"] && c["status"] == "True"))
 }
 
 fn set_condition(pod: &mut Value, kind: &str, on: bool, reason: &str) {
@@ -175,11 +152,7 @@ fn set_condition(pod: &mut Value, kind: &str, on: bool, reason: &str) {
 /// TCP ports of all containers, each once.
 pub fn ports(pod: &Object) -> Vec<u16> {
     let containers = pod.value().pointer("/spec/containers").and_then(Value::as_array);
-    let numbers = containers
-        .into_iter()
-        .flatten()
-        .filter_map(|c| c["ports"].as_array())
-        .flatten();
+    let numbers = containers.into_iter().flatten().filter_map(|c| c["ports"].as_array()).flatten();
     let mut ports: Vec<u16> = numbers
         .filter(|port| port["protocol"].as_str().unwrap_or("TCP") == "TCP")
         .filter_map(|port| u16::try_from(port["containerPort"].as_u64()?).ok())
@@ -192,10 +165,7 @@ pub fn ports(pod: &Object) -> Vec<u16> {
 
 /// Name of the workload a pod belongs to; its own name if it stands alone.
 pub fn workload(pod: &Object) -> String {
-    let owners = pod
-        .value()
-        .pointer("/metadata/ownerReferences")
-        .and_then(Value::as_array);
+    let owners = pod.value().pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let owner = owners.and_then(|list| list.iter().find(|o| o["controller"] == true));
     owner.and_then(|o| o["name"].as_str()).unwrap_or(pod.name()).to_owned()
 }
@@ -204,12 +174,8 @@ pub fn workload(pod: &Object) -> String {
 mod tests {
     use super::*;
 
-    const HEALTHY: Health = Health {
-        ip: Ipv4Addr::new(127, 20, 1, 1),
-        started: true,
-        running: true,
-        containers_ready: true,
-    };
+    const HEALTHY: Health =
+        Health { ip: Ipv4Addr::new(127, 20, 1, 1), started: true, running: true, containers_ready: true };
 
     fn pod(gates: Value) -> Value {
         json!({"metadata": {"name": "web-1"}, "status": {},
@@ -226,9 +192,7 @@ mod tests {
         let mut value = pod(json!([{"conditionType": "switchyard.dev/ready"}]));
         refresh(&mut value, &HEALTHY);
         assert!(!ready(&value) && Object::new(value.clone()).condition("ContainersReady"));
-        let Some(Value::Array(conditions)) = value.pointer_mut("/status/conditions") else {
-            panic!("no conditions")
-        };
+        let Some(Value::Array(conditions)) = value.pointer_mut("/status/conditions") else { panic!("no conditions") };
         conditions.push(json!({"type": "switchyard.dev/ready", "status": "True"}));
         refresh(&mut value, &HEALTHY);
         assert!(ready(&value));

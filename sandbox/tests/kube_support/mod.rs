@@ -30,15 +30,8 @@ impl World {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let path = dir.path().to_str().expect("temporary folders have plain names");
-        let args = Args::parse_from([
-            "switchyard-sandbox",
-            "--dir",
-            path,
-            "--propagation-ms",
-            "0",
-            "--time-scale",
-            "10",
-        ]);
+        let args =
+            Args::parse_from(["switchyard-sandbox", "--dir", path, "--propagation-ms", "0", "--time-scale", "10"]);
         let sandbox = Sandbox::start(&args).await.expect("the sandbox starts");
         Self { sandbox, _dir: dir }
     }
@@ -48,9 +41,7 @@ impl World {
         let path = &self.sandbox.info().clusters[cluster].kubeconfig;
         let kubeconfig = Kubeconfig::read_from(path).expect("the kubeconfig can be read");
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .expect("the kubeconfig is complete");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("the kubeconfig is complete");
         Client::try_from(config).expect("a client can be made")
     }
 
@@ -62,54 +53,38 @@ impl World {
     }
 
     pub async fn try_control(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let (status, text) = fetch(
-            method,
-            &format!("{}{path}", self.sandbox.info().control_url),
-            Some(body),
-        )
-        .await;
+        let (status, text) = fetch(method, &format!("{}{path}", self.sandbox.info().control_url), Some(body)).await;
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     /// A workload with one Service in front, both named `web`, in namespace `shop`.
     pub async fn web(&self, cluster: &str, workload: Value) {
         let base = format!("/clusters/{cluster}/namespaces/shop");
-        self.control(Method::PUT, &format!("{base}/workloads/web"), workload)
-            .await;
+        self.control(Method::PUT, &format!("{base}/workloads/web"), workload).await;
         let service = json!({"name": "web", "selector": {"app": "web"},
             "ports": [{"name": "http", "port": 80, "target_port": "http"}]});
         self.control(Method::POST, &format!("{base}/services"), service).await;
     }
 
     pub async fn show(&self, cluster: &str) -> Value {
-        self.control(
-            Method::GET,
-            &format!("/clusters/{cluster}/namespaces/shop/workloads/web"),
-            Value::Null,
-        )
-        .await
+        self.control(Method::GET, &format!("/clusters/{cluster}/namespaces/shop/workloads/web"), Value::Null).await
     }
 
-    /// Waits until no rollout is under way, and gives the pods.
+    /// Waits until no rollout is under way, and gives the pods that are there to stay.
     pub async fn settled(&self, cluster: &str) -> Vec<Value> {
         let shown = eventually("the workload settles", || async {
             let shown = self.show(cluster).await;
-            if shown["rolling"] == false {
-                Ok(shown)
-            } else {
-                Err(shown.to_string())
-            }
+            if shown["rolling"] == false { Ok(shown) } else { Err(shown.to_string()) }
         })
         .await;
-        shown["pods"].as_array().expect("pods is a list").clone()
+        let pods = shown["pods"].as_array().expect("pods is a list");
+        pods.iter().filter(|pod| pod["terminating"] == false).cloned().collect()
     }
 }
 
 /// Any HTTP request; gives status and text.
 pub async fn fetch(method: Method, url: &str, body: Option<Value>) -> (u16, String) {
-    try_fetch(method, url, body)
-        .await
-        .unwrap_or_else(|error| panic!("{url}: {error}"))
+    try_fetch(method, url, body).await.unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 pub async fn try_fetch(method: Method, url: &str, body: Option<Value>) -> Result<(u16, String), String> {
@@ -123,11 +98,7 @@ pub async fn try_fetch(method: Method, url: &str, body: Option<Value>) -> Result
         .expect("the request is well formed");
     let response = client.request(request).await.map_err(|error| format!("{error:?}"))?;
     let status = response.status().as_u16();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| format!("{error:?}"))?;
+    let body = response.into_body().collect().await.map_err(|error| format!("{error:?}"))?;
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
 }
 
@@ -152,6 +123,5 @@ where
 pub async fn next<S: futures::Stream + Unpin>(stream: &mut S) -> S::Item {
     use futures::StreamExt;
     let item = tokio::time::timeout(DEADLINE, stream.next()).await;
-    item.expect("something comes before the deadline")
-        .expect("the stream goes on")
+    item.expect("something comes before the deadline").expect("the stream goes on")
 }
