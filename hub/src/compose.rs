@@ -1,0 +1,344 @@
+//! The composition root: the only place that sees every module. It opens the store, starts one task per job, and takes them
+//! down in order: no new calls, streams drained, the call at AWS in flight finished, the lease given back, the store closed.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use switchyard_core::{ids::Epoch, observed::Observed, plan};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, interval, sleep, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use uuid::Uuid;
+
+use crate::{
+    config::{Config, Database, Transport},
+    elb::{Elb, ElbConfig},
+    engine::{self, EngineOptions, EngineParts},
+    feed::{Feed, FeedParts},
+    grpc::{self, GrpcParts},
+    http::{self, HttpParts},
+    metrics::{Metrics, Outcome},
+    store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Retention, Store, StoreOptions},
+};
+
+/// The longest a call at AWS may take; the lease's remaining time shortens it further. Well below the default lease of 15 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// All tasks have this long to end: a call at AWS in flight (5 s), then the lease. Kubernetes kills after 30 s by default.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// Pauses between two tries to reach the store at the start.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How often what is past its time is removed from the store.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
+/// Runs the hub until a signal.
+///
+/// # Errors
+/// When it cannot start, or one of its tasks failed.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let signals = listen_for_signals(shutdown.clone())?;
+    let result = run_until(config, shutdown.clone()).await;
+    shutdown.cancel();
+    signals.abort();
+    result
+}
+
+/// Runs the hub until the token.
+///
+/// # Errors
+/// When it cannot start, or one of its tasks failed.
+pub async fn run_until(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tracing::info!(?config, version = env!("CARGO_PKG_VERSION"), "the hub starts");
+    if config.transport == Transport::PlainLoopback {
+        tracing::warn!(
+            address = %config.grpc_listen,
+            "DEVELOPMENT MODE: the gRPC port speaks plain text and trusts every caller on this machine; never use --dev in production"
+        );
+    }
+    let tls = server_tls(&config.transport)?;
+    let grpc_listener = bind("--grpc-listen", config.grpc_listen).await?;
+    let http_listener = bind("--http-listen", config.http_listen).await?;
+    let metrics = Metrics::new();
+    let (feed, feed_task) = Feed::new();
+    let mut tasks = Tasks::default();
+    let pages = HttpParts { feed: feed.clone(), metrics: metrics.clone() };
+    let (address, token) = (http_listener.local_addr()?, shutdown.clone());
+    tasks.spawn("http", async move { Ok(http::serve(http_listener, pages, token).await?) });
+    tracing::info!(%address, "health and metrics are served over HTTP");
+    let (database, url) = open_database(&config.database).await?;
+    let result = async {
+        let Some(store) = connect(&url, &metrics, &shutdown).await? else { return Ok(()) };
+        let hub = Hub { config, store: store.clone(), feed, metrics, shutdown: shutdown.clone() };
+        let started = hub.start(feed_task, grpc_listener, tls, &mut tasks).await;
+        if started.is_ok() {
+            tasks.first_end(&shutdown).await;
+        }
+        shutdown.cancel();
+        let ended = tasks.drain().await;
+        // Connections that are still in use after the drain are not waited for.
+        let _ = timeout(Duration::from_secs(1), store.close()).await;
+        started.and(ended)
+    }
+    .await;
+    if let Some(database) = database {
+        database.stop().await.context("the private Postgres did not stop")?;
+    }
+    tracing::info!("the hub has stopped");
+    result
+}
+
+fn listen_for_signals(shutdown: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
+    Ok(tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "the hub shuts down");
+        shutdown.cancel();
+    }))
+}
+
+async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| {
+        format!("{flag} {address} cannot be listened on; is another hub running? Choose another address or stop it")
+    })
+}
+
+fn server_tls(transport: &Transport) -> anyhow::Result<Option<ServerTlsConfig>> {
+    let Transport::MutualTls { cert, key, client_ca } = transport else {
+        return Ok(None);
+    };
+    let read = |flag: &str, file: &std::path::Path| {
+        std::fs::read(file).with_context(|| format!("{flag} {} cannot be read", file.display()))
+    };
+    let identity = Identity::from_pem(read("--tls-cert", cert)?, read("--tls-key", key)?);
+    let authorities = Certificate::from_pem(read("--tls-client-ca", client_ca)?);
+    Ok(Some(ServerTlsConfig::new().identity(identity).client_ca_root(authorities)))
+}
+
+async fn open_database(database: &Database) -> anyhow::Result<(Option<EmbeddedPostgres>, String)> {
+    match database {
+        Database::Url(url) => Ok((None, url.clone())),
+        Database::Embedded(folder) => {
+            // Killed hubs and machines happen in development too: what was acknowledged stays.
+            let options = EmbeddedOptions { fsync: true };
+            let started = EmbeddedPostgres::start(folder, options).await;
+            let database = started.context("the private Postgres did not start")?;
+            let url = database.url();
+            tracing::info!(folder = %folder.display(), "a private Postgres runs");
+            Ok((Some(database), url))
+        }
+    }
+}
+
+/// Measures every query.
+struct StoreMetrics(Metrics);
+
+impl QueryObserver for StoreMetrics {
+    fn observed(&self, query: Query, took: Duration, outcome: &'static str) {
+        let labels = Outcome { operation: query.label(), outcome };
+        self.0.store_queries.get_or_create(&labels).inc();
+        self.0.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+}
+
+/// Waits for a store that does not answer yet: hub and Postgres may start at once. None when the hub is told to stop meanwhile.
+async fn connect(url: &str, metrics: &Metrics, shutdown: &CancellationToken) -> anyhow::Result<Option<Store>> {
+    let mut told = false;
+    loop {
+        let options =
+            StoreOptions { observer: Some(Arc::new(StoreMetrics(metrics.clone()))), ..StoreOptions::default() };
+        let tried = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            tried = Store::connect(url, options) => tried,
+        };
+        match tried {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.is_unavailable() => {
+                if !told {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "the database does not answer yet; trying again until it does");
+                }
+                told = true;
+            }
+            Err(error) => return Err(error).context("the store cannot be opened"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(STORE_PAUSE) => {}
+        }
+    }
+}
+
+/// Tasks with their names.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<(&'static str, anyhow::Result<()>)>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.running.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits until the token, or until a task ends that should not have.
+    async fn first_end(&mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            Some(ended) = self.running.join_next() => {
+                self.note(ended);
+                if self.failed.is_none() && !shutdown.is_cancelled() {
+                    self.failed = Some(anyhow::anyhow!("a task of the hub ended by itself"));
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) {
+        let failure = match ended {
+            Ok((_, Ok(()))) => return,
+            Ok((name, Err(error))) => error.context(format!("the task {name} failed")),
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => anyhow::Error::new(error).context("a task of the hub panicked; please report this defect"),
+        };
+        tracing::error!(error = format!("{failure:#}"), "a task of the hub failed; the hub stops");
+        self.failed.get_or_insert(failure);
+    }
+
+    async fn drain(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + DRAIN_WITHIN;
+        loop {
+            match timeout_at(deadline, self.running.join_next()).await {
+                Ok(Some(ended)) => self.note(ended),
+                Ok(None) => break,
+                Err(_) => {
+                    let left = self.running.len();
+                    tracing::warn!(tasks = left, "tasks did not end in time and are cut off");
+                    self.running.shutdown().await;
+                    break;
+                }
+            }
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+/// What every task gets its parts from.
+struct Hub {
+    config: Config,
+    store: Store,
+    feed: Feed,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+}
+
+impl Hub {
+    async fn start(
+        self,
+        feed_task: crate::feed::FeedTask,
+        listener: TcpListener,
+        tls: Option<ServerTlsConfig>,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<()> {
+        let config = &self.config;
+        let hub_id = self.store.hub_id(config.hub_id.clone()).await.context("the hub's id is not usable")?;
+        let holder = Uuid::now_v7();
+        tracing::info!(%hub_id, replica = %holder, "the store is open");
+        let (epoch_sender, epoch) = watch::channel::<Option<Epoch>>(None);
+        let (observed_sender, observed) = watch::channel(Arc::new(Observed::default()));
+        let options = EngineOptions {
+            holder,
+            hub_id: hub_id.clone(),
+            account_id: config.aws_account_id.clone(),
+            region: config.aws_region.clone(),
+            settle: config.settle,
+            audit_interval: config.audit_interval,
+            health_interval: config.health_interval,
+            lease_ttl: config.lease_ttl,
+            call_timeout: CALL_TIMEOUT,
+            observe_only: config.observe_only,
+            accept_restored_store: config.accept_restored_store,
+        };
+        let settings: plan::Settings = options.settings(Epoch::default());
+        let elb = Elb::connect(elb_config(config)).await.context("the AWS adaptor cannot be set up")?;
+        let feed_parts = FeedParts {
+            store: self.store.clone(),
+            epoch: epoch.clone(),
+            stale_after: config.stale_after,
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        tasks.spawn("feed", async move {
+            feed_task.run(feed_parts).await;
+            Ok(())
+        });
+        let engine_parts = EngineParts {
+            store: self.store.clone(),
+            picture: self.feed.subscribe(),
+            observed: observed_sender,
+            epoch: epoch_sender,
+            elb,
+            options,
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        tasks.spawn("engine", async move {
+            engine::run(engine_parts).await;
+            Ok(())
+        });
+        tasks.spawn("purge", purge(self.store.clone(), self.shutdown.clone()));
+        let grpc_parts = GrpcParts {
+            store: self.store,
+            feed: self.feed,
+            observed,
+            epoch,
+            settings,
+            heartbeat_interval: config.heartbeat_interval,
+            hub_instance: holder,
+            metrics: self.metrics,
+        };
+        let address = listener.local_addr()?;
+        let encrypted = tls.is_some();
+        let shutdown = self.shutdown.clone();
+        tasks.spawn("grpc", async move { Ok(grpc::serve(listener, tls, grpc_parts, shutdown).await?) });
+        tracing::info!(%address, encrypted, "gRPC is served");
+        if config.observe_only {
+            tracing::warn!("--observe-only: plans are made and shown, and nothing is written at AWS");
+        }
+        Ok(())
+    }
+}
+
+async fn purge(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = interval(PURGE_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let purged = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            purged = store.purge(&Retention::default()) => purged,
+        };
+        match purged {
+            Ok(purged) => tracing::debug!(?purged, "what was past its time is removed from the store"),
+            Err(error) if error.is_unavailable() => {
+                tracing::debug!(%error, "what is past its time is removed later, the store is away");
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "what is past its time cannot be removed from the store");
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The hub's configuration: one struct, checked once as a whole, printed without secrets. Reads no file and opens no socket.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use switchyard_core::ids::{HubId, cut};
+
+use crate::args::{Args, LogFormat};
+
+/// A budget for calls at AWS.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Calls per second, above 0, at most 1000.
+    pub per_second: f64,
+    /// Calls that may be made at once after a pause, 1..=10000.
+    pub burst: u32,
+}
+
+/// Budgets by bucket; the defaults are those of the AWS Load Balancer Controller for the writing buckets, and the older,
+/// smaller figure of AWS's own page for the reading one, since regions differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Describe*.
+    pub describe: Rate,
+    /// Create*, Modify*, Delete*, SetRulePriorities, AddTags.
+    pub modify: Rate,
+    /// RegisterTargets and DeregisterTargets.
+    pub register: Rate,
+}
+
+/// Where the store is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A Postgres that somebody runs.
+    Url(String),
+    /// A private one in this folder, started and stopped with the hub.
+    Embedded(PathBuf),
+}
+
+/// How the gRPC port is guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS, and callers need a certificate of the given authorities.
+    MutualTls {
+        /// PEM file.
+        cert: PathBuf,
+        /// PEM file.
+        key: PathBuf,
+        /// PEM file.
+        client_ca: PathBuf,
+    },
+    /// Plain text on a loopback address, with `--dev` only.
+    PlainLoopback,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where gRPC is served.
+    pub grpc_listen: SocketAddr,
+    /// Where HTTP is served.
+    pub http_listen: SocketAddr,
+    /// The store.
+    pub database: Database,
+    /// Development mode.
+    pub dev: bool,
+    /// The id to use; none: the stored one, or a new one.
+    pub hub_id: Option<HubId>,
+    /// 12 digits.
+    pub aws_account_id: String,
+    /// The region.
+    pub aws_region: String,
+    /// Another address of the ELBv2 API.
+    pub aws_endpoint_url: Option<String>,
+    /// Time from read-back to converged.
+    pub settle: Duration,
+    /// Time between full reads of AWS.
+    pub audit_interval: Duration,
+    /// Time between reads of target health.
+    pub health_interval: Duration,
+    /// Life of the lease without renewal.
+    pub lease_ttl: Duration,
+    /// Time between heartbeats on agents' streams.
+    pub heartbeat_interval: Duration,
+    /// Time without heartbeat until a cluster is stale.
+    pub stale_after: Duration,
+    /// Budgets at AWS.
+    pub rates: Rates,
+    /// How the gRPC port is guarded.
+    pub transport: Transport,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Filter of the log.
+    pub log_level: String,
+    /// Nothing is written at AWS.
+    pub observe_only: bool,
+    /// A restored store is meant to be.
+    pub accept_restored_store: bool,
+}
+
+impl fmt::Debug for Database {
+    /// A database URL usually holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Database::Url(url) => write!(f, "Url({})", redacted(url)),
+            Database::Embedded(folder) => write!(f, "Embedded({})", folder.display()),
+        }
+    }
+}
+
+/// A URL without user, password and query.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "(not a URL)".to_owned();
+    };
+    let place = rest.split('?').next().unwrap_or_default();
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    format!("{scheme}://...@{place}")
+}
+
+/// Settings that are wrong, all of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is not usable:{}", lines(.0))]
+pub struct ConfigError(pub Vec<Fault>);
+
+fn lines(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
+/// One wrong setting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag} {value:?} {problem}; {remedy}")]
+pub struct Fault {
+    /// The flag, such as `--lease-ttl`.
+    pub flag: &'static str,
+    /// As given; cut to 256 characters.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What helps.
+    pub remedy: &'static str,
+}
+
+#[derive(Default)]
+struct Report(Vec<Fault>);
+
+impl Report {
+    fn add(&mut self, flag: &'static str, value: &str, problem: impl Into<String>, remedy: &'static str) {
+        self.0.push(Fault { flag, value: cut(value), problem: problem.into(), remedy });
+    }
+
+    /// A duration within bounds; out of bounds it is reported, and the lower bound stands in so that the rest can be judged.
+    fn duration(&mut self, flag: &'static str, text: &str, least: Duration, most: Duration) -> Duration {
+        const REMEDY: &str = "use a number with ms, s, m or h, such as 500ms, 15s or 2m; a plain number means seconds";
+        match parse_duration(text) {
+            None => self.add(flag, text, "is not a duration", REMEDY),
+            Some(found) if (least..=most).contains(&found) => return found,
+            Some(_) => self.add(flag, text, format!("is outside {least:?} to {most:?}"), REMEDY),
+        }
+        least
+    }
+
+    fn rate(&mut self, flag: &'static str, text: &str) -> Rate {
+        let parsed = text.split_once(':').and_then(|(rate, burst)| {
+            let rate: f64 = rate.parse().ok().filter(|r: &f64| r.is_finite())?;
+            Some((rate, burst.parse::<u32>().ok()?))
+        });
+        match parsed {
+            Some((per_second, burst)) if per_second > 0.0 && per_second <= 1000.0 && (1..=10_000).contains(&burst) => {
+                return Rate { per_second, burst };
+            }
+            Some(_) => self.add(
+                flag,
+                text,
+                "is out of range",
+                "use a rate above 0 up to 1000 and a burst of 1 to 10000, such as 3:20",
+            ),
+            None => self.add(flag, text, "is not RATE:BURST", "use two numbers and a colon, such as 3:20"),
+        }
+        Rate { per_second: 1.0, burst: 1 }
+    }
+}
+
+/// A duration such as `500ms`, `15s`, `1.5m`, `2h`; a plain number means seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.trim().parse().ok()?;
+    let factor = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * factor).ok()
+}
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Config {
+    /// Checks the arguments, one by one and against each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault found.
+    pub fn new(args: Args) -> Result<Self, ConfigError> {
+        let mut report = Report::default();
+        let transport = transport(&args, &mut report);
+        let database = database(&args, &mut report);
+        account(&args, &mut report);
+        let hub_id = args.hub_id.as_deref().and_then(|id| match HubId::new(id) {
+            Ok(id) => Some(id),
+            Err(error) => {
+                report.add("--hub-id", &error.value, error.problem, error.remedy);
+                None
+            }
+        });
+        let config = Self {
+            grpc_listen: args.grpc_listen,
+            http_listen: args.http_listen,
+            database,
+            dev: args.dev,
+            hub_id,
+            settle: report.duration("--settle-seconds", &args.settle_seconds, MILLI, HOUR),
+            audit_interval: report.duration("--audit-interval", &args.audit_interval, 100 * MILLI, 24 * HOUR),
+            health_interval: report.duration("--health-interval", &args.health_interval, 100 * MILLI, HOUR),
+            lease_ttl: report.duration("--lease-ttl", &args.lease_ttl, SECOND, HOUR),
+            heartbeat_interval: report.duration(
+                "--heartbeat-interval",
+                &args.heartbeat_interval,
+                50 * MILLI,
+                60 * SECOND,
+            ),
+            stale_after: report.duration("--stale-after", &args.stale_after, 200 * MILLI, HOUR),
+            rates: Rates {
+                describe: report.rate("--describe-rate", &args.describe_rate),
+                modify: report.rate("--modify-rate", &args.modify_rate),
+                register: report.rate("--register-rate", &args.register_rate),
+            },
+            transport,
+            aws_account_id: args.aws_account_id,
+            aws_region: args.aws_region,
+            aws_endpoint_url: args.aws_endpoint_url,
+            log_format: args.log_format,
+            log_level: args.log_level,
+            observe_only: args.observe_only,
+            accept_restored_store: args.accept_restored_store,
+        };
+        // A session ends after three missed heartbeats; a cluster that is called stale earlier would flap with every hiccup.
+        if report.0.is_empty() && config.stale_after < 3 * config.heartbeat_interval {
+            let problem = format!("is less than three heartbeats of {:?}", config.heartbeat_interval);
+            let given = format!("{:?}", config.stale_after);
+            report.add("--stale-after", &given, problem, "lengthen it, or shorten --heartbeat-interval");
+        }
+        if report.0.is_empty() { Ok(config) } else { Err(ConfigError(report.0)) }
+    }
+}
+
+fn transport(args: &Args, report: &mut Report) -> Transport {
+    match (&args.tls_cert, &args.tls_key, &args.tls_client_ca) {
+        (Some(cert), Some(key), Some(client_ca)) => {
+            return Transport::MutualTls { cert: cert.clone(), key: key.clone(), client_ca: client_ca.clone() };
+        }
+        (None, None, None) if args.dev && args.grpc_listen.ip().is_loopback() => {}
+        (None, None, None) if args.dev => report.add(
+            "--grpc-listen",
+            &args.grpc_listen.to_string(),
+            "is not a loopback address, and without TLS only those are served",
+            "listen on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca",
+        ),
+        (None, None, None) => report.add(
+            "--tls-cert",
+            "",
+            "is missing, and so are --tls-key and --tls-client-ca",
+            "give all three, or --dev for plain text on a loopback address",
+        ),
+        (cert, key, client_ca) => {
+            let given = [("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)];
+            for (flag, _) in given.iter().filter(|(_, file)| file.is_none()) {
+                report.add(flag, "", "is missing", "give --tls-cert, --tls-key and --tls-client-ca together");
+            }
+        }
+    }
+    Transport::PlainLoopback
+}
+
+fn database(args: &Args, report: &mut Report) -> Database {
+    match (&args.database_url, &args.data_dir) {
+        (Some(url), None) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {}
+        (Some(url), None) => report.add(
+            "--database-url",
+            &redacted(url),
+            "is not the URL of a Postgres",
+            "use postgres://user:password@host/database",
+        ),
+        (Some(_), Some(folder)) => report.add(
+            "--data-dir",
+            &folder.display().to_string(),
+            "is given beside a database URL",
+            "give one of --data-dir and --database-url (environment: DATABASE_URL)",
+        ),
+        (None, Some(folder)) if args.dev => return Database::Embedded(folder.clone()),
+        (None, Some(folder)) => report.add(
+            "--data-dir",
+            &folder.display().to_string(),
+            "asks for a private Postgres, which is for development",
+            "give --database-url, or --dev as well",
+        ),
+        (None, None) => report.add(
+            "--database-url",
+            "",
+            "is missing",
+            "give it (environment: DATABASE_URL), or --dev with --data-dir for a private Postgres",
+        ),
+    }
+    Database::Url(args.database_url.clone().unwrap_or_default())
+}
+
+fn account(args: &Args, report: &mut Report) {
+    let account = &args.aws_account_id;
+    if account.len() != 12 || !account.chars().all(|c| c.is_ascii_digit()) {
+        report.add("--aws-account-id", account, "is not an AWS account id", "use its 12 digits");
+    }
+    let region = &args.aws_region;
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if region.is_empty() || region.len() > 32 || !region.chars().all(good) {
+        report.add("--aws-region", region, "is not a region", "use its code, such as eu-central-1");
+    }
+    let url = args.aws_endpoint_url.as_deref();
+    if let Some(url) = url.filter(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        report.add("--aws-endpoint-url", url, "is not a URL", "use http://HOST:PORT or https://HOST:PORT");
+    }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

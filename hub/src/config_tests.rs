@@ -1,0 +1,89 @@
+use clap::Parser;
+
+use super::*;
+
+const GOOD: [&str; 8] = [
+    "switchyard-hub",
+    "--dev",
+    "--data-dir",
+    "data",
+    "--aws-account-id",
+    "123456789012",
+    "--aws-region",
+    "eu-central-1",
+];
+
+fn parse(more: &[&str]) -> Result<Config, ConfigError> {
+    let args = Args::try_parse_from(GOOD.iter().chain(more)).unwrap();
+    // The machine's own DATABASE_URL must not decide a test.
+    let database_url = args.database_url.filter(|_| more.contains(&"--database-url"));
+    Config::new(Args { database_url, ..args })
+}
+
+fn faults(more: &[&str]) -> Vec<&'static str> {
+    parse(more).unwrap_err().0.into_iter().map(|fault| fault.flag).collect()
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.settle, Duration::from_secs(60));
+    assert_eq!(config.lease_ttl, Duration::from_secs(15));
+    let modify = Rate { per_second: 3.0, burst: 20 };
+    assert_eq!(config.rates.modify, modify);
+    assert_eq!(config.transport, Transport::PlainLoopback);
+}
+
+#[test]
+fn fractions_and_units_of_durations_are_taken() {
+    let cases = [("0.25", 250), ("250ms", 250), ("1.5s", 1500), ("2m", 120_000), ("1h", 3_600_000)];
+    for (text, millis) in cases {
+        assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+    }
+    for bad in ["", "s", "-1s", "1d", "NaN", "inf", "1e400", "1 s s"] {
+        assert_eq!(parse_duration(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn every_bad_setting_is_named_at_once_with_value_and_remedy() {
+    let more = ["--lease-ttl", "soon", "--modify-rate", "0:1", "--aws-endpoint-url", "sandbox", "--hub-id", ""];
+    let error = parse(&more).unwrap_err();
+    let flags: Vec<_> = error.0.iter().map(|fault| fault.flag).collect();
+    assert_eq!(flags, ["--aws-endpoint-url", "--hub-id", "--lease-ttl", "--modify-rate"]);
+    let text = error.to_string();
+    assert!(text.contains("--lease-ttl \"soon\" is not a duration; use a number with ms"), "{text}");
+}
+
+#[test]
+fn plain_text_is_for_dev_and_loopback_only() {
+    assert_eq!(faults(&["--grpc-listen", "0.0.0.0:7400"]), ["--grpc-listen"]);
+    let args = Args::try_parse_from(GOOD).unwrap();
+    let database_url = Some("postgres://localhost/x".to_owned());
+    let error = Config::new(Args { dev: false, database_url, data_dir: None, ..args }).unwrap_err();
+    assert_eq!(error.0[0].flag, "--tls-cert");
+    let all = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--grpc-listen", "0.0.0.0:7400"];
+    assert!(matches!(parse(&all).unwrap().transport, Transport::MutualTls { .. }));
+    assert_eq!(faults(&["--tls-cert", "c", "--tls-key", "k"]), ["--tls-client-ca"]);
+}
+
+#[test]
+fn a_private_postgres_is_for_dev_only_and_excludes_a_url() {
+    let args = Args::try_parse_from(GOOD).unwrap();
+    let error = Config::new(Args { dev: false, database_url: None, ..args }).unwrap_err();
+    assert!(error.0.iter().any(|fault| fault.flag == "--data-dir"), "{error}");
+    assert_eq!(faults(&["--database-url", "postgres://localhost/x"]), ["--data-dir"]);
+}
+
+#[test]
+fn a_cluster_is_not_called_stale_before_three_heartbeats() {
+    assert_eq!(faults(&["--stale-after", "2s", "--heartbeat-interval", "1s"]), ["--stale-after"]);
+}
+
+#[test]
+fn the_printed_configuration_holds_no_password() {
+    let database = Database::Url("postgres://me:secret@db:5432/x?password=secret2".to_owned());
+    let text = format!("{database:?}");
+    assert_eq!(text, "Url(postgres://...@db:5432/x)");
+    assert_eq!(redacted("secret"), "(not a URL)");
+}

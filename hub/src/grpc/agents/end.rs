@@ -1,0 +1,98 @@
+//! Why a session ended: what the agent is told, what the log says, how it is counted.
+
+use tonic::Status;
+
+use super::{parse::Malformed, state::Refusal};
+use crate::store::{SessionError, StoreError};
+
+/// The end of a session.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The agent closed the stream.
+    #[error("the agent closed the stream")]
+    AgentClosed,
+    /// The hub is going down.
+    #[error("the hub is shutting down; connect again, to any replica")]
+    Shutdown,
+    /// A newer session of the same cluster.
+    #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
+    TakenOver,
+    /// Three heartbeats did not come.
+    #[error("three heartbeats of the agent did not come")]
+    Silent,
+    /// The agent does not read.
+    #[error("the agent reads nothing of what the hub sends")]
+    NotReading,
+    /// No Hello in time.
+    #[error("no Hello came within 5 seconds")]
+    HelloLate,
+    /// Something else came first.
+    #[error("the first message was a heartbeat; send Hello first")]
+    NoHello,
+    /// No epoch is known.
+    #[error("the hub does not know its epoch yet, since its store does not answer; try again")]
+    NoEpoch,
+    /// No picture of the policies is there.
+    #[error("the hub has not read its policies yet, since its store does not answer; try again")]
+    NoPicture,
+    /// A field is out of bounds.
+    #[error(transparent)]
+    Malformed(Malformed),
+    /// The order of the session was broken.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The store failed for good, or did not open the session in time.
+    #[error("the hub's store failed; try again")]
+    Store(#[source] StoreError),
+    /// What should not happen.
+    #[error("the hub failed while it stored a report; see its log")]
+    Defect(#[source] SessionError),
+    /// The stream broke.
+    #[error("the stream broke")]
+    Transport(#[source] Status),
+}
+
+impl End {
+    /// A stable word.
+    pub fn label(&self) -> &'static str {
+        match self {
+            End::AgentClosed => "agent_closed",
+            End::Shutdown => "shutdown",
+            End::TakenOver => "taken_over",
+            End::Silent => "silent",
+            End::NotReading => "not_reading",
+            End::HelloLate => "hello_late",
+            End::NoHello => "no_hello",
+            End::NoEpoch => "no_epoch",
+            End::NoPicture => "no_picture",
+            End::Malformed(_) => "malformed",
+            End::Refused(Refusal::OlderHub { .. }) => "older_hub",
+            End::Refused(_) => "refused",
+            End::Store(_) => "store",
+            End::Defect(_) => "defect",
+            End::Transport(_) => "transport",
+        }
+    }
+
+    /// False for what happens in every restart.
+    pub fn is_fault(&self) -> bool {
+        !matches!(self, End::AgentClosed | End::Shutdown | End::Transport(_))
+    }
+
+    /// What the agent is told; none when nobody listens.
+    pub fn status(&self) -> Option<Status> {
+        let text = self.to_string();
+        match self {
+            End::AgentClosed | End::Transport(_) => None,
+            End::TakenOver | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
+            End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
+            End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
+                Some(Status::invalid_argument(text))
+            }
+            End::Refused(Refusal::TooLarge { .. }) => Some(Status::resource_exhausted(text)),
+            End::Shutdown | End::NoEpoch | End::NoPicture => Some(Status::unavailable(text)),
+            End::Store(error) if error.is_unavailable() => Some(Status::unavailable(text)),
+            End::Store(_) | End::Defect(_) => Some(Status::internal(text)),
+        }
+    }
+}

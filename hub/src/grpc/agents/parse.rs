@@ -1,0 +1,306 @@
+//! From the agent's protobuf messages to checked types. Everything that is a key or a decision is refused when it is out of
+//! bounds, naming the field; what is only shown to people (a pod's details) is cut instead, since one odd pod must not take its
+//! cluster's stream down. Pure. Tests are at the end of `state_tests.rs` and in `hub/tests/grpc_agents.rs`.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use switchyard_core::{
+    ids::{ClusterName, Epoch, Namespace, PodUid, VpcId, cut},
+    inventory::{EndpointKey, Evidence, ServiceCondition, ServiceKey, ServiceState, SourceProblem},
+    observed::Target,
+};
+use switchyard_proto::agent::v1 as proto;
+use uuid::Uuid;
+
+use super::state::{Hello, Inbound};
+use crate::store::{AgentHello, EndpointChange, NewEndpoint, NewServiceState};
+
+/// Items (service states, upserts, tombstones) in one message; the contract of the .proto file.
+pub const MOST_ITEMS: usize = 500;
+/// Sources in one message: four kinds in each of a thousand namespaces.
+const MOST_SOURCES: usize = 4000;
+/// Entries of each list of a pod's details that are kept.
+const MOST_DETAILS: usize = 64;
+/// Characters kept of a message for people (the bound that the .proto file names).
+const MOST_TEXT: usize = 1024;
+/// The UID of an address that belongs to no pod.
+const NO_POD: &str = "none";
+
+/// A field of a message that is out of bounds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value:?} {problem}; {remedy}")]
+pub struct Malformed {
+    /// Path of the field.
+    pub field: String,
+    /// As given, cut.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What helps.
+    pub remedy: &'static str,
+}
+
+fn malformed(field: impl Into<String>, value: &str, problem: impl Into<String>, remedy: &'static str) -> Malformed {
+    Malformed { field: field.into(), value: cut(value), problem: problem.into(), remedy }
+}
+
+const SAME_VERSION: &str = "use an agent and a hub of versions that fit together";
+
+fn id<T>(field: &str, result: Result<T, switchyard_core::ids::IdError>) -> Result<T, Malformed> {
+    result.map_err(|error| malformed(field, &error.value, error.problem, error.remedy))
+}
+
+/// At most `most` characters of a text that is shown to people.
+fn shown(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// A message as it arrived, checked.
+#[derive(Clone, Debug)]
+pub enum Parsed {
+    /// The first one.
+    Hello(Box<Hello>),
+    /// A sign of life.
+    Heartbeat,
+    /// Any other.
+    Message(u64, Inbound),
+}
+
+/// Checks a message of an agent. The cluster is that of its Hello; before Hello there is none, and changes are then empty, since
+/// the session refuses them by their place.
+///
+/// # Errors
+/// [`Malformed`] for the first field that is out of bounds.
+pub fn message(message: proto::AgentMessage, cluster: Option<&ClusterName>) -> Result<Parsed, Malformed> {
+    use proto::agent_message::Message;
+    let seq = message.seq;
+    let Some(body) = message.message else {
+        return Err(malformed("message", "", "is missing or of an unknown kind", SAME_VERSION));
+    };
+    let inbound = match body {
+        Message::Hello(hello_) => return Ok(Parsed::Hello(Box::new(hello(hello_)?))),
+        Message::Heartbeat(_) => return Ok(Parsed::Heartbeat),
+        Message::SnapshotBegin(begin) => Inbound::SnapshotBegin {
+            id: snapshot_id("snapshot_begin.snapshot_id", begin.snapshot_id)?,
+            version: begin.watch_set_version,
+        },
+        Message::Changes(list) => Inbound::Changes(match cluster {
+            Some(cluster) => changes(cluster, list)?,
+            None => Vec::new(),
+        }),
+        Message::SnapshotEnd(end) => Inbound::SnapshotEnd {
+            id: snapshot_id("snapshot_end.snapshot_id", end.snapshot_id)?,
+            services: end.service_count,
+            endpoints: end.endpoint_count,
+        },
+        Message::Live(live) => Inbound::Live { version: live.watch_set_version },
+        Message::SourceStates(states) => Inbound::Sources(sources(states)?),
+    };
+    Ok(Parsed::Message(seq, inbound))
+}
+
+fn snapshot_id(field: &str, value: String) -> Result<String, Malformed> {
+    if value.is_empty() || value.len() > 128 {
+        return Err(malformed(field, &value, "has no usable length", "use 1 to 128 characters"));
+    }
+    Ok(value)
+}
+
+fn hello(hello: proto::Hello) -> Result<Hello, Malformed> {
+    let instance = hello.agent_instance_id;
+    let agent_instance_id = Uuid::parse_str(&instance).map_err(|_| {
+        malformed("hello.agent_instance_id", &instance, "is not a UUID", "use a new UUID for each agent process")
+    })?;
+    let region = hello.region;
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if region.is_empty() || region.len() > 32 || !region.chars().all(good) {
+        return Err(malformed("hello.region", &region, "is not a region", "use its code, such as eu-central-1"));
+    }
+    Ok(Hello {
+        highest_epoch: Epoch(hello.highest_epoch_seen),
+        agent: AgentHello {
+            cluster: id("hello.cluster", ClusterName::new(hello.cluster))?,
+            region,
+            vpc_id: id("hello.vpc_id", VpcId::new(hello.vpc_id))?,
+            agent_instance_id,
+            agent_version: shown(hello.agent_version, 64),
+            last_acked_seq: hello.last_acked_seq,
+            watch_set_version: hello.watch_set_version,
+        },
+    })
+}
+
+fn changes(cluster: &ClusterName, list: proto::Changes) -> Result<Vec<EndpointChange>, Malformed> {
+    let count = list.services.len() + list.upserts.len() + list.tombstones.len();
+    if count > MOST_ITEMS {
+        let problem = format!("is the number of items, {MOST_ITEMS} are allowed");
+        return Err(malformed("changes", &count.to_string(), problem, "send more and smaller messages"));
+    }
+    let mut result = Vec::with_capacity(count);
+    for (i, state) in list.services.into_iter().enumerate() {
+        result.push(service_state(&format!("changes.services[{i}]"), state)?);
+    }
+    // Tombstones first: were an endpoint in both lists, it is there now.
+    for (i, tombstone) in list.tombstones.into_iter().enumerate() {
+        result.push(gone(cluster, &format!("changes.tombstones[{i}]"), tombstone)?);
+    }
+    for (i, endpoint) in list.upserts.into_iter().enumerate() {
+        result.push(upsert(cluster, &format!("changes.upserts[{i}]"), endpoint)?);
+    }
+    Ok(result)
+}
+
+fn service_ref(at: &str, service: Option<proto::ServiceRef>) -> Result<ServiceKey, Malformed> {
+    let Some(service) = service else {
+        return Err(malformed(format!("{at}.service"), "", "is missing", "name the Service"));
+    };
+    Ok(ServiceKey {
+        namespace: id(&format!("{at}.service.namespace"), Namespace::new(service.namespace))?,
+        name: id(&format!("{at}.service.name"), service.name.parse())?,
+        port: id(&format!("{at}.service.port"), service.port.parse())?,
+    })
+}
+
+fn service_state(at: &str, state: proto::ServiceState) -> Result<EndpointChange, Malformed> {
+    use proto::ServiceCondition as Given;
+    let field = format!("{at}.condition");
+    let condition = match Given::try_from(state.condition) {
+        Ok(Given::Resolved) => ServiceCondition::Resolved,
+        Ok(Given::NotFound) => ServiceCondition::NotFound,
+        Ok(Given::PortNotFound) => ServiceCondition::PortNotFound,
+        Ok(Given::NoSelectedPods) => ServiceCondition::NoSelectedPods,
+        Ok(Given::Unspecified) | Err(_) => return Err(unknown_value(field, state.condition)),
+    };
+    let node_port = |field: &str, value: i32| {
+        let at = format!("{at}.{field}");
+        u16::try_from(value).map_err(|_| malformed(at, &value.to_string(), "is not a port", "use 0 to 65535"))
+    };
+    let described = NewServiceState {
+        state: ServiceState { condition, message: shown(state.message, MOST_TEXT) },
+        node_port: node_port("node_port", state.node_port)?,
+        health_check_node_port: node_port("health_check_node_port", state.health_check_node_port)?,
+    };
+    Ok(EndpointChange::Service(service_ref(at, state.service)?, described))
+}
+
+fn unknown_value(field: String, value: i32) -> Malformed {
+    malformed(field, &value.to_string(), "is not a known value", SAME_VERSION)
+}
+
+fn target(at: &str, address: &str, port: u32) -> Result<Target, Malformed> {
+    let parsed: IpAddr = address.parse().map_err(|_| {
+        let remedy = "use an IPv4 or IPv6 address without a zone";
+        malformed(format!("{at}.address"), address, "is not an address", remedy)
+    })?;
+    let port_ = u16::try_from(port).ok().filter(|port| *port > 0);
+    let port_ = port_.ok_or_else(|| {
+        let remedy = "use the resolved target port, 1 to 65535";
+        malformed(format!("{at}.port"), &port.to_string(), "is not a port", remedy)
+    })?;
+    Ok(Target { address: parsed, port: port_ })
+}
+
+fn pod_uid(field: &str, uid: &str) -> Result<PodUid, Malformed> {
+    id(field, PodUid::new(if uid.is_empty() { NO_POD } else { uid }))
+}
+
+fn gone(cluster: &ClusterName, at: &str, tombstone: proto::Tombstone) -> Result<EndpointChange, Malformed> {
+    use proto::TombstoneReason as Given;
+    let evidence = match Given::try_from(tombstone.reason) {
+        Ok(Given::PodDeleted) => Evidence::PodDeleted,
+        Ok(Given::NotSelected) => Evidence::NotSelected,
+        Ok(Given::ServiceDeleted) => Evidence::ServiceDeleted,
+        Ok(Given::PortChanged) => Evidence::PortChanged,
+        Ok(Given::AbsentFromList) => Evidence::Absent,
+        Ok(Given::Unspecified) | Err(_) => return Err(unknown_value(format!("{at}.reason"), tombstone.reason)),
+    };
+    let key = EndpointKey {
+        cluster: cluster.clone(),
+        target: target(at, &tombstone.address, tombstone.port)?,
+        pod_uid: pod_uid(&format!("{at}.pod_uid"), &tombstone.pod_uid)?,
+        service: service_ref(at, tombstone.service)?,
+    };
+    Ok(EndpointChange::Gone(key, evidence))
+}
+
+fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<EndpointChange, Malformed> {
+    let pod = endpoint.pod.unwrap_or_default();
+    let key = EndpointKey {
+        cluster: cluster.clone(),
+        target: target(at, &endpoint.address, endpoint.port)?,
+        pod_uid: pod_uid(&format!("{at}.pod.uid"), &pod.uid)?,
+        service: service_ref(at, endpoint.service)?,
+    };
+    let details = details(&pod);
+    let eni_ids = pod.enis.into_iter().take(MOST_DETAILS).map(|eni| shown(eni.eni_id, 64)).collect();
+    let new = NewEndpoint {
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        pod_name: shown(pod.name, 253),
+        node: shown(pod.node, 253),
+        zone: shown(pod.zone, 64),
+        eni_ids,
+        pod: details,
+    };
+    Ok(EndpointChange::Upsert(key, new))
+}
+
+/// What is stored of a pod beside what the hub decides by; for people and for later features.
+fn details(pod: &proto::PodInfo) -> Value {
+    let text = |text: &str| shown(text.to_owned(), 253);
+    let list = |items: &[String]| -> Vec<String> { items.iter().take(MOST_DETAILS).map(|item| text(item)).collect() };
+    let deletion = pod.deletion_timestamp.as_ref();
+    let deletion = deletion.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+    let enis = pod.enis.iter().take(MOST_DETAILS).map(|eni| {
+        json!({
+            "eniId": text(&eni.eni_id), "privateIp": text(&eni.private_ip), "ifAddress": text(&eni.if_address),
+            "vlanId": eni.vlan_id, "subnetCidr": text(&eni.subnet_cidr),
+        })
+    });
+    let ports = pod.container_ports.iter().take(MOST_DETAILS);
+    let ports =
+        ports.map(|port| json!({"name": text(&port.name), "port": port.port, "protocol": text(&port.protocol)}));
+    let conditions = pod.conditions.iter().take(MOST_DETAILS);
+    let conditions = conditions.map(|c| json!({"type": text(&c.r#type), "status": text(&c.status)}));
+    json!({
+        "namespace": text(&pod.namespace),
+        "ips": list(&pod.ips),
+        "enis": enis.collect::<Vec<_>>(),
+        "containerPorts": ports.collect::<Vec<_>>(),
+        "readinessGates": list(&pod.readiness_gates),
+        "conditions": conditions.collect::<Vec<_>>(),
+        "deletionTimestamp": deletion.map(|at| at.to_string()),
+    })
+}
+
+/// The sources that fail; the others say nothing that is stored.
+fn sources(states: proto::SourceStates) -> Result<Vec<SourceProblem>, Malformed> {
+    use proto::SourceHealth as Given;
+    if states.sources.len() > MOST_SOURCES {
+        let count = states.sources.len().to_string();
+        let problem = format!("is the number of sources, {MOST_SOURCES} are allowed");
+        return Err(malformed("source_states.sources", &count, problem, "watch fewer namespaces"));
+    }
+    let mut problems = Vec::new();
+    for (i, source) in states.sources.into_iter().enumerate() {
+        match Given::try_from(source.health) {
+            Ok(Given::Failing) => problems.push(SourceProblem {
+                namespace: shown(source.namespace, 63),
+                kind: shown(source.kind, 63),
+                message: shown(source.message, MOST_TEXT),
+            }),
+            Ok(Given::Syncing | Given::Synced) => {}
+            Ok(Given::Unspecified) | Err(_) => {
+                let field = format!("source_states.sources[{i}].health");
+                return Err(unknown_value(field, source.health));
+            }
+        }
+    }
+    Ok(problems)
+}

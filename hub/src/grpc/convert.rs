@@ -1,0 +1,271 @@
+//! From core's types to protobuf, as free functions: protobuf stops in this module. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use switchyard_core::{
+    ids::{ClusterName, PolicyKey},
+    inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link},
+    plan::{RegionPlan, Step},
+    policy::Violation,
+    status::{self, ConditionType, Note, PolicyStatus, Reason, StatusCondition},
+};
+use switchyard_proto::api::v1 as proto;
+
+use crate::store::{ClusterInfo, StoredPolicy};
+
+/// How the hub stands with each cluster.
+pub type Links = BTreeMap<ClusterName, Link>;
+
+/// The links of all clusters that were ever seen.
+pub fn links(inventory: &Inventory) -> Links {
+    inventory.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.link)).collect()
+}
+
+/// A point in time.
+pub fn to_proto_time(at: Timestamp) -> prost_types::Timestamp {
+    // Protobuf wants nanoseconds that count forward, also before 1970.
+    let nanos = at.subsec_nanosecond();
+    let (seconds, nanos) =
+        if nanos < 0 { (at.as_second() - 1, nanos + 1_000_000_000) } else { (at.as_second(), nanos) };
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// A policy's name.
+pub fn to_proto_ref(key: &PolicyKey) -> proto::PolicyRef {
+    proto::PolicyRef { namespace: key.namespace.to_string(), name: key.name.to_string() }
+}
+
+/// A fault of a policy.
+pub fn to_proto_violation(violation: &Violation) -> proto::Violation {
+    proto::Violation {
+        field: violation.field.clone(),
+        value: violation.value.clone(),
+        problem: violation.problem.clone(),
+        remedy: violation.remedy.clone(),
+    }
+}
+
+/// How the hub stands with a cluster's agent; unknown when it was never seen.
+pub fn to_proto_link(link: Option<Link>) -> proto::ClusterLink {
+    match link {
+        Some(Link::Connected) => proto::ClusterLink::Connected,
+        Some(Link::Syncing) => proto::ClusterLink::Syncing,
+        Some(Link::Stale) => proto::ClusterLink::Stale,
+        None => proto::ClusterLink::Unknown,
+    }
+}
+
+/// A policy as stored. Before the engine has spoken of it, the status shows what is known: it is accepted, and what is asked for.
+pub fn to_proto_policy(stored: &StoredPolicy, links: &Links) -> proto::Policy {
+    let record = &stored.record;
+    let key = &record.policy.key;
+    let status = match &stored.status {
+        Some(status) => to_proto_status(key, status, stored.status_at, links),
+        None => first_status(stored, links),
+    };
+    proto::Policy {
+        r#ref: Some(to_proto_ref(key)),
+        uid: record.uid.to_string(),
+        version: record.version,
+        generation: record.generation,
+        // A spec is made of texts, numbers and lists: writing it as JSON does not fail.
+        spec_json: serde_json::to_string(&stored.manifest.spec).unwrap_or_default(),
+        created_at: Some(to_proto_time(stored.created_at)),
+        updated_at: Some(to_proto_time(stored.updated_at)),
+        deleting_since: record.deleting_since.map(to_proto_time),
+        status: Some(status),
+    }
+}
+
+fn first_status(stored: &StoredPolicy, links: &Links) -> proto::PolicyStatus {
+    let record = &stored.record;
+    let condition = |kind: ConditionType, status: Option<bool>, message: &str| StatusCondition {
+        kind,
+        status,
+        reason: if status.is_some() { Reason::AsRequested } else { Reason::NotObservedYet },
+        message: message.to_owned(),
+        last_transition: stored.updated_at,
+    };
+    let waits = "the engine has not planned this policy yet";
+    let status = PolicyStatus {
+        observed_version: record.version,
+        conditions: vec![
+            condition(ConditionType::Accepted, Some(true), "stored"),
+            condition(ConditionType::ResolvedRefs, None, waits),
+            condition(ConditionType::Programmed, None, waits),
+            condition(ConditionType::Converged, None, waits),
+        ],
+        clusters: Vec::new(),
+        rule: None,
+        notes: Vec::new(),
+    };
+    let mut status = to_proto_status(&record.policy.key, &status, None, links);
+    status.clusters = record
+        .requested()
+        .into_iter()
+        .map(|(name, weight)| proto::ClusterStatus {
+            link: to_proto_link(links.get(&name).copied()).into(),
+            cluster: name.to_string(),
+            requested_weight: weight.get(),
+            reason: Reason::NotObservedYet.to_string(),
+            message: waits.to_owned(),
+            targets: Some(proto::TargetCounts::default()),
+            ..proto::ClusterStatus::default()
+        })
+        .collect();
+    status
+}
+
+/// A policy's status.
+pub fn to_proto_status(
+    key: &PolicyKey,
+    status: &PolicyStatus,
+    at: Option<Timestamp>,
+    links: &Links,
+) -> proto::PolicyStatus {
+    let version = status.observed_version;
+    proto::PolicyStatus {
+        observed_version: version,
+        conditions: status.conditions.iter().map(|c| to_proto_condition(c, version)).collect(),
+        clusters: status.clusters.iter().map(|c| to_proto_cluster_status(c, links)).collect(),
+        rule: status.rule.as_ref().map(to_proto_rule),
+        notes: status.notes.iter().map(|note| to_proto_note(key, note)).collect(),
+        updated_at: at.map(to_proto_time),
+    }
+}
+
+fn to_proto_condition(condition: &StatusCondition, version: u64) -> proto::Condition {
+    let kind = match condition.kind {
+        ConditionType::Accepted => "Accepted",
+        ConditionType::ResolvedRefs => "ResolvedRefs",
+        ConditionType::Programmed => "Programmed",
+        ConditionType::Converged => "Converged",
+    };
+    let status = match condition.status {
+        Some(true) => proto::ConditionStatus::True,
+        Some(false) => proto::ConditionStatus::False,
+        None => proto::ConditionStatus::Unknown,
+    };
+    proto::Condition {
+        r#type: kind.to_owned(),
+        status: status.into(),
+        reason: condition.reason.to_string(),
+        message: condition.message.clone(),
+        observed_version: version,
+        last_transition_time: Some(to_proto_time(condition.last_transition)),
+    }
+}
+
+fn to_proto_cluster_status(cluster: &status::ClusterStatus, links: &Links) -> proto::ClusterStatus {
+    let counts = cluster.targets;
+    let reason = match cluster.reason {
+        Reason::AsRequested => String::new(),
+        reason => reason.to_string(),
+    };
+    proto::ClusterStatus {
+        cluster: cluster.cluster.to_string(),
+        requested_weight: cluster.requested.get(),
+        effective_weight: cluster.effective.get(),
+        programmed_weight: cluster.programmed.map(|weight| weight.get()),
+        reason,
+        message: cluster.message.clone(),
+        targets: Some(proto::TargetCounts {
+            desired: counts.desired,
+            registered: counts.registered,
+            healthy: counts.healthy,
+            unhealthy: counts.unhealthy,
+            initial: counts.initial,
+            draining: counts.draining,
+            unused: counts.unused,
+            held: counts.held,
+        }),
+        target_group_arn: cluster.target_group.as_ref().map(ToString::to_string).unwrap_or_default(),
+        link: to_proto_link(links.get(&cluster.cluster).copied()).into(),
+    }
+}
+
+fn to_proto_rule(rule: &status::RuleStatus) -> proto::RuleStatus {
+    proto::RuleStatus {
+        listener_arn: rule.listener.to_string(),
+        rule_arn: rule.rule.as_ref().map(ToString::to_string).unwrap_or_default(),
+        priority: rule.priority.unwrap_or(0),
+        programmed_at: rule.programmed_since.map(to_proto_time),
+    }
+}
+
+/// What is held, waits or differs.
+pub fn to_proto_note(key: &PolicyKey, note: &Note) -> proto::PlanNote {
+    proto::PlanNote {
+        policy: Some(to_proto_ref(key)),
+        cluster: note.cluster.as_ref().map(ToString::to_string).unwrap_or_default(),
+        reason: note.reason.to_string(),
+        message: note.message.clone(),
+    }
+}
+
+fn to_proto_step(step: &Step) -> proto::PlanStep {
+    proto::PlanStep {
+        policy: Some(to_proto_ref(&step.policy)),
+        operation: step.action.operation().to_owned(),
+        summary: step.action.to_string(),
+        reason: step.why.clone(),
+    }
+}
+
+/// The plan of one policy, or of all.
+pub fn to_proto_plan(plan: &RegionPlan, only: Option<&PolicyKey>, made_at: Timestamp) -> proto::Plan {
+    let chosen = || plan.policies.iter().filter(|(key, _)| only.is_none_or(|only| only == *key));
+    proto::Plan {
+        steps: chosen().flat_map(|(_, plan)| plan.steps.iter().map(to_proto_step)).collect(),
+        notes: chosen().flat_map(|(key, plan)| plan.status.notes.iter().map(|note| to_proto_note(key, note))).collect(),
+        made_at: Some(to_proto_time(made_at)),
+    }
+}
+
+/// A member cluster.
+pub fn to_proto_cluster(cluster: &inventory::Cluster, info: Option<&ClusterInfo>, endpoints: u32) -> proto::Cluster {
+    let problems = cluster.problems.iter().map(|problem| proto::SourceProblem {
+        namespace: problem.namespace.clone(),
+        kind: problem.kind.clone(),
+        message: problem.message.clone(),
+    });
+    proto::Cluster {
+        name: cluster.name.to_string(),
+        region: cluster.region.clone(),
+        vpc_id: cluster.vpc_id.to_string(),
+        link: to_proto_link(Some(cluster.link)).into(),
+        last_seen: info.and_then(|info| info.last_seen).map(to_proto_time),
+        agent_version: info.map(|info| info.agent_version.clone()).unwrap_or_default(),
+        endpoints,
+        problems: problems.collect(),
+    }
+}
+
+/// An endpoint that is present; none for one that is gone.
+pub fn to_proto_endpoint(key: &EndpointKey, endpoint: &Endpoint) -> Option<proto::EndpointInfo> {
+    let EndpointState::Present { ready, serving, terminating } = endpoint.state else {
+        return None;
+    };
+    Some(proto::EndpointInfo {
+        cluster: key.cluster.to_string(),
+        namespace: key.service.namespace.to_string(),
+        service: key.service.name.to_string(),
+        service_port: key.service.port.to_string(),
+        address: key.target.address.to_string(),
+        port: u32::from(key.target.port),
+        ready,
+        serving,
+        terminating,
+        pod: endpoint.pod_name.clone(),
+        pod_uid: key.pod_uid.to_string(),
+        node: endpoint.node.clone(),
+        zone: endpoint.zone.clone(),
+        eni_ids: endpoint.eni_ids.clone(),
+        updated_at: Some(to_proto_time(endpoint.updated_at)),
+    })
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! The one place where what went wrong becomes a gRPC status. Details carry the message itself, without an `Any` around it:
+//! `switchyard.api.v1.Violations` with INVALID_ARGUMENT, `switchyard.api.v1.VersionConflict` with ABORTED.
+
+use prost::Message;
+use switchyard_core::{
+    ids::{IdError, PolicyKey},
+    policy::Violation,
+};
+use switchyard_proto::api::v1 as proto;
+use tonic::{Code, Status};
+
+use super::convert::to_proto_violation;
+use crate::store::{ApplyError, StoreError};
+
+/// Violations whose sentences go into the status message; the details hold all. Status messages travel in a header, and
+/// clients bound the size of headers (16 KiB is usual).
+const MOST_IN_MESSAGE: usize = 10;
+/// Violations in the details, for the same reason: details travel in a header too.
+const MOST_IN_DETAILS: usize = 50;
+
+/// What can go wrong with a call of the API.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The store's answer.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A field of the request is at fault.
+    #[error("{}", sentence(.0))]
+    Invalid(Vec<Violation>),
+    /// There is no such policy.
+    #[error("there is no policy {0}; see which there are with ListPolicies (yardctl get policies)")]
+    NotFound(PolicyKey),
+    /// Nothing was read from the store since this hub started.
+    #[error("the hub has not read its store yet; try again")]
+    NotLoaded,
+    /// The engine has not read AWS yet, so there is no plan.
+    #[error("AWS was not read yet, so no plan can be made; try again")]
+    NotObserved,
+    /// The hub is going down.
+    #[error("the hub is shutting down; try again, at any replica")]
+    Shutdown,
+    /// A task of the hub died.
+    #[error("the hub failed while it worked on this; see its log")]
+    Internal,
+}
+
+impl ApiError {
+    /// A violation of one field of a request.
+    pub fn field(field: &str, error: IdError) -> Self {
+        Self::Invalid(vec![Violation {
+            field: field.to_owned(),
+            value: error.value,
+            problem: error.problem,
+            remedy: error.remedy.to_owned(),
+        }])
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Apply(ApplyError::Store(error))
+    }
+}
+
+fn sentence(violations: &[Violation]) -> String {
+    let shown: Vec<String> = violations.iter().take(MOST_IN_MESSAGE).map(ToString::to_string).collect();
+    let more = violations.len().saturating_sub(MOST_IN_MESSAGE);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{} not valid: {}{more}", count(violations.len()), shown.join("; "))
+}
+
+fn count(n: usize) -> String {
+    if n == 1 { "1 field is".to_owned() } else { format!("{n} fields are") }
+}
+
+/// The status that the caller gets.
+pub fn to_status(error: &ApiError) -> Status {
+    let text = error.to_string();
+    match error {
+        ApiError::Apply(error) => apply_status(error),
+        ApiError::Invalid(violations) => invalid(violations),
+        ApiError::NotFound(_) => Status::not_found(text),
+        ApiError::NotLoaded | ApiError::NotObserved | ApiError::Shutdown => Status::unavailable(text),
+        ApiError::Internal => Status::internal(text),
+    }
+}
+
+fn apply_status(error: &ApplyError) -> Status {
+    let text = error.to_string();
+    match error {
+        ApplyError::Invalid { violations } => invalid(violations),
+        ApplyError::VersionConflict { expected, present } => {
+            let conflict = proto::VersionConflict { expected_version: *expected, present_version: *present };
+            Status::with_details(Code::Aborted, text, conflict.encode_to_vec().into())
+        }
+        ApplyError::NotFound(_) => Status::not_found(text),
+        ApplyError::Deleting(_) => Status::failed_precondition(text),
+        ApplyError::RequestReused { .. } => Status::already_exists(text),
+        ApplyError::Store(error) => store_status(error),
+    }
+}
+
+fn store_status(error: &StoreError) -> Status {
+    match error {
+        // A commit whose answer was lost may have been done: the same request id then gives its answer, and is safe otherwise.
+        StoreError::Unavailable { .. } => Status::unavailable(
+            "the hub's store does not answer, so nothing is known to be stored; retry with the same request id",
+        ),
+        StoreError::Broken { .. }
+        | StoreError::Unreadable { .. }
+        | StoreError::HubIdDiffers { .. }
+        | StoreError::Url { .. }
+        | StoreError::Migration { .. } => Status::internal(format!("{error}; see the hub's log")),
+    }
+}
+
+fn invalid(violations: &[Violation]) -> Status {
+    let listed = violations.iter().take(MOST_IN_DETAILS).map(to_proto_violation);
+    let details = proto::Violations { violations: listed.collect() };
+    Status::with_details(Code::InvalidArgument, sentence(violations), details.encode_to_vec().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Query;
+
+    fn violation(field: &str) -> Violation {
+        Violation {
+            field: field.to_owned(),
+            value: "1000".to_owned(),
+            problem: "is above 999".to_owned(),
+            remedy: "use a whole number from 0 to 999".to_owned(),
+        }
+    }
+
+    fn key() -> PolicyKey {
+        PolicyKey::new("shop", "checkout").unwrap()
+    }
+
+    #[test]
+    fn violations_are_in_the_message_and_whole_in_the_details() {
+        let status = to_status(&ApiError::Invalid(vec![violation("spec.clusters[0].weight")]));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let expected =
+            "1 field is not valid: spec.clusters[0].weight: \"1000\" is above 999; use a whole number from 0 to 999";
+        assert_eq!(status.message(), expected);
+        let details = proto::Violations::decode(status.details()).unwrap();
+        assert_eq!(details.violations[0].field, "spec.clusters[0].weight");
+        assert_eq!(details.violations[0].remedy, "use a whole number from 0 to 999");
+    }
+
+    #[test]
+    fn a_thousand_violations_stay_within_a_header() {
+        let many: Vec<Violation> = (0..1000).map(|i| violation(&format!("spec.clusters[{i}].weight"))).collect();
+        let status = to_status(&ApiError::Invalid(many));
+        assert!(status.message().ends_with("; and 990 more"), "{}", status.message());
+        assert!(status.message().len() + status.details().len() < 16 * 1024);
+    }
+
+    #[test]
+    fn a_conflict_carries_both_versions() {
+        let conflict = ApplyError::VersionConflict { expected: 3, present: 5 };
+        let status = to_status(&conflict.into());
+        assert_eq!(status.code(), Code::Aborted);
+        let details = proto::VersionConflict::decode(status.details()).unwrap();
+        assert_eq!((details.expected_version, details.present_version), (3, 5));
+    }
+
+    #[test]
+    fn every_error_has_its_code_and_a_sentence() {
+        let unavailable = || StoreError::Unavailable { query: Query::PolicyGet, source: sqlx::Error::PoolTimedOut };
+        let broken = StoreError::Broken { query: Query::PolicyGet, source: sqlx::Error::PoolTimedOut };
+        let reused = ApplyError::RequestReused { request_id: "r".to_owned(), method: "SetWeights".to_owned() };
+        let cases: Vec<(ApiError, Code)> = vec![
+            (ApplyError::Invalid { violations: vec![violation("spec")] }.into(), Code::InvalidArgument),
+            (ApplyError::NotFound(key()).into(), Code::NotFound),
+            (ApplyError::Deleting(key()).into(), Code::FailedPrecondition),
+            (reused.into(), Code::AlreadyExists),
+            (unavailable().into(), Code::Unavailable),
+            (broken.into(), Code::Internal),
+            (ApiError::NotFound(key()), Code::NotFound),
+            (ApiError::NotLoaded, Code::Unavailable),
+            (ApiError::NotObserved, Code::Unavailable),
+            (ApiError::Shutdown, Code::Unavailable),
+            (ApiError::Internal, Code::Internal),
+            (ApiError::field("policy.name", PolicyKey::new("a", "").unwrap_err()), Code::InvalidArgument),
+        ];
+        for (error, code) in cases {
+            let status = to_status(&error);
+            assert_eq!(status.code(), code, "{error}");
+            assert!(status.message().len() > 10, "{error}");
+        }
+        assert!(to_status(&unavailable().into()).message().contains("retry with the same request id"));
+    }
+}

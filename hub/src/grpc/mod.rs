@@ -1,0 +1,221 @@
+//! The gRPC port: agents, policies, clusters, health and reflection. Takes intents and reports into the store and shows the
+//! picture in memory. Must not import `elb` or `engine`. Tests: `hub/tests/grpc_*.rs`.
+
+pub mod agents;
+mod caller;
+mod clusters;
+pub mod convert;
+pub mod errors;
+mod page;
+mod policies;
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use switchyard_core::{
+    ids::{Epoch, IdError},
+    observed::Observed,
+    plan,
+};
+use switchyard_proto::{
+    FILE_DESCRIPTOR_SET,
+    agent::v1::agent_service_server::AgentServiceServer,
+    api::v1::{cluster_service_server::ClusterServiceServer, policy_service_server::PolicyServiceServer},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Code, Response, Status,
+    metadata::MetadataValue,
+    transport::{Server, ServerTlsConfig, server::TcpIncoming},
+};
+use uuid::Uuid;
+
+use crate::{
+    feed::{Feed, Picture},
+    metrics::Metrics,
+    store::Store,
+};
+use errors::{ApiError, to_status};
+
+/// Bytes of one message from a client: 500 endpoints with their pods' details are far below a megabyte.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Between two pings on a connection, and until one without answer ends it: a peer that vanished is noticed within 20 s even
+/// when it has no session.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Streams on one connection: one agent has one, a CD system some watches.
+const MOST_STREAMS: u32 = 256;
+/// Answers carry the age of the picture that they were read from.
+const AGE_HEADER: &str = "switchyard-picture-age-ms";
+
+/// What the port needs.
+#[derive(Clone)]
+pub struct GrpcParts {
+    /// Where intents and reports go.
+    pub store: Store,
+    /// The picture of the store.
+    pub feed: Feed,
+    /// What was last read from AWS.
+    pub observed: watch::Receiver<Arc<Observed>>,
+    /// The epoch of the lease, as far as it is known.
+    pub epoch: watch::Receiver<Option<Epoch>>,
+    /// For plans; the epoch in it is not used.
+    pub settings: plan::Settings,
+    /// On agents' streams.
+    pub heartbeat_interval: Duration,
+    /// This process.
+    pub hub_instance: Uuid,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// Why the port is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Certificates that cannot be used.
+    #[error("the certificates of the gRPC port cannot be used; check --tls-cert, --tls-key and --tls-client-ca")]
+    Tls(#[source] tonic::transport::Error),
+    /// The descriptors are broken.
+    #[error("the descriptors for gRPC reflection cannot be served")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    /// The server failed.
+    #[error("the gRPC port cannot be served any more")]
+    Server(#[source] tonic::transport::Error),
+}
+
+/// What every reading call does alike.
+#[derive(Clone)]
+pub struct Reading {
+    feed: Feed,
+    metrics: Metrics,
+}
+
+impl Reading {
+    fn picture(&self) -> Result<Arc<Picture>, ApiError> {
+        let picture = self.feed.picture();
+        if picture.loaded { Ok(picture) } else { Err(ApiError::NotLoaded) }
+    }
+
+    /// Counts and logs the call, and turns an error into its status. The result is large on purpose: it is tonic's own.
+    #[expect(clippy::result_large_err, reason = "tonic's traits want a Status")]
+    fn answer<T>(&self, method: &'static str, result: Result<T, ApiError>) -> Result<Response<T>, Status> {
+        match result {
+            Ok(answer) => {
+                Metrics::count(&self.metrics.grpc_calls, method, code_word(Code::Ok));
+                let mut response = Response::new(answer);
+                let age = self.feed.picture().age(Timestamp::now()).as_millis();
+                if let Ok(value) = MetadataValue::from_str(&age.to_string()) {
+                    response.metadata_mut().insert(AGE_HEADER, value);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                let status = to_status(&error);
+                Metrics::count(&self.metrics.grpc_calls, method, code_word(status.code()));
+                let (code, error) = (code_word(status.code()), &error as &dyn std::error::Error);
+                if matches!(status.code(), Code::Internal | Code::Unavailable) {
+                    tracing::warn!(method, code, error, "a call failed");
+                } else {
+                    tracing::info!(method, code, error, "a call was refused");
+                }
+                Err(status)
+            }
+        }
+    }
+}
+
+fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::InvalidArgument => "invalid_argument",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::Unavailable => "unavailable",
+        Code::Internal => "internal",
+        _ => "other",
+    }
+}
+
+/// A filter of a request: empty means none.
+fn optional<T: FromStr<Err = IdError>>(field: &str, value: &str) -> Result<Option<T>, ApiError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    value.parse().map(Some).map_err(|error| ApiError::field(field, error))
+}
+
+/// Serves the port until the token, and then until the streams under way have ended.
+///
+/// # Errors
+/// [`ServeError`] when the port cannot be served.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    parts: GrpcParts,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let tasks = TaskTracker::new();
+    let registry = agents::Registry::default();
+    let heartbeats = agents::run_heartbeats(
+        registry.clone(),
+        parts.store.clone(),
+        parts.metrics.clone(),
+        parts.heartbeat_interval,
+        shutdown.clone(),
+    );
+    tasks.spawn(heartbeats);
+    let reading = Reading { feed: parts.feed.clone(), metrics: parts.metrics.clone() };
+    let agents = agents::Agents::new(agents::AgentParts {
+        store: parts.store.clone(),
+        feed: parts.feed.clone(),
+        epoch: parts.epoch.clone(),
+        heartbeat_interval: parts.heartbeat_interval,
+        hub_instance: parts.hub_instance,
+        registry,
+        metrics: parts.metrics.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
+    let policies = policies::Policies::new(policies::PolicyParts {
+        store: parts.store.clone(),
+        reading: reading.clone(),
+        observed: parts.observed.clone(),
+        epoch: parts.epoch.clone(),
+        settings: parts.settings.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<AgentServiceServer<agents::Agents>>().await;
+    health.set_serving::<PolicyServiceServer<policies::Policies>>().await;
+    health.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(ServeError::Reflection)?;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(MOST_STREAMS);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).map_err(ServeError::Tls)?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = server
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
+        .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
+        .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES))
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned())
+        .await
+        .map_err(ServeError::Server);
+    // Sessions and watches end by the same token; what they still store is waited for.
+    shutdown.cancel();
+    tasks.close();
+    tasks.wait().await;
+    served
+}

@@ -1,0 +1,323 @@
+//! PolicyService: takes intents into the store and shows what became of them. It decides nothing about traffic: the engine
+//! moves things, and this module must not import it, nor `elb`.
+
+mod manifest;
+mod preview;
+mod warnings;
+mod watch;
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures::Stream;
+use jiff::Timestamp;
+use switchyard_core::{
+    ids::{Epoch, Namespace, PolicyKey},
+    observed::Observed,
+    plan,
+    policy::{Violation, validate},
+};
+use switchyard_proto::api::v1::{self as proto, policy_service_server::PolicyService};
+use tokio::sync::{mpsc, watch::Receiver};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Reading,
+    caller::actor,
+    convert::{links, to_proto_plan, to_proto_policy},
+    errors::ApiError,
+    page,
+};
+use crate::{
+    feed::Picture,
+    store::{Applied, Caller, Store, StoredPolicy},
+};
+
+/// Policies on one page; see the .proto file.
+const DEFAULT_PAGE: u32 = 100;
+const MOST_PAGE: u32 = 500;
+/// Events that wait for one watcher.
+const WATCH_OUTBOX: usize = 16;
+/// Weights in one call: five clusters a rule, and room for a wrong one to be named.
+const MOST_WEIGHTS: usize = 100;
+
+/// What the service needs.
+#[derive(Clone)]
+pub struct PolicyParts {
+    /// Where intents go.
+    pub store: Store,
+    /// Where reads come from.
+    pub reading: Reading,
+    /// What was last read from AWS, for plans.
+    pub observed: Receiver<Arc<Observed>>,
+    /// The epoch, for plans.
+    pub epoch: Receiver<Option<Epoch>>,
+    /// For plans; the epoch in it is not used.
+    pub settings: plan::Settings,
+    /// Ends every watch.
+    pub shutdown: CancellationToken,
+    /// Watches under way, for the one who waits for them at the end.
+    pub tasks: TaskTracker,
+}
+
+/// The service.
+pub struct Policies {
+    parts: PolicyParts,
+}
+
+impl Policies {
+    /// A service of these parts.
+    pub fn new(parts: PolicyParts) -> Self {
+        Self { parts }
+    }
+
+    fn picture(&self) -> Result<Arc<Picture>, ApiError> {
+        self.parts.reading.picture()
+    }
+
+    /// So that whoever reads after this answer finds what was written.
+    async fn written(&self) {
+        self.parts.reading.feed.refreshed().await;
+    }
+
+    fn shown(&self, stored: &StoredPolicy) -> Result<proto::Policy, ApiError> {
+        let picture = self.picture()?;
+        Ok(to_proto_policy(stored, &links(&picture.inventory)))
+    }
+
+    async fn plan(
+        &self,
+        picture: Arc<Picture>,
+        change: Option<StoredPolicy>,
+        only: Option<PolicyKey>,
+    ) -> Result<proto::Plan, ApiError> {
+        let parts = &self.parts;
+        let (settings, epoch) = (parts.settings.clone(), *parts.epoch.borrow());
+        let observed = Arc::clone(&parts.observed.borrow());
+        // Off the threads that serve: with 100,000 endpoints this takes a good part of a second.
+        let work = tokio::task::spawn_blocking(move || {
+            let now = Timestamp::now();
+            let plan = preview::make_plan(&settings, epoch, &picture, &observed, change.as_ref(), now);
+            to_proto_plan(&plan, only.as_ref(), now)
+        });
+        work.await.map_err(|error| {
+            tracing::error!(%error, "a plan that a caller asked for could not be made");
+            ApiError::Internal
+        })
+    }
+
+    async fn apply(
+        &self,
+        caller: Caller,
+        request: proto::ApplyPolicyRequest,
+    ) -> Result<proto::ApplyPolicyResponse, ApiError> {
+        let manifest = manifest::parse(&request.manifest).map_err(|violation| ApiError::Invalid(vec![violation]))?;
+        let policy = validate(&manifest).map_err(ApiError::Invalid)?;
+        let picture = self.picture()?;
+        let (stored, applied, plan) = if request.dry_run {
+            let change = preview::apply(&picture, &manifest, &policy, request.expected_version, Timestamp::now())?;
+            let only = Some(policy.key.clone());
+            let plan = self.plan(Arc::clone(&picture), Some(change.stored.clone()), only).await?;
+            (change.stored, change.applied, Some(plan))
+        } else {
+            let store = &self.parts.store;
+            let (stored, applied) = store.policy_apply(&caller, &manifest, &policy, request.expected_version).await?;
+            tracing::info!(policy = %policy.key, ?applied, version = stored.record.version, actor = caller.actor, "a policy was applied");
+            self.written().await;
+            (stored, applied, None)
+        };
+        Ok(proto::ApplyPolicyResponse {
+            policy: Some(self.shown(&stored)?),
+            outcome: to_proto_applied(applied).into(),
+            plan,
+            warnings: warnings::warnings(&policy, &picture.inventory),
+        })
+    }
+
+    fn get(&self, request: &proto::GetPolicyRequest) -> Result<proto::GetPolicyResponse, ApiError> {
+        let key = required(request.policy.as_ref())?;
+        let picture = self.picture()?;
+        let stored = preview::find(&picture, &key)?;
+        Ok(proto::GetPolicyResponse { policy: Some(to_proto_policy(stored, &links(&picture.inventory))) })
+    }
+
+    fn list(&self, request: &proto::ListPoliciesRequest) -> Result<proto::ListPoliciesResponse, ApiError> {
+        let namespace: Option<Namespace> = super::optional("namespace", &request.namespace)?;
+        let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
+        let after = page::parse(&request.page_token, 2)?.map(|parts| (parts[0].clone(), parts[1].clone()));
+        let picture = self.picture()?;
+        let links = links(&picture.inventory);
+        let place = |key: &PolicyKey| (key.namespace.to_string(), key.name.to_string());
+        let wanted = |key: &PolicyKey| {
+            namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+                && after.as_ref().is_none_or(|after| place(key) > *after)
+        };
+        let mut found = picture.policies.iter().filter(|(key, _)| wanted(key));
+        let taken: Vec<_> = found.by_ref().take(size).collect();
+        let last = taken.last().filter(|_| found.next().is_some());
+        Ok(proto::ListPoliciesResponse {
+            next_page_token: last
+                .map(|(key, _)| page::token(&[key.namespace.as_str(), key.name.as_str()]))
+                .unwrap_or_default(),
+            policies: taken.into_iter().map(|(_, stored)| to_proto_policy(stored, &links)).collect(),
+        })
+    }
+
+    async fn set_weights(
+        &self,
+        caller: Caller,
+        request: proto::SetWeightsRequest,
+    ) -> Result<proto::SetWeightsResponse, ApiError> {
+        let key = required(request.policy.as_ref())?;
+        let count = request.weights.len();
+        if count > MOST_WEIGHTS {
+            return Err(ApiError::Invalid(vec![Violation {
+                field: "weights".to_owned(),
+                value: count.to_string(),
+                problem: format!("is the number of weights, {MOST_WEIGHTS} are allowed"),
+                remedy: "give a weight for each cluster of the policy at most".to_owned(),
+            }]));
+        }
+        // Sorted, so that the answer to a bad request does not change from one try to the next.
+        let wanted: Vec<(String, u32)> = request.weights.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+        let (stored, plan) = if request.dry_run {
+            let picture = self.picture()?;
+            let change = preview::set_weights(&picture, &key, &wanted, request.expected_version)?;
+            let plan = self.plan(picture, Some(change.stored.clone()), Some(key)).await?;
+            (change.stored, Some(plan))
+        } else {
+            let stored = self.parts.store.policy_set_weights(&caller, &key, &wanted, request.expected_version).await?;
+            tracing::info!(policy = %key, ?wanted, version = stored.record.version, actor = caller.actor, "weights were set");
+            self.written().await;
+            (stored, None)
+        };
+        Ok(proto::SetWeightsResponse { policy: Some(self.shown(&stored)?), plan })
+    }
+
+    async fn delete(
+        &self,
+        caller: Caller,
+        request: proto::DeletePolicyRequest,
+    ) -> Result<proto::DeletePolicyResponse, ApiError> {
+        let key = required(request.policy.as_ref())?;
+        let stored = if request.dry_run {
+            preview::delete(&*self.picture()?, &key, request.expected_version, Timestamp::now())?.stored
+        } else {
+            let stored = self.parts.store.policy_mark_deleting(&caller, &key, request.expected_version).await?;
+            tracing::info!(policy = %key, version = stored.record.version, actor = caller.actor, "a policy was marked for deletion");
+            self.written().await;
+            stored
+        };
+        Ok(proto::DeletePolicyResponse { policy: Some(self.shown(&stored)?) })
+    }
+
+    async fn get_plan(&self, request: &proto::GetPlanRequest) -> Result<proto::GetPlanResponse, ApiError> {
+        let only = request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?;
+        let picture = self.picture()?;
+        if let Some(key) = &only {
+            preview::find(&picture, key)?;
+        }
+        Ok(proto::GetPlanResponse { plan: Some(self.plan(picture, None, only).await?) })
+    }
+
+    fn watch_filter(request: &proto::WatchPoliciesRequest) -> Result<watch::Filter, ApiError> {
+        Ok(watch::Filter {
+            namespace: super::optional("namespace", &request.namespace)?,
+            policy: request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?,
+        })
+    }
+}
+
+fn to_proto_applied(applied: Applied) -> proto::ApplyOutcome {
+    match applied {
+        Applied::Created => proto::ApplyOutcome::Created,
+        Applied::Configured => proto::ApplyOutcome::Configured,
+        Applied::Unchanged => proto::ApplyOutcome::Unchanged,
+    }
+}
+
+/// The policy that a request names.
+fn required(policy: Option<&proto::PolicyRef>) -> Result<PolicyKey, ApiError> {
+    let policy = policy.cloned().unwrap_or_default();
+    let namespace = policy.namespace.parse().map_err(|error| ApiError::field("policy.namespace", error))?;
+    let name = policy.name.parse().map_err(|error| ApiError::field("policy.name", error))?;
+    Ok(PolicyKey { namespace, name })
+}
+
+fn caller<T>(request: &Request<T>, request_id: &str, dry_run: bool, reason: &str) -> Caller {
+    // A dry run stores nothing and needs no id.
+    let request_id = if dry_run { "dry-run" } else { request_id };
+    Caller { request_id: request_id.to_owned(), actor: actor(request), reason: reason.to_owned() }
+}
+
+#[tonic::async_trait]
+impl PolicyService for Policies {
+    type WatchPoliciesStream = Pin<Box<dyn Stream<Item = Result<proto::WatchPoliciesResponse, Status>> + Send>>;
+
+    async fn apply_policy(
+        &self,
+        request: Request<proto::ApplyPolicyRequest>,
+    ) -> Result<Response<proto::ApplyPolicyResponse>, Status> {
+        let caller = caller(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
+        let result = self.apply(caller, request.into_inner()).await;
+        self.parts.reading.answer("ApplyPolicy", result)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<proto::GetPolicyRequest>,
+    ) -> Result<Response<proto::GetPolicyResponse>, Status> {
+        self.parts.reading.answer("GetPolicy", self.get(request.get_ref()))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<proto::ListPoliciesRequest>,
+    ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
+        self.parts.reading.answer("ListPolicies", self.list(request.get_ref()))
+    }
+
+    async fn watch_policies(
+        &self,
+        request: Request<proto::WatchPoliciesRequest>,
+    ) -> Result<Response<Self::WatchPoliciesStream>, Status> {
+        let parts = &self.parts;
+        let filter = match Self::watch_filter(request.get_ref()) {
+            Ok(filter) => filter,
+            Err(error) => return parts.reading.answer("WatchPolicies", Err(error)),
+        };
+        let (outbox, receiver) = mpsc::channel(WATCH_OUTBOX);
+        let pictures = parts.reading.feed.subscribe();
+        parts.tasks.spawn(watch::run(pictures, filter, outbox, parts.shutdown.clone()));
+        let stream: Self::WatchPoliciesStream = Box::pin(ReceiverStream::new(receiver));
+        parts.reading.answer("WatchPolicies", Ok(stream))
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<proto::DeletePolicyRequest>,
+    ) -> Result<Response<proto::DeletePolicyResponse>, Status> {
+        let caller = caller(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
+        let result = self.delete(caller, request.into_inner()).await;
+        self.parts.reading.answer("DeletePolicy", result)
+    }
+
+    async fn set_weights(
+        &self,
+        request: Request<proto::SetWeightsRequest>,
+    ) -> Result<Response<proto::SetWeightsResponse>, Status> {
+        let body = request.get_ref();
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
+        let result = self.set_weights(caller, request.into_inner()).await;
+        self.parts.reading.answer("SetWeights", result)
+    }
+
+    async fn get_plan(
+        &self,
+        request: Request<proto::GetPlanRequest>,
+    ) -> Result<Response<proto::GetPlanResponse>, Status> {
+        let result = self.get_plan(request.get_ref()).await;
+        self.parts.reading.answer("GetPlan", result)
+    }
+}

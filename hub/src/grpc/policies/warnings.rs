@@ -1,0 +1,34 @@
+//! What a caller should know of a policy that is accepted and yet may not do what is meant. Pure.
+
+use switchyard_core::{
+    inventory::{Inventory, Link, ServiceCondition},
+    policy::ValidatedPolicy,
+};
+
+/// One sentence for each cluster that was never seen, is away, or does not have the Service.
+pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, weight) in &policy.clusters {
+        let Some(cluster) = inventory.clusters.get(name) else {
+            let text = "no agent of this cluster was ever seen; check the name, or start its agent";
+            found.push(format!("cluster {name}: {text}"));
+            continue;
+        };
+        if cluster.link == Link::Stale {
+            let text = "its agent is away; what it reported last stays in force";
+            found.push(format!("cluster {name}: {text}"));
+        }
+        let service = &policy.service;
+        // A Service that was not watched before has no state yet, which is no fault.
+        let state = inventory.services.get(&(name.clone(), service.clone()));
+        let fault = match state.map(|state| state.condition) {
+            None | Some(ServiceCondition::Resolved) => continue,
+            Some(ServiceCondition::NotFound) => "there is no such Service".to_owned(),
+            Some(ServiceCondition::PortNotFound) => format!("the Service has no port {}", service.port),
+            Some(ServiceCondition::NoSelectedPods) => "the Service selects no pods".to_owned(),
+        };
+        let share = if weight.carries() { ", and its share waits for targets" } else { "" };
+        found.push(format!("cluster {name}: Service {}/{}: {fault}{share}", service.namespace, service.name));
+    }
+    found
+}

@@ -1,0 +1,80 @@
+//! Health and metrics over HTTP. `/healthz`: the process runs. `/readyz`: it can answer, and says from where. `/metrics`: for
+//! Prometheus. Must not import `grpc`, `engine` or `elb`.
+
+use std::fmt::Write;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{feed::Feed, metrics::Metrics};
+
+/// What the pages read.
+#[derive(Clone)]
+pub struct HttpParts {
+    /// The picture of the store.
+    pub feed: Feed,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+/// The pages.
+pub fn router(parts: HttpParts) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(parts)
+}
+
+/// Serves the pages until the token.
+///
+/// # Errors
+/// When the port cannot be served any more.
+pub async fn serve(listener: TcpListener, parts: HttpParts, shutdown: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(parts)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+/// Ready means: calls get an answer. With the store away reads are answered from memory, so a replica that has a picture stays
+/// in service; taking all replicas out would only add to the trouble.
+async fn readyz(State(parts): State<HttpParts>) -> Response {
+    let picture = parts.feed.picture();
+    let age = picture.age(Timestamp::now());
+    match (picture.loaded, picture.store_ok) {
+        (true, true) => (StatusCode::OK, "ready: the store answers\n".to_owned()).into_response(),
+        (true, false) => {
+            let mut text = String::from("ready: serving from memory, the store does not answer; ");
+            // Writing into a String does not fail.
+            let _ = writeln!(text, "read {} s ago", age.as_secs());
+            (StatusCode::OK, text).into_response()
+        }
+        (false, _) => {
+            let text = "not ready: the store was not read yet\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn metrics(State(parts): State<HttpParts>) -> Response {
+    let picture = parts.feed.picture();
+    if picture.loaded {
+        parts.metrics.picture_age_seconds.set(picture.age(Timestamp::now()).as_secs_f64());
+    }
+    match parts.metrics.encoded() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! All metrics of the hub in one place, so that names and labels stay bounded: a label is an operation, an outcome or a bucket,
+//! never the name of a user's object. Touches no network; [`crate::http`] serves what is encoded here.
+
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// An operation and how it ended; both are words of the code, never of a user.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// Such as `ModifyRule`, `PolicyApply`, `ApplyPolicy`.
+    pub operation: &'static str,
+    /// Such as `done`, `throttled`, `unknown`; for gRPC the code's name.
+    pub outcome: &'static str,
+}
+
+/// A request budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Bucket {
+    /// `describe`, `modify` or `register`.
+    pub bucket: &'static str,
+}
+
+/// A kind of message on the agents' stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MessageKind {
+    /// Such as `changes` or `snapshot_end`.
+    pub kind: &'static str,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EndReason {
+    /// Such as `agent_closed`, `taken_over`, `silent`.
+    pub reason: &'static str,
+}
+
+/// A gauge of seconds or other fractions.
+pub type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// 1 ms to about 33 s, doubling: a query takes milliseconds, a plan of 100,000 endpoints must stay below a quarter of a second,
+/// and a call at AWS ends by its time limit of 5 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+/// The hub's metrics. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    /// Calls at AWS by operation and outcome.
+    pub aws_calls: Family<Outcome, Counter>,
+    /// Seconds of calls at AWS by operation and outcome.
+    pub aws_seconds: Family<Outcome, Histogram, fn() -> Histogram>,
+    /// Answers of AWS that said "slower", by bucket.
+    pub aws_throttles: Family<Bucket, Counter>,
+    /// Seconds to make one plan.
+    pub plan_seconds: Histogram,
+    /// Plans that were thrown away since they broke an invariant; a defect when not 0.
+    pub plans_refused: Counter,
+    /// Steps carried out, by ELBv2 operation and outcome.
+    pub steps: Family<Outcome, Counter>,
+    /// Targets that a safety rule keeps registered now.
+    pub held_removals: Gauge,
+    /// Policies in the last picture.
+    pub policies: Gauge,
+    /// Agents' streams open at this replica.
+    pub sessions: Gauge,
+    /// Messages from agents, by kind.
+    pub agent_messages: Family<MessageKind, Counter>,
+    /// Sessions that ended, by reason.
+    pub sessions_ended: Family<EndReason, Counter>,
+    /// Endpoints in the last picture, those that are gone not counted.
+    pub endpoints: Gauge,
+    /// Queries by name and outcome.
+    pub store_queries: Family<Outcome, Counter>,
+    /// Seconds of queries by name and outcome.
+    pub store_seconds: Family<Outcome, Histogram, fn() -> Histogram>,
+    /// gRPC calls by method and code.
+    pub grpc_calls: Family<Outcome, Counter>,
+    /// 1 while this replica holds the lease.
+    pub lease_held: Gauge,
+    /// The epoch last seen.
+    pub epoch: Gauge,
+    /// Seconds since the picture of the store was refreshed; set when metrics are read.
+    pub picture_age_seconds: FloatGauge,
+    /// Seconds since AWS was last read; set by the engine.
+    pub observed_age_seconds: FloatGauge,
+    /// Refreshes of the picture, by outcome.
+    pub picture_refreshes: Family<Outcome, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A new set, all registered under the prefix `switchyard_hub`.
+    pub fn new() -> Self {
+        let by_outcome: fn() -> Histogram = seconds;
+        let metrics = Self {
+            registry: Arc::new(Mutex::new(Registry::with_prefix("switchyard_hub"))),
+            aws_calls: Family::default(),
+            aws_seconds: Family::new_with_constructor(by_outcome),
+            aws_throttles: Family::default(),
+            plan_seconds: seconds(),
+            plans_refused: Counter::default(),
+            steps: Family::default(),
+            held_removals: Gauge::default(),
+            policies: Gauge::default(),
+            sessions: Gauge::default(),
+            agent_messages: Family::default(),
+            sessions_ended: Family::default(),
+            endpoints: Gauge::default(),
+            store_queries: Family::default(),
+            store_seconds: Family::new_with_constructor(by_outcome),
+            grpc_calls: Family::default(),
+            lease_held: Gauge::default(),
+            epoch: Gauge::default(),
+            picture_age_seconds: FloatGauge::default(),
+            observed_age_seconds: FloatGauge::default(),
+            picture_refreshes: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let r = &mut *registry;
+        r.register("aws_calls", "Calls at AWS", self.aws_calls.clone());
+        r.register("aws_call_seconds", "Seconds of calls at AWS", self.aws_seconds.clone());
+        r.register("aws_throttles", "Throttled calls at AWS", self.aws_throttles.clone());
+        r.register("plan_seconds", "Seconds to make one plan", self.plan_seconds.clone());
+        r.register("plans_refused", "Plans that broke an invariant", self.plans_refused.clone());
+        r.register("steps", "Steps carried out", self.steps.clone());
+        r.register("held_removals", "Targets kept by a safety rule", self.held_removals.clone());
+        r.register("policies", "Policies", self.policies.clone());
+        r.register("sessions", "Open agent sessions", self.sessions.clone());
+        r.register("agent_messages", "Messages from agents", self.agent_messages.clone());
+        r.register("sessions_ended", "Agent sessions that ended", self.sessions_ended.clone());
+        r.register("endpoints", "Endpoints that are present", self.endpoints.clone());
+        r.register("store_queries", "Queries at the store", self.store_queries.clone());
+        r.register("store_query_seconds", "Seconds of queries", self.store_seconds.clone());
+        r.register("grpc_calls", "gRPC calls", self.grpc_calls.clone());
+        r.register("lease_held", "1 while this replica holds the lease", self.lease_held.clone());
+        r.register("epoch", "The epoch last seen", self.epoch.clone());
+        r.register("picture_age_seconds", "Seconds since the store was read", self.picture_age_seconds.clone());
+        r.register("observed_age_seconds", "Seconds since AWS was read", self.observed_age_seconds.clone());
+        r.register("picture_refreshes", "Refreshes of the picture of the store", self.picture_refreshes.clone());
+    }
+
+    /// Counts one event.
+    pub fn count(family: &Family<Outcome, Counter>, operation: &'static str, outcome: &'static str) {
+        family.get_or_create(&Outcome { operation, outcome }).inc();
+    }
+
+    /// The text that Prometheus reads (OpenMetrics).
+    ///
+    /// # Errors
+    /// Never in practice: writing into a `String` does not fail.
+    pub fn encoded(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_carries_the_prefix_and_counts_show() {
+        let metrics = Metrics::new();
+        Metrics::count(&metrics.aws_calls, "ModifyRule", "done");
+        metrics.sessions.set(3);
+        let text = metrics.encoded().unwrap();
+        assert!(text.contains(r#"switchyard_hub_aws_calls_total{operation="ModifyRule",outcome="done"} 1"#), "{text}");
+        assert!(text.contains("switchyard_hub_sessions 3"), "{text}");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.starts_with("switchyard_hub_"), "{line}");
+        }
+    }
+}
