@@ -168,12 +168,12 @@ impl Reporter {
     }
 }
 
-/// True when the error stands for a watch event that could not be decoded. kube gives one whose object makes no sense as an error
-/// event of the server without a code.
+/// True when the error stands for a watch event that could not be decoded. kube also reads one whose object makes no sense as a
+/// status of the server, one without a code.
 fn lost_an_event(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
-        watcher::Error::WatchError(status) => status.code == 0,
+        watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 0,
         _ => false,
     }
 }

@@ -51,7 +51,11 @@ impl Watched {
             }
         };
         if tokio::time::timeout(DEADLINE, wait).await.is_err() {
-            panic!("waited in vain for {what}; sources: {:?}", self.index.source_statuses());
+            panic!(
+                "waited in vain for {what}; sources: {:?}, requests: {:?}",
+                self.index.source_statuses(),
+                self.server.requests()
+            );
         }
     }
 
