@@ -62,21 +62,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn audit_list(&self, policy: Option<&PolicyKey>, most: u32) -> Result<Vec<AuditRow>, StoreError> {
-        type Row = (
-            i64,
-            jiff_sqlx::Timestamp,
-            String,
-            String,
-            String,
-            Json<Value>,
-            String,
-            String,
-        );
+        type Row = (i64, jiff_sqlx::Timestamp, String, String, String, Json<Value>, String, String);
         let read = "select id, at, actor, action, policy, detail, reason, request_id from audit \
                     where $1::text is null or policy = $1 order by id desc limit $2";
-        let read = sqlx::query_as::<_, Row>(read)
-            .bind(policy.map(ToString::to_string))
-            .bind(i64::from(most.min(1000)));
+        let read = sqlx::query_as::<_, Row>(read).bind(policy.map(ToString::to_string)).bind(i64::from(most.min(1000)));
         let rows = self.run(Query::AuditList, read.fetch_all(&self.pool)).await?;
         let entry = |(id, time, actor, action, policy, detail, reason, request_id): Row| AuditRow {
             id,

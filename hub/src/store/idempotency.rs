@@ -29,11 +29,7 @@ impl<'a> Request<'a> {
         hash.update(method.as_bytes());
         hash.update([0]);
         hash.update(content.0.to_string().as_bytes());
-        Ok(Self {
-            id,
-            method,
-            fingerprint: hash.finalize().into(),
-        })
+        Ok(Self { id, method, fingerprint: hash.finalize().into() })
     }
 }
 
@@ -51,10 +47,7 @@ impl Store {
             return Ok(None);
         };
         if method != request.method || fingerprint != request.fingerprint {
-            return Err(ApplyError::RequestReused {
-                request_id: request.id.to_owned(),
-                method,
-            });
+            return Err(ApplyError::RequestReused { request_id: request.id.to_owned(), method });
         }
         Ok(Some(from_json("the first answer to a request", response)?))
     }

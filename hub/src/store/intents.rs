@@ -77,9 +77,7 @@ impl Store {
         let scope = scope.to_owned();
         let read = sqlx::query_scalar::<_, i64>("select epoch from leases where scope = $1").bind(&scope);
         let present = self.run(Query::LeaseCurrent, read.fetch_optional(&self.pool)).await?;
-        let present = present
-            .map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch))
-            .transpose()?;
+        let present = present.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()?;
         if present == Some(epoch) {
             return Err(IntentError::Expired { scope, epoch });
         }
@@ -94,10 +92,7 @@ impl Store {
     pub async fn intent_close(&self, id: i64, outcome: &str, detail: &str) -> Result<bool, StoreError> {
         let update = "update intents set outcome = $2, detail = $3, finished_at = clock_timestamp() \
                       where id = $1 and outcome is null";
-        let update = sqlx::query(update)
-            .bind(id)
-            .bind(text(outcome, 64))
-            .bind(text(detail, 4096));
+        let update = sqlx::query(update).bind(id).bind(text(outcome, 64)).bind(text(detail, 4096));
         let closed = self.run(Query::IntentClose, update.execute(&self.pool)).await?;
         Ok(closed.rows_affected() > 0)
     }

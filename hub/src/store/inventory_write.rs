@@ -177,18 +177,14 @@ impl Store {
         let services: Vec<_> = services.into_iter().filter(|(key, _)| watched.contains(key)).collect();
         self.services_upsert(conn, mark, &services).await?;
         let endpoints: BTreeMap<_, _> = snapshot.endpoints.iter().map(|(key, new)| (key, new)).collect();
-        let upserts: Vec<_> = endpoints
-            .iter()
-            .map(|(k, n)| (*k, *n))
-            .filter(|(key, _)| watched.contains(&key.service))
-            .collect();
+        let upserts: Vec<_> =
+            endpoints.iter().map(|(k, n)| (*k, *n)).filter(|(key, _)| watched.contains(&key.service)).collect();
         self.endpoints_upsert(conn, mark, &upserts).await?;
         let swept: Vec<EndpointKey> = self.endpoints_present(conn, mark.cluster).await?;
         let absent = |key: &&EndpointKey| watched.contains(&key.service) && !endpoints.contains_key(*key);
         let swept: Vec<_> = swept.iter().filter(absent).map(|key| (key, Evidence::Absent)).collect();
         self.endpoints_gone(conn, mark, &swept).await?;
-        self.forget_services(conn, mark, snapshot.watch_set.iter(), Forget::AllButThese)
-            .await
+        self.forget_services(conn, mark, snapshot.watch_set.iter(), Forget::AllButThese).await
     }
 
     async fn services_upsert(
@@ -221,11 +217,7 @@ impl Store {
                 .bind(reports().map(|r| condition_word(r.state.condition)).collect::<Vec<_>>())
                 .bind(reports().map(|r| text(&r.state.message, 1024)).collect::<Vec<_>>())
                 .bind(reports().map(|r| i32::from(r.node_port)).collect::<Vec<_>>())
-                .bind(
-                    reports()
-                        .map(|r| i32::from(r.health_check_node_port))
-                        .collect::<Vec<_>>(),
-                );
+                .bind(reports().map(|r| i32::from(r.health_check_node_port)).collect::<Vec<_>>());
             self.run(Query::ServicesUpsert, upsert.execute(&mut *conn)).await?;
         }
         Ok(())
@@ -313,12 +305,7 @@ impl Store {
                 .bind(keys.addresses)
                 .bind(keys.target_ports)
                 .bind(keys.pod_uids)
-                .bind(
-                    chunk
-                        .iter()
-                        .map(|(_, evidence)| evidence_word(*evidence))
-                        .collect::<Vec<_>>(),
-                );
+                .bind(chunk.iter().map(|(_, evidence)| evidence_word(*evidence)).collect::<Vec<_>>());
             self.run(Query::EndpointsGone, update.execute(&mut *conn)).await?;
         }
         Ok(())
@@ -375,20 +362,14 @@ mod tests {
                 name: "checkout".parse().unwrap(),
                 port: "http".parse().unwrap(),
             },
-            target: switchyard_core::observed::Target {
-                address: address.parse().unwrap(),
-                port: 8080,
-            },
+            target: switchyard_core::observed::Target { address: address.parse().unwrap(), port: 8080 },
             pod_uid: "uid".parse().unwrap(),
         }
     }
 
     fn report() -> NewServiceState {
         NewServiceState {
-            state: ServiceState {
-                condition: ServiceCondition::Resolved,
-                message: String::new(),
-            },
+            state: ServiceState { condition: ServiceCondition::Resolved, message: String::new() },
             node_port: 0,
             health_check_node_port: 0,
         }

@@ -34,7 +34,7 @@ pub enum LeaseAnswer {
 }
 
 /// Tries before a lease that changes under every one of them is given up on.
-const TRIES: u32 = 3;
+const TRIES: u32 = 10;
 
 impl Store {
     /// Takes a lease that is free or expired (the epoch counts up), or renews the caller's own (the epoch stays). One statement.
@@ -51,37 +51,27 @@ impl Store {
                            epoch = l.epoch + case when l.holder = excluded.holder then 0 else 1 end \
                            where l.holder = excluded.holder or l.expires_at <= now() \
                            returning holder, epoch, expires_at) \
-                       select holder, epoch, extract(epoch from expires_at - clock_timestamp())::float8 from taken \
+                       select true, holder, epoch, extract(epoch from expires_at - clock_timestamp())::float8 from taken \
                        union all \
-                       select holder, epoch, extract(epoch from expires_at - clock_timestamp())::float8 from leases \
+                       select false, holder, epoch, extract(epoch from expires_at - clock_timestamp())::float8 from leases \
                        where scope = $1 and not exists (select 1 from taken)";
         for _ in 0..TRIES {
-            let acquire = sqlx::query_as::<_, (Uuid, i64, f64)>(acquire)
-                .bind(scope)
-                .bind(holder)
-                .bind(ttl.as_secs_f64());
-            // No row: another's first insert was committed while this one waited, and this statement's snapshot is older.
-            let Some((by, epoch, seconds)) = self
-                .run(Query::LeaseAcquire, acquire.fetch_optional(&self.pool))
-                .await?
-            else {
+            let acquire = sqlx::query_as::<_, (bool, Uuid, i64, f64)>(acquire);
+            let acquire = acquire.bind(scope).bind(holder).bind(ttl.as_secs_f64());
+            let row = self.run(Query::LeaseAcquire, acquire.fetch_optional(&self.pool)).await?;
+            // The second half reads with the statement's snapshot, which is older than what the first half met when it had to
+            // wait: no row (another's first insert), or the caller as the holder that it was before. Then look again.
+            let Some((taken, by, epoch, seconds)) = row.filter(|(taken, by, ..)| *taken || *by != holder) else {
                 continue;
             };
             let epoch = Epoch(unsigned("a lease's epoch", epoch)?);
             let remaining = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
-            if by != holder {
-                return Ok(LeaseAnswer::HeldByOther {
-                    holder: by,
-                    epoch,
-                    remaining,
-                });
+            if !taken {
+                return Ok(LeaseAnswer::HeldByOther { holder: by, epoch, remaining });
             }
             return Ok(LeaseAnswer::Held { epoch, remaining });
         }
-        Err(unreadable(
-            format!("lease {scope}"),
-            "its row came and went at every try",
-        ))
+        Err(unreadable(format!("lease {scope}"), "its row came and went at every try"))
     }
 
     /// Lets a lease expire at once, when the caller holds it; the epoch is remembered.
@@ -101,12 +91,8 @@ impl Store {
     /// [`StoreError`] when the database does not answer.
     pub async fn lease_current(&self, scope: &str) -> Result<Option<Epoch>, StoreError> {
         let read = sqlx::query_scalar::<_, i64>("select epoch from leases where scope = $1 and expires_at > now()");
-        let epoch = self
-            .run(Query::LeaseCurrent, read.bind(scope).fetch_optional(&self.pool))
-            .await?;
-        epoch
-            .map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch))
-            .transpose()
+        let epoch = self.run(Query::LeaseCurrent, read.bind(scope).fetch_optional(&self.pool)).await?;
+        epoch.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()
     }
 
     /// Lifts the epoch of a lease that the caller holds to at least `to`, as when a restored store is older than the epoch that
@@ -117,13 +103,8 @@ impl Store {
     pub async fn lease_raise_epoch(&self, scope: &str, holder: Uuid, to: Epoch) -> Result<Option<Epoch>, StoreError> {
         let raise = "update leases set epoch = greatest(epoch, $3) where scope = $1 and holder = $2 and expires_at > now() \
                      returning epoch";
-        let raise = sqlx::query_scalar::<_, i64>(raise)
-            .bind(scope)
-            .bind(holder)
-            .bind(signed(to.0));
+        let raise = sqlx::query_scalar::<_, i64>(raise).bind(scope).bind(holder).bind(signed(to.0));
         let epoch = self.run(Query::LeaseRaise, raise.fetch_optional(&self.pool)).await?;
-        epoch
-            .map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch))
-            .transpose()
+        epoch.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()
     }
 }

@@ -131,12 +131,8 @@ impl Mirror {
         for part in fetched.clusters {
             self.apply_cluster(part, &mut changes);
         }
-        let vanished: Vec<ClusterName> = self
-            .clusters
-            .keys()
-            .filter(|name| !present.contains(*name))
-            .cloned()
-            .collect();
+        let vanished: Vec<ClusterName> =
+            self.clusters.keys().filter(|name| !present.contains(*name)).cloned().collect();
         for name in vanished {
             self.drop_rows(&name);
             self.inventory.clusters.remove(&name);

@@ -85,10 +85,7 @@ struct HeadRow {
 impl HeadRow {
     fn read(self, epoch: Option<Epoch>) -> Result<(ClusterPart, i64), StoreError> {
         let what = format!("cluster {}", self.name);
-        let complete = self
-            .complete_in_epoch
-            .map(|epoch| unsigned(&what, epoch).map(Epoch))
-            .transpose()?;
+        let complete = self.complete_in_epoch.map(|epoch| unsigned(&what, epoch).map(Epoch)).transpose()?;
         let link = match (self.fresh, complete.is_some() && complete == epoch) {
             (true, true) => Link::Connected,
             (true, false) => Link::Syncing,
@@ -108,12 +105,7 @@ impl HeadRow {
             hub_instance: self.hub_instance,
             complete_in_epoch: complete,
         };
-        let part = ClusterPart {
-            cluster,
-            info,
-            rev: self.rev,
-            rows: None,
-        };
+        let part = ClusterPart { cluster, info, rev: self.rev, rows: None };
         Ok((part, self.purged_rev))
     }
 }
@@ -166,11 +158,9 @@ impl EndpointRow {
     fn read(self) -> Result<(EndpointKey, Option<Endpoint>), StoreError> {
         let key = self.key.read()?;
         let state = match (self.state.as_str(), self.evidence) {
-            ("present", _) => EndpointState::Present {
-                ready: self.ready,
-                serving: self.serving,
-                terminating: self.terminating,
-            },
+            ("present", _) => {
+                EndpointState::Present { ready: self.ready, serving: self.serving, terminating: self.terminating }
+            }
             ("gone", Some(word)) => EndpointState::Gone(evidence(&word)?),
             ("forgotten", _) => return Ok((key, None)),
             (other, _) => return Err(unreadable("an endpoint's state", format!("the word {other:?}"))),
@@ -204,10 +194,7 @@ impl ServiceRow {
         if self.forgotten {
             return Ok((key, None));
         }
-        let state = ServiceState {
-            condition: condition(&self.condition)?,
-            message: self.message,
-        };
+        let state = ServiceState { condition: condition(&self.condition)?, message: self.message };
         Ok((key, Some(state)))
     }
 }
@@ -263,11 +250,7 @@ impl Store {
             part.rows = self.cluster_rows(&part, purged_rev, seen).await?;
             clusters.push(part);
         }
-        Ok(Fetched {
-            refreshed_at: at(now),
-            policies: self.policy_part(head, seen.policies).await?,
-            clusters,
-        })
+        Ok(Fetched { refreshed_at: at(now), policies: self.policy_part(head, seen.policies).await?, clusters })
     }
 
     async fn policy_part(&self, head: i64, seen: Option<i64>) -> Result<Option<PolicyPart>, StoreError> {
@@ -300,21 +283,14 @@ impl Store {
         let since = seen.filter(|seen| (purged_rev..part.rev).contains(seen));
         let services =
             "select namespace, name, port, condition, message, forgotten from services where cluster = $1 and rev > $2";
-        let services = sqlx::query_as::<_, ServiceRow>(services)
-            .bind(name.as_str())
-            .bind(since.unwrap_or(0));
+        let services = sqlx::query_as::<_, ServiceRow>(services).bind(name.as_str()).bind(since.unwrap_or(0));
         let services = self.run(Query::MirrorServices, services.fetch_all(&self.pool)).await?;
         let endpoints = "select cluster, namespace, service, service_port, host(address) as address, target_port, pod_uid, state, \
                          ready, serving, terminating, evidence, pod_name, node, zone, eni_ids, first_seen, updated_at \
                          from endpoints where cluster = $1 and rev > $2";
-        let endpoints = sqlx::query_as::<_, EndpointRow>(endpoints)
-            .bind(name.as_str())
-            .bind(since.unwrap_or(0));
+        let endpoints = sqlx::query_as::<_, EndpointRow>(endpoints).bind(name.as_str()).bind(since.unwrap_or(0));
         // Read row by row: 100,000 raw rows beside 100,000 read ones would be twice the memory.
-        let endpoints = endpoints
-            .fetch(&self.pool)
-            .map_ok(EndpointRow::read)
-            .try_collect::<Vec<_>>();
+        let endpoints = endpoints.fetch(&self.pool).map_ok(EndpointRow::read).try_collect::<Vec<_>>();
         let endpoints = self.run(Query::MirrorEndpoints, endpoints).await?;
         Ok(Some(Rows {
             whole: since.is_none(),

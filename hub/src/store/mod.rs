@@ -19,7 +19,7 @@ mod mirror_fetch;
 mod notice;
 pub mod policies;
 mod policy_rows;
-mod policy_status;
+pub mod policy_status;
 mod purge;
 pub mod sessions;
 mod values;
@@ -100,9 +100,7 @@ pub struct Store {
 impl fmt::Debug for Store {
     /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -142,9 +140,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.run(Query::Ping, sqlx::query("select 1").execute(&self.pool))
-            .await
-            .map(|_| ())
+        self.run(Query::Ping, sqlx::query("select 1").execute(&self.pool)).await.map(|_| ())
     }
 
     /// Closes the connections; calls that come later fail as unavailable.
@@ -159,8 +155,7 @@ impl Store {
     pub async fn hub_id(&self, configured: Option<HubId>) -> Result<HubId, StoreError> {
         let insert = "insert into hub (hub_id) values (coalesce($1, gen_random_uuid()::text)) on conflict do nothing";
         let wanted = configured.as_ref().map(HubId::as_str);
-        self.run(Query::HubId, sqlx::query(insert).bind(wanted).execute(&self.pool))
-            .await?;
+        self.run(Query::HubId, sqlx::query(insert).bind(wanted).execute(&self.pool)).await?;
         let read = sqlx::query_scalar::<_, String>("select hub_id from hub");
         let stored = self.run(Query::HubId, read.fetch_one(&self.pool)).await?;
         let stored = HubId::new(stored).map_err(|error| values::unreadable("the hub's id", error))?;
@@ -219,23 +214,15 @@ async fn migrate(connect: &PgConnectOptions, timeout: Duration) -> Result<(), St
         }
         Err(MigrateError::Execute(error)) => {
             let error = StoreError::new(Query::Migrate, error);
-            if error.is_unavailable() {
-                Err(error)
-            } else {
-                Err(migration_error(error))
-            }
+            if error.is_unavailable() { Err(error) } else { Err(migration_error(error)) }
         }
-        Err(error) => Err(StoreError::Migration {
-            source: Box::new(error),
-        }),
+        Err(error) => Err(StoreError::Migration { source: Box::new(error) }),
     }
 }
 
 fn migration_error(error: StoreError) -> StoreError {
     match error {
-        StoreError::Broken { source, .. } => StoreError::Migration {
-            source: Box::new(MigrateError::Execute(source)),
-        },
+        StoreError::Broken { source, .. } => StoreError::Migration { source: Box::new(MigrateError::Execute(source)) },
         other => other,
     }
 }

@@ -69,10 +69,7 @@ impl Store {
             .acquire_timeout(self.options.acquire_timeout)
             .connect_lazy_with(self.connect.clone());
         let listener = self.run(Query::Listen, subscribe(&pool)).await?;
-        let state = Listening {
-            pool,
-            listener: Some(listener),
-        };
+        let state = Listening { pool, listener: Some(listener) };
         Ok(Box::pin(stream::unfold(state, |mut state| async move {
             let notice = next(&mut state).await;
             Some((notice, state))
@@ -81,9 +78,7 @@ impl Store {
 
     /// Within the writing transaction, so that nobody hears of it before it is there.
     pub(super) async fn notify(&self, conn: &mut Conn, notice: &Notice) -> Result<(), StoreError> {
-        let notify = sqlx::query("select pg_notify($1, $2)")
-            .bind(CHANNEL)
-            .bind(notice.payload());
+        let notify = sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(notice.payload());
         self.run(Query::Notify, notify.execute(conn)).await.map(|_| ())
     }
 }

@@ -90,10 +90,7 @@ struct Answer {
 
 impl Answer {
     fn new(stored: &StoredPolicy, applied: Applied) -> Self {
-        Self {
-            policy: Kept::new(stored),
-            applied,
-        }
+        Self { policy: Kept::new(stored), applied }
     }
 }
 
@@ -124,8 +121,7 @@ impl Store {
         let decision = decide_apply(present.as_ref(), manifest, policy, expected_version)?;
         let applied = match (&present, decision) {
             (Some(present), ApplyDecision::Keep) => {
-                self.keep_answer(&mut txn, &request, &Answer::new(present, Applied::Unchanged))
-                    .await?;
+                self.keep_answer(&mut txn, &request, &Answer::new(present, Applied::Unchanged)).await?;
                 self.commit(txn).await?;
                 return Ok((present.clone(), Applied::Unchanged));
             }
@@ -144,10 +140,8 @@ impl Store {
         };
         let stored = self.policy_expected(&mut txn, &policy.key).await?;
         let detail = apply_detail(present.as_ref(), &stored, applied);
-        self.audit_caller(&mut txn, caller, "apply", &policy.key, detail)
-            .await?;
-        self.keep_answer(&mut txn, &request, &Answer::new(&stored, applied))
-            .await?;
+        self.audit_caller(&mut txn, caller, "apply", &policy.key, detail).await?;
+        self.keep_answer(&mut txn, &request, &Answer::new(&stored, applied)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
         Ok((stored, applied))
@@ -175,33 +169,23 @@ impl Store {
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {
             return Ok(answer.policy.read()?);
         }
-        let present = self
-            .policy_in_txn(&mut txn, key)
-            .await?
-            .ok_or_else(|| ApplyError::NotFound(key.clone()))?;
+        let present = self.policy_in_txn(&mut txn, key).await?.ok_or_else(|| ApplyError::NotFound(key.clone()))?;
         let weights = decide_weights(&present, wanted, expected_version)?;
         if weights == present.record.requested() {
-            self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged))
-                .await?;
+            self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged)).await?;
             self.commit(txn).await?;
             return Ok(present);
         }
         let weights: BTreeMap<ClusterName, Weight> = weights.into_iter().collect();
         let of_spec: BTreeMap<ClusterName, Weight> = present.record.policy.clusters.iter().cloned().collect();
-        let stored_override = if weights == of_spec {
-            BTreeMap::new()
-        } else {
-            weights.clone()
-        };
-        self.override_write(&mut txn, &present.record.uid, &stored_override)
-            .await?;
+        let stored_override = if weights == of_spec { BTreeMap::new() } else { weights.clone() };
+        self.override_write(&mut txn, &present.record.uid, &stored_override).await?;
         self.policy_update(&mut txn, &present.record, change, None).await?;
         let stored = self.policy_expected(&mut txn, key).await?;
         let old: BTreeMap<ClusterName, Weight> = present.record.requested().into_iter().collect();
         let detail = json!({"old": old, "new": weights, "version": stored.record.version});
         self.audit_caller(&mut txn, caller, "set-weights", key, detail).await?;
-        self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured))
-            .await?;
+        self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
         Ok(stored)
@@ -225,13 +209,9 @@ impl Store {
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {
             return Ok(answer.policy.read()?);
         }
-        let present = self
-            .policy_in_txn(&mut txn, key)
-            .await?
-            .ok_or_else(|| ApplyError::NotFound(key.clone()))?;
+        let present = self.policy_in_txn(&mut txn, key).await?.ok_or_else(|| ApplyError::NotFound(key.clone()))?;
         if present.record.deleting_since.is_some() {
-            self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged))
-                .await?;
+            self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged)).await?;
             self.commit(txn).await?;
             return Ok(present);
         }
@@ -243,8 +223,7 @@ impl Store {
         let stored = self.policy_expected(&mut txn, key).await?;
         let detail = json!({"uid": stored.record.uid, "version": stored.record.version});
         self.audit_caller(&mut txn, caller, "delete", key, detail).await?;
-        self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured))
-            .await?;
+        self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
         Ok(stored)
@@ -260,10 +239,7 @@ impl Store {
         self.policy_change(&mut txn).await?;
         let delete =
             "delete from policies where uid = $1 and namespace = $2 and name = $3 and deleting_since is not null";
-        let delete = sqlx::query(delete)
-            .bind(uid.as_str())
-            .bind(key.namespace.as_str())
-            .bind(key.name.as_str());
+        let delete = sqlx::query(delete).bind(uid.as_str()).bind(key.namespace.as_str()).bind(key.name.as_str());
         let deleted = self.run(Query::PolicyForget, delete.execute(&mut *txn)).await?;
         if deleted.rows_affected() == 0 {
             return Ok(false);
@@ -289,10 +265,7 @@ impl Store {
     pub async fn policy_get(&self, key: &PolicyKey) -> Result<Option<StoredPolicy>, StoreError> {
         let read = sqlx::query_as::<_, PolicyRow>(policy_select!("where p.namespace = $1 and p.name = $2"));
         let read = read.bind(key.namespace.as_str()).bind(key.name.as_str());
-        self.run(Query::PolicyGet, read.fetch_optional(&self.pool))
-            .await?
-            .map(PolicyRow::read)
-            .transpose()
+        self.run(Query::PolicyGet, read.fetch_optional(&self.pool)).await?.map(PolicyRow::read).transpose()
     }
 
     /// All policies by namespace and name. Those that this version cannot read are logged and passed over.
@@ -300,9 +273,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn policies_all(&self) -> Result<Vec<StoredPolicy>, StoreError> {
-        let read = sqlx::query_as::<_, PolicyRow>(policy_select!(
-            "order by p.namespace collate \"C\", p.name collate \"C\""
-        ));
+        let read =
+            sqlx::query_as::<_, PolicyRow>(policy_select!("order by p.namespace collate \"C\", p.name collate \"C\""));
         let rows = self.run(Query::PoliciesAll, read.fetch_all(&self.pool)).await?;
         Ok(read_all(rows).0)
     }
@@ -317,21 +289,13 @@ impl Store {
         let read =
             sqlx::query_as::<_, PolicyRow>(policy_select!("where p.namespace = $1 and p.name = $2 for update of p"));
         let read = read.bind(key.namespace.as_str()).bind(key.name.as_str());
-        self.run(Query::PolicyGet, read.fetch_optional(conn))
-            .await?
-            .map(PolicyRow::read)
-            .transpose()
+        self.run(Query::PolicyGet, read.fetch_optional(conn)).await?.map(PolicyRow::read).transpose()
     }
 
     /// The policy as this transaction left it.
     async fn policy_expected(&self, conn: &mut Conn, key: &PolicyKey) -> Result<StoredPolicy, StoreError> {
         let stored = self.policy_in_txn(conn, key).await?;
-        stored.ok_or_else(|| {
-            unreadable(
-                format!("policy {key}"),
-                "it vanished within the transaction that wrote it",
-            )
-        })
+        stored.ok_or_else(|| unreadable(format!("policy {key}"), "it vanished within the transaction that wrote it"))
     }
 
     async fn policy_insert(
@@ -363,11 +327,8 @@ impl Store {
         let update = "update policies set version = version + 1, manifest = coalesce($2, manifest), \
                       generation = generation + case when $2::jsonb is null then 0 else 1 end, \
                       updated_at = clock_timestamp(), change = $3 where uid = $1 and version = $4";
-        let update = sqlx::query(update)
-            .bind(record.uid.as_str())
-            .bind(manifest)
-            .bind(change)
-            .bind(signed(record.version));
+        let update =
+            sqlx::query(update).bind(record.uid.as_str()).bind(manifest).bind(change).bind(signed(record.version));
         self.run(Query::PolicyUpdate, update.execute(conn)).await.map(|_| ())
     }
 
@@ -456,11 +417,7 @@ fn decide_weights(
 }
 
 fn check_version(expected: u64, present: u64) -> Result<(), ApplyError> {
-    if expected == 0 || expected == present {
-        Ok(())
-    } else {
-        Err(ApplyError::VersionConflict { expected, present })
-    }
+    if expected == 0 || expected == present { Ok(()) } else { Err(ApplyError::VersionConflict { expected, present }) }
 }
 
 fn apply_detail(before: Option<&StoredPolicy>, after: &StoredPolicy, applied: Applied) -> serde_json::Value {
@@ -497,21 +454,12 @@ fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
         );
     }
     if caller.actor.is_empty() || caller.actor.chars().count() > 256 {
-        add(
-            "actor",
-            &caller.actor,
-            "is not the name of a caller",
-            "use 1 to 256 characters",
-        );
+        add("actor", &caller.actor, "is not the name of a caller", "use 1 to 256 characters");
     }
     if caller.reason.chars().count() > 1024 {
         add("reason", &caller.reason, "is too long", "use at most 1024 characters");
     }
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(ApplyError::Invalid { violations })
-    }
+    if violations.is_empty() { Ok(()) } else { Err(ApplyError::Invalid { violations }) }
 }
 
 /// jsonb cannot hold U+0000, and a manifest is never changed on its way into the store.
@@ -526,7 +474,5 @@ fn check_manifest(manifest: &ClusterTrafficPolicy) -> Result<(), ApplyError> {
         problem: "is a character that cannot be stored".to_owned(),
         remedy: "remove it from the text that holds it".to_owned(),
     };
-    Err(ApplyError::Invalid {
-        violations: vec![violation],
-    })
+    Err(ApplyError::Invalid { violations: vec![violation] })
 }

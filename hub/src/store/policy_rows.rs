@@ -93,10 +93,7 @@ impl PolicyRow {
             status_at: self.saved_at.map(at),
             // Status and memory can be made anew; a form that this version does not know must not hide the policy.
             status: self.status.and_then(|value| rebuildable(&what, "status", value)),
-            memory: self
-                .memory
-                .and_then(|value| rebuildable(&what, "memory", value))
-                .unwrap_or_default(),
+            memory: self.memory.and_then(|value| rebuildable(&what, "memory", value)).unwrap_or_default(),
         };
         kept.read()
     }
@@ -104,9 +101,7 @@ impl PolicyRow {
 
 fn rebuildable<T: serde::de::DeserializeOwned>(what: &str, part: &str, value: Json<Value>) -> Option<T> {
     let result = from_json(what, value);
-    result
-        .inspect_err(|error| tracing::debug!(policy = what, part, error = %error, "a stored part is made anew"))
-        .ok()
+    result.inspect_err(|error| tracing::debug!(policy = what, part, error = %error, "a stored part is made anew")).ok()
 }
 
 /// Reads rows, passing over those that this version cannot read; says how many those were.

@@ -35,9 +35,7 @@ impl Store {
         status: &PolicyStatus,
         memory: &PolicyMemory,
     ) -> Result<bool, StoreError> {
-        let saved = self
-            .policy_statuses_save(&[StatusUpdate { uid, status, memory }])
-            .await?;
+        let saved = self.policy_statuses_save(&[StatusUpdate { uid, status, memory }]).await?;
         Ok(!saved.is_empty())
     }
 
@@ -61,9 +59,7 @@ impl Store {
             .bind(&columns.uids)
             .bind(&columns.statuses)
             .bind(&columns.memories);
-        let differing = self
-            .run(Query::PolicyStatusGet, differing.fetch_all(&self.pool))
-            .await?;
+        let differing = self.run(Query::PolicyStatusGet, differing.fetch_all(&self.pool)).await?;
         if differing.is_empty() {
             return Ok(Vec::new());
         }

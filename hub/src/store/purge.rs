@@ -63,17 +63,11 @@ impl Store {
         }
         let answers = "delete from idempotency where created_at < now() - make_interval(secs => $1)";
         let answers = sqlx::query(answers).bind(keep.answers.as_secs_f64());
-        purged.answers = self
-            .run(Query::Purge, answers.execute(&self.pool))
-            .await?
-            .rows_affected();
+        purged.answers = self.run(Query::Purge, answers.execute(&self.pool)).await?.rows_affected();
         let intents =
             "delete from intents where outcome is not null and finished_at < now() - make_interval(secs => $1)";
         let intents = sqlx::query(intents).bind(keep.intents.as_secs_f64());
-        purged.intents = self
-            .run(Query::Purge, intents.execute(&self.pool))
-            .await?
-            .rows_affected();
+        purged.intents = self.run(Query::Purge, intents.execute(&self.pool)).await?.rows_affected();
         Ok(purged)
     }
 
@@ -95,10 +89,7 @@ impl Store {
         }
         let mut txn = self.begin().await?;
         let lock = sqlx::query_scalar::<_, i64>("update clusters set rev = rev + 1 where name = $1 returning rev");
-        let Some(rev) = self
-            .run(Query::Purge, lock.bind(cluster.as_str()).fetch_optional(&mut *txn))
-            .await?
-        else {
+        let Some(rev) = self.run(Query::Purge, lock.bind(cluster.as_str()).fetch_optional(&mut *txn)).await? else {
             return Ok(());
         };
         let mut deleted: Option<i64> = None;
@@ -116,16 +107,11 @@ impl Store {
             deleted = deleted.max(highest);
         }
         let purged_rev = "update clusters set purged_rev = greatest(purged_rev, $2) where name = $1";
-        let purged_rev = sqlx::query(purged_rev)
-            .bind(cluster.as_str())
-            .bind(deleted.unwrap_or_default());
+        let purged_rev = sqlx::query(purged_rev).bind(cluster.as_str()).bind(deleted.unwrap_or_default());
         self.run(Query::Purge, purged_rev.execute(&mut *txn)).await?;
         let forget = "update endpoints set state = 'forgotten', evidence = null, updated_at = clock_timestamp(), rev = $3 \
                       where cluster = $1 and state = 'gone' and updated_at < now() - make_interval(secs => $2)";
-        let forget = sqlx::query(forget)
-            .bind(cluster.as_str())
-            .bind(keep.gone.as_secs_f64())
-            .bind(rev);
+        let forget = sqlx::query(forget).bind(cluster.as_str()).bind(keep.gone.as_secs_f64()).bind(rev);
         purged.gone += self.run(Query::Purge, forget.execute(&mut *txn)).await?.rows_affected();
         self.commit(txn).await
     }

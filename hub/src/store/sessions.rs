@@ -143,9 +143,7 @@ impl Store {
         self.run(Query::SessionHeartbeat, heartbeat.execute(&mut *txn)).await?;
         self.notify(&mut txn, &Notice::Cluster(hello.cluster.clone())).await?;
         self.commit(txn).await?;
-        Ok(SessionOpened {
-            resume_after_seq: resume.then_some(hello.last_acked_seq),
-        })
+        Ok(SessionOpened { resume_after_seq: resume.then_some(hello.last_acked_seq) })
     }
 
     /// Stores what one or several messages of the agent changed, up to `seq`. May be repeated with the same content.
@@ -189,9 +187,7 @@ impl Store {
         let mark = self.fence(&mut txn, session_id, cluster, seq).await?;
         self.snapshot_write(&mut txn, &mark, &snapshot).await?;
         let complete = "update clusters set snapshot_complete = true, complete_in_epoch = $2 where name = $1";
-        let complete = sqlx::query(complete)
-            .bind(cluster.as_str())
-            .bind(signed(snapshot.epoch.0));
+        let complete = sqlx::query(complete).bind(cluster.as_str()).bind(signed(snapshot.epoch.0));
         self.run(Query::SessionLive, complete.execute(&mut *txn)).await?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
         self.commit(txn).await?;
@@ -210,8 +206,7 @@ impl Store {
     ) -> Result<(), SessionError> {
         let mut txn = self.begin().await?;
         let mark = self.fence(&mut txn, session_id, cluster, 0).await?;
-        self.forget_services(&mut txn, &mark, services.iter(), Forget::These)
-            .await?;
+        self.forget_services(&mut txn, &mark, services.iter(), Forget::These).await?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
         self.commit(txn).await?;
         Ok(())
@@ -231,10 +226,7 @@ impl Store {
         let mut txn = self.begin().await?;
         let update = "update clusters set complete_in_epoch = case when snapshot_complete then $3::bigint end \
                       where name = $1 and session_id = $2";
-        let update = sqlx::query(update)
-            .bind(cluster.as_str())
-            .bind(session_id)
-            .bind(signed(epoch.0));
+        let update = sqlx::query(update).bind(cluster.as_str()).bind(session_id).bind(signed(epoch.0));
         let updated = self.run(Query::SessionLive, update.execute(&mut *txn)).await?;
         held(updated.rows_affected(), session_id, cluster)?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
@@ -260,10 +252,7 @@ impl Store {
         let problems: Vec<SourceProblem> = problems.iter().take(100).map(cut).collect();
         let mut txn = self.begin().await?;
         let update = "update clusters set problems = $3 where name = $1 and session_id = $2";
-        let update = sqlx::query(update)
-            .bind(cluster.as_str())
-            .bind(session_id)
-            .bind(to_json("problems", &problems)?);
+        let update = sqlx::query(update).bind(cluster.as_str()).bind(session_id).bind(to_json("problems", &problems)?);
         let updated = self.run(Query::SessionSources, update.execute(&mut *txn)).await?;
         held(updated.rows_affected(), session_id, cluster)?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
@@ -300,7 +289,10 @@ impl Store {
         if updated.rows_affected() == 0 {
             return Ok(());
         }
-        // The row stays, as the time when the cluster was last heard of; without its session it is never fresh.
+        // The row stays, as the time when the cluster was last heard of, but for no session.
+        let heartbeat = "update heartbeats set session_id = '00000000-0000-0000-0000-000000000000' where cluster = $1";
+        let heartbeat = sqlx::query(heartbeat).bind(cluster.as_str());
+        self.run(Query::SessionClose, heartbeat.execute(&mut *txn)).await?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
         self.commit(txn).await
     }
@@ -320,10 +312,7 @@ impl Store {
             .bind(session_id)
             .bind(signed(seq));
         let locked = self.run(Query::SessionFence, update.fetch_optional(conn)).await?;
-        let taken_over = || SessionError::TakenOver {
-            cluster: cluster.clone(),
-            session_id,
-        };
+        let taken_over = || SessionError::TakenOver { cluster: cluster.clone(), session_id };
         let (rev, at) = locked.ok_or_else(taken_over)?;
         Ok(Mark { cluster, rev, at })
     }
@@ -333,18 +322,12 @@ fn held(rows: u64, session_id: Uuid, cluster: &ClusterName) -> Result<(), Sessio
     if rows > 0 {
         return Ok(());
     }
-    Err(SessionError::TakenOver {
-        cluster: cluster.clone(),
-        session_id,
-    })
+    Err(SessionError::TakenOver { cluster: cluster.clone(), session_id })
 }
 
 fn own_only<'a>(cluster: &ClusterName, mut keys: impl Iterator<Item = &'a EndpointKey>) -> Result<(), SessionError> {
     match keys.find(|key| key.cluster != *cluster) {
         None => Ok(()),
-        Some(key) => Err(SessionError::WrongCluster {
-            cluster: cluster.clone(),
-            named: key.cluster.clone(),
-        }),
+        Some(key) => Err(SessionError::WrongCluster { cluster: cluster.clone(), named: key.cluster.clone() }),
     }
 }

@@ -12,10 +12,7 @@ use super::error::StoreError;
 
 /// A row that does not fit core's types.
 pub(super) fn unreadable(what: impl Into<String>, detail: impl Display) -> StoreError {
-    StoreError::Unreadable {
-        what: what.into(),
-        detail: detail.to_string(),
-    }
+    StoreError::Unreadable { what: what.into(), detail: detail.to_string() }
 }
 
 /// A number that SQL holds as bigint and that its constraints keep from being negative.
@@ -52,11 +49,7 @@ fn strip_nul(value: &mut Value) {
 
 /// A text from outside for a text column: without U+0000, which Postgres cannot hold, and at most `most` characters.
 pub(super) fn text(value: &str, most: usize) -> String {
-    value
-        .chars()
-        .take(most)
-        .map(|c| if c == '\0' { '\u{fffd}' } else { c })
-        .collect()
+    value.chars().take(most).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }
 
 pub(super) fn at(timestamp: jiff_sqlx::Timestamp) -> Timestamp {

@@ -149,11 +149,7 @@ impl EmbeddedPostgres {
             }
             None => process::launch(&place, options).await?,
         };
-        let this = Self {
-            place,
-            server,
-            _lock: lock,
-        };
+        let this = Self { place, server, _lock: lock };
         this.create_database().await?;
         Ok(this)
     }
@@ -179,10 +175,7 @@ impl EmbeddedPostgres {
     /// [`EmbeddedError::NotStopped`] when it is still there after half a minute.
     pub async fn stop(mut self) -> Result<(), EmbeddedError> {
         let stopped = self.server.stop().await;
-        stopped.map_err(|pid| EmbeddedError::NotStopped {
-            folder: self.place.folder.clone(),
-            pid,
-        })
+        stopped.map_err(|pid| EmbeddedError::NotStopped { folder: self.place.folder.clone(), pid })
     }
 
     async fn create_database(&self) -> Result<(), EmbeddedError> {
@@ -195,18 +188,12 @@ impl EmbeddedPostgres {
             admin.close().await
         };
         let setup: Result<(), sqlx::Error> = setup.await;
-        setup.map_err(|source| EmbeddedError::Setup {
-            folder: self.place.folder.clone(),
-            source,
-        })
+        setup.map_err(|source| EmbeddedError::Setup { folder: self.place.folder.clone(), source })
     }
 }
 
 async fn connect(url: &str) -> Result<PgConnection, sqlx::Error> {
-    PgConnectOptions::from_str(url)?
-        .disable_statement_logging()
-        .connect()
-        .await
+    PgConnectOptions::from_str(url)?.disable_statement_logging().connect().await
 }
 
 /// The socket's folder goes in percent-encoded: it may hold any character.
@@ -223,27 +210,12 @@ fn url(socket_dir: &Path, database: &str) -> String {
 
 fn lock(place: &Place) -> Result<File, EmbeddedError> {
     let path = place.folder.join("lock");
-    let io = |source| EmbeddedError::Io {
-        action: "open",
-        path: path.clone(),
-        source,
-    };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(io)?;
+    let io = |source| EmbeddedError::Io { action: "open", path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse {
-            folder: place.folder.clone(),
-        }),
-        Err(TryLockError::Error(source)) => Err(EmbeddedError::Io {
-            action: "lock",
-            path,
-            source,
-        }),
+        Err(TryLockError::WouldBlock) => Err(EmbeddedError::InUse { folder: place.folder.clone() }),
+        Err(TryLockError::Error(source)) => Err(EmbeddedError::Io { action: "lock", path, source }),
     }
 }
 

@@ -42,12 +42,7 @@ impl Place {
         }
         let socket_dir = socket_dir(&folder);
         make_private(&socket_dir, run_as.as_ref())?;
-        Ok(Self {
-            folder,
-            socket_dir,
-            bin,
-            run_as,
-        })
+        Ok(Self { folder, socket_dir, bin, run_as })
     }
 
     /// The database cluster.
@@ -84,18 +79,12 @@ impl Place {
             _ => {}
         }
         let mut initdb = self.command("initdb");
-        initdb
-            .arg("-D")
-            .arg(&new)
-            .args(["-U", NAME, "--encoding=UTF8", "--locale=C", "--no-sync"]);
+        initdb.arg("-D").arg(&new).args(["-U", NAME, "--encoding=UTF8", "--locale=C", "--no-sync"]);
         initdb.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
         let output = initdb.output().await.map_err(at("run initdb for", &new))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(EmbeddedError::Initdb {
-                folder: self.folder.clone(),
-                output: tail(&said),
-            });
+            return Err(EmbeddedError::Initdb { folder: self.folder.clone(), output: tail(&said) });
         }
         fs::rename(&new, &pgdata).map_err(at("rename", &new))
     }
@@ -182,10 +171,7 @@ fn reachable(folder: &Path, user: &User) -> Result<(), EmbeddedError> {
             0o001
         };
         if meta.mode() & needed == 0 {
-            return Err(EmbeddedError::Unreachable {
-                user: user.name.clone(),
-                folder: above.to_owned(),
-            });
+            return Err(EmbeddedError::Unreachable { user: user.name.clone(), folder: above.to_owned() });
         }
     }
     Ok(())

@@ -50,10 +50,7 @@ impl PidFile {
         let pid = lines.next()?.trim().parse().ok().filter(|pid| *pid > 1)?;
         // Pid, data folder, start time, port, socket folder.
         let socket_dir = lines.nth(3).unwrap_or_default().trim();
-        Some(Self {
-            pid,
-            socket_dir: PathBuf::from(socket_dir),
-        })
+        Some(Self { pid, socket_dir: PathBuf::from(socket_dir) })
     }
 }
 
@@ -78,10 +75,7 @@ pub(super) async fn find_running(place: &Place) -> Result<Option<Server>, Embedd
             }));
         }
         if Instant::now() > deadline {
-            return Err(not_started(
-                place,
-                &format!("process {} runs in it and does not answer", file.pid),
-            ));
+            return Err(not_started(place, &format!("process {} runs in it and does not answer", file.pid)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -102,17 +96,14 @@ fn serves(pid: i32, place: &Place) -> bool {
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // Fields after the command, which is in brackets and may hold anything: the first is the state.
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Asks the server itself which folder it serves.
 async fn is_ours(file: &PidFile, place: &Place) -> bool {
     let asked = async {
         let mut connection = connect(&url(&file.socket_dir, "postgres")).await?;
-        let folder: String = sqlx::query_scalar("show data_directory")
-            .fetch_one(&mut connection)
-            .await?;
+        let folder: String = sqlx::query_scalar("show data_directory").fetch_one(&mut connection).await?;
         connection.close().await?;
         Ok::<String, sqlx::Error>(folder)
     };
@@ -122,11 +113,7 @@ async fn is_ours(file: &PidFile, place: &Place) -> bool {
 
 /// Starts the server and waits until it answers.
 pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Server, EmbeddedError> {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(place.log())
-        .map_err(at("open", &place.log()))?;
+    let log = File::options().create(true).append(true).open(place.log()).map_err(at("open", &place.log()))?;
     let begins = log.metadata().map(|meta| meta.len()).unwrap_or_default();
     let errors = log.try_clone().map_err(at("open", &place.log()))?;
     let mut command = place.command("postgres");
@@ -147,26 +134,15 @@ pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Se
         command.arg("-c").arg(setting);
     }
     command.stdout(Stdio::from(log)).stderr(Stdio::from(errors));
-    let child = command
-        .as_std_mut()
-        .spawn()
-        .map_err(at("run postgres in", &place.folder))?;
-    let pid = i32::try_from(child.id())
-        .map(Pid::from_raw)
-        .map_err(|_| not_started(place, "its process id is too large"))?;
-    let mut server = Server {
-        pid,
-        child: Some(child),
-        socket_dir: place.socket_dir.clone(),
-        stopped: false,
-    };
+    let child = command.as_std_mut().spawn().map_err(at("run postgres in", &place.folder))?;
+    let pid =
+        i32::try_from(child.id()).map(Pid::from_raw).map_err(|_| not_started(place, "its process id is too large"))?;
+    let mut server = Server { pid, child: Some(child), socket_dir: place.socket_dir.clone(), stopped: false };
     let deadline = Instant::now() + START_WITHIN;
     while connect(&url(&server.socket_dir, "postgres")).await.is_err() {
         if server.has_ended() || Instant::now() > deadline {
             let said = fs::read(place.log()).unwrap_or_default();
-            let said = said
-                .get(usize::try_from(begins).unwrap_or_default()..)
-                .unwrap_or_default();
+            let said = said.get(usize::try_from(begins).unwrap_or_default()..).unwrap_or_default();
             return Err(not_started(place, &tail(&String::from_utf8_lossy(said))));
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -175,10 +151,7 @@ pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Se
 }
 
 fn not_started(place: &Place, output: &str) -> EmbeddedError {
-    EmbeddedError::NotStarted {
-        folder: place.folder.clone(),
-        output: output.to_owned(),
-    }
+    EmbeddedError::NotStarted { folder: place.folder.clone(), output: output.to_owned() }
 }
 
 impl Server {

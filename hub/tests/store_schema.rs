@@ -1,0 +1,135 @@
+//! What the schema itself refuses, and that migrations may be run again.
+
+mod store_support;
+
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use store_support::{database, empty_database_url};
+use switchyard_core::ids::HubId;
+use switchyard_hub::store::{Store, StoreError, StoreOptions};
+
+/// Tables, columns, constraints, indexes, triggers, as one text.
+async fn schema(pool: &PgPool) -> Vec<String> {
+    let statement = "select 'column ' || table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || \
+                     coalesce(column_default, '') as line from information_schema.columns where table_schema = 'public' \
+                     union all select 'constraint ' || conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) \
+                     from pg_constraint where connamespace = 'public'::regnamespace \
+                     union all select 'index ' || indexdef from pg_indexes where schemaname = 'public' \
+                     union all select 'trigger ' || pg_get_triggerdef(oid) from pg_trigger where not tgisinternal \
+                     order by 1";
+    let rows = sqlx::query(statement).fetch_all(pool).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("line")).collect()
+}
+
+#[tokio::test]
+async fn migrations_run_once_twice_and_at_once_give_the_same_schema() {
+    let url = empty_database_url().await;
+    let raw = PgPool::connect(&url).await.unwrap();
+    assert_eq!(schema(&raw).await, Vec::<String>::new());
+    let replicas = (0..4).map(|_| Store::connect(&url, StoreOptions::default()));
+    for replica in futures::future::join_all(replicas).await {
+        replica.unwrap().ping().await.unwrap();
+    }
+    let once = schema(&raw).await;
+    Store::connect(&url, StoreOptions::default()).await.unwrap();
+    assert_eq!(schema(&raw).await, once);
+    assert_eq!(schema(&database().await.raw).await, once);
+    assert!(once.len() > 100, "{once:?}");
+}
+
+#[tokio::test]
+async fn migrations_of_a_newer_replica_are_no_error_and_an_edited_one_is() {
+    let db = database().await;
+    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 values (9999, 'later', true, '\\x00', 0)";
+    sqlx::query(newer).execute(&db.raw).await.unwrap();
+    Store::connect(&db.url, StoreOptions::default()).await.unwrap().ping().await.unwrap();
+    sqlx::query("update _sqlx_migrations set checksum = '\\x00' where version = 1").execute(&db.raw).await.unwrap();
+    let error = Store::connect(&db.url, StoreOptions::default()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Migration { .. }), "{error:?}");
+}
+
+/// Rows that the refused statements below stand on.
+const GROUND: &str = "insert into hub (hub_id) values ('a');
+    insert into leases values ('aws:1:eu', gen_random_uuid(), 5, now());
+    insert into clusters (name, region, vpc_id, agent_instance, agent_version)
+        values ('blue', 'eu', 'vpc-1', gen_random_uuid(), '1');
+    insert into policies (uid, namespace, name, version, generation, manifest, change) values ('u', 'shop', 'a', 2, 1, '{}', 1);
+    insert into policy_overrides values ('u', 'blue', 999);
+    insert into intents (scope, epoch, policy, operation, step) values ('s', 1, 'shop/a', 'X', '{}');
+    insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');";
+
+#[tokio::test]
+async fn the_schema_refuses_what_must_never_be() {
+    let endpoint = |address: &str, port: i32, state: &str, ready: bool, evidence: &str| {
+        format!(
+            "insert into endpoints values ('blue', 'shop', 'a', 'http', '{address}', {port}, 'uid', '{state}', {ready}, false, \
+             false, {evidence}, '{{}}', '', '', '', '[]', now(), now(), 1)"
+        )
+    };
+    let db = database().await;
+    sqlx::raw_sql(GROUND).execute(&db.raw).await.unwrap();
+    sqlx::query(AssertSqlSafe(endpoint("10.0.0.1", 80, "present", true, "null"))).execute(&db.raw).await.unwrap();
+    let refused: Vec<(&str, String)> = vec![
+        ("a second hub id", "insert into hub (hub_id) values ('b')".into()),
+        ("a second row for one hub", "insert into hub (only_row, hub_id) values (false, 'b')".into()),
+        ("a second holder of a lease", "insert into leases values ('aws:1:eu', gen_random_uuid(), 6, now())".into()),
+        ("an epoch that falls", "update leases set epoch = 4".into()),
+        ("a new holder in the same epoch", "update leases set holder = gen_random_uuid()".into()),
+        ("epoch 0", "insert into leases values ('x', gen_random_uuid(), 0, now())".into()),
+        ("weight 1000", "update policy_overrides set weight = 1000".into()),
+        ("weight -1", "update policy_overrides set weight = -1".into()),
+        ("version 0", "update policies set version = 0".into()),
+        ("generation 0", "update policies set generation = 0".into()),
+        ("a generation above the version", "update policies set generation = 3".into()),
+        (
+            "two policies of one name",
+            "insert into policies (uid, namespace, name, version, generation, manifest, change) \
+             values ('v', 'shop', 'a', 1, 1, '{}', 1)"
+                .into(),
+        ),
+        ("a change of the audit log", "update audit set actor = 'you'".into()),
+        ("a deletion in the audit log", "delete from audit".into()),
+        ("an emptied audit log", "truncate audit".into()),
+        ("an intent with half an outcome", "update intents set outcome = 'done'".into()),
+        ("a purge past the rev", "update clusters set purged_rev = rev + 1".into()),
+        ("a cluster name with a capital", "update clusters set name = 'Blue'".into()),
+        ("an endpoint of an unknown cluster", "update endpoints set cluster = 'green'".into()),
+        ("a network as an address", endpoint("10.0.0.0/24", 80, "present", true, "null")),
+        ("port 0", endpoint("10.0.0.2", 0, "present", true, "null")),
+        ("port 65536", endpoint("10.0.0.2", 65536, "present", true, "null")),
+        ("gone without evidence", endpoint("10.0.0.2", 80, "gone", false, "null")),
+        ("gone and ready", endpoint("10.0.0.2", 80, "gone", true, "'Absent'")),
+        ("evidence against what is present", endpoint("10.0.0.2", 80, "present", true, "'Absent'")),
+        ("unknown evidence", endpoint("10.0.0.2", 80, "gone", false, "'Hearsay'")),
+        ("one endpoint twice", endpoint("10.0.0.1", 80, "present", true, "null")),
+    ];
+    for (what, statement) in refused {
+        let result = sqlx::query(AssertSqlSafe(statement)).execute(&db.raw).await;
+        let error = result.expect_err(what).into_database_error().unwrap();
+        let code = error.code().unwrap().into_owned();
+        // Class 23: an integrity constraint. A slip in the statement itself would be 42.
+        assert!(code.starts_with("23"), "{what}: {code} {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_hub_id_is_made_once_kept_and_compared_with_the_configured_one() {
+    let db = database().await;
+    let made = db.store.hub_id(None).await.unwrap();
+    assert_eq!(db.store.hub_id(None).await.unwrap(), made);
+    assert_eq!(db.store.hub_id(Some(made.clone())).await.unwrap(), made);
+    let error = db.store.hub_id(Some(HubId::new("other").unwrap())).await.unwrap_err().to_string();
+    assert!(error.contains("other") && error.contains(made.as_str()), "{error}");
+
+    let db = database().await;
+    let configured = HubId::new("prod").unwrap();
+    assert_eq!(db.store.hub_id(Some(configured.clone())).await.unwrap(), configured);
+    assert_eq!(db.store.hub_id(None).await.unwrap(), configured);
+}
+
+#[tokio::test]
+async fn a_url_that_does_not_parse_is_refused_without_its_password() {
+    let error = Store::connect("postgres://user:secret@host:port/x", StoreOptions::default()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Url { .. }), "{error:?}");
+    assert!(!format!("{error:?} {error}").contains("secret"), "{error:?}");
+}
