@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod arn;
+pub mod budget;
 pub mod check;
 pub mod execute;
 pub mod ids;

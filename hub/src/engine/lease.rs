@@ -1,0 +1,105 @@
+//! Keeps the lease of this (account, region) and says how long it still holds (I7). The time left is counted from before the
+//! question to the database, so it is never more than what the database grants.
+
+use std::time::Duration;
+
+use switchyard_core::ids::Epoch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    metrics::Metrics,
+    store::{Store, lease::LeaseAnswer},
+};
+
+/// The lease as far as it is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The epoch under which this replica may write.
+    pub epoch: Epoch,
+    /// The end of the lease by this machine's monotonic clock.
+    pub until: Instant,
+}
+
+impl Lease {
+    /// The time left; zero when it is over.
+    pub fn remaining(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What keeping a lease needs.
+pub struct Keeper {
+    /// Where it is kept.
+    pub store: Store,
+    /// `account/region`.
+    pub scope: String,
+    /// This process.
+    pub holder: Uuid,
+    /// How long the lease lasts without renewal.
+    pub ttl: Duration,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Where the lease is published.
+    pub lease: watch::Sender<Option<Lease>>,
+    /// Where the epoch is published for the agents' streams, also that of another holder.
+    pub epoch: watch::Sender<Option<Epoch>>,
+}
+
+impl Keeper {
+    /// Acquires and renews until shutdown, then gives the lease back.
+    pub async fn run(self, shutdown: CancellationToken) {
+        // Three tries fit into one term, so one lost answer never costs the lease.
+        let interval = self.ttl / 3;
+        loop {
+            self.renew().await;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep(interval) => {}
+            }
+        }
+        self.lease.send_replace(None);
+        if let Err(error) = self.store.lease_release(&self.scope, self.holder).await {
+            warn!(%error, scope = %self.scope, "the lease was not given back and ends by itself");
+        }
+    }
+
+    async fn renew(&self) {
+        let asked = Instant::now();
+        match self.store.lease_acquire(&self.scope, self.holder, self.ttl).await {
+            Ok(LeaseAnswer::Held { epoch, remaining }) => {
+                let before = *self.lease.borrow();
+                if before.is_none_or(|lease| lease.epoch != epoch) {
+                    info!(%epoch, scope = %self.scope, "this replica holds the lease");
+                }
+                self.lease.send_replace(Some(Lease { epoch, until: asked + remaining }));
+                self.publish(epoch, true);
+            }
+            Ok(LeaseAnswer::HeldByOther { holder, epoch, remaining }) => {
+                if self.lease.send_replace(None).is_some() {
+                    warn!(%holder, %epoch, scope = %self.scope, "another replica took the lease; this one stops writing");
+                } else {
+                    info!(%holder, %epoch, ?remaining, scope = %self.scope, "another replica holds the lease");
+                }
+                self.publish(epoch, false);
+            }
+            // The lease in hand stays good for as long as it was granted.
+            Err(error) => warn!(%error, scope = %self.scope, "the lease was not renewed"),
+        }
+    }
+
+    fn publish(&self, epoch: Epoch, held: bool) {
+        self.metrics.lease_held.set(i64::from(held));
+        self.metrics.epoch.set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
+        self.epoch.send_if_modified(|present| {
+            let moved = *present != Some(epoch);
+            *present = Some(epoch);
+            moved
+        });
+    }
+}
