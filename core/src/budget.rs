@@ -66,19 +66,15 @@ pub enum Class {
 
 impl Class {
     /// All classes, the most urgent first.
-    pub const ALL: [Class; 6] = [
-        Class::WeightShift,
-        Class::DeregisterDead,
-        Class::Register,
-        Class::Create,
-        Class::Read,
-        Class::Audit,
-    ];
+    pub const ALL: [Class; 6] =
+        [Class::WeightShift, Class::DeregisterDead, Class::Register, Class::Create, Class::Read, Class::Audit];
 }
 
 /// A rate that is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("a budget of {per_second} calls a second with a burst of {burst} is not usable; use a rate above 0 up to 1000 and a burst of 1 to 10000")]
+#[error(
+    "a budget of {per_second} calls a second with a burst of {burst} is not usable; use a rate above 0 up to 1000 and a burst of 1 to 10000"
+)]
 pub struct RateError {
     /// As given.
     pub per_second: f64,
@@ -134,11 +130,7 @@ impl Default for Rates {
     /// smaller figure of AWS's own page, which may still hold in some partitions (AWS.md C4).
     fn default() -> Self {
         let rate = |per_second, burst| Rate { per_second, burst };
-        Self {
-            describe: rate(10.0, 40),
-            modify: rate(3.0, 20),
-            register: rate(4.0, 20),
-        }
+        Self { describe: rate(10.0, 40), modify: rate(3.0, 20), register: rate(4.0, 20) }
     }
 }
 
@@ -215,14 +207,7 @@ impl Tokens {
         let share = (f64::from(rate.burst) * f64::from(reserve_percent.min(100)) / 100.0).ceil();
         // At least one token, but one must remain for everybody else: with a burst of 1 there is nothing to reserve.
         let reserve = share.max(1.0).min(f64::from(rate.burst - 1));
-        Self {
-            rate,
-            reserve,
-            tokens: f64::from(rate.burst),
-            at: Duration::ZERO,
-            pace: 1.0,
-            raise_at: Duration::ZERO,
-        }
+        Self { rate, reserve, tokens: f64::from(rate.burst), at: Duration::ZERO, pace: 1.0, raise_at: Duration::ZERO }
     }
 
     fn per_second(&self) -> f64 {
@@ -271,11 +256,7 @@ struct State {
 
 impl State {
     fn level(&self, class: Class) -> f64 {
-        if class <= self.bucket.first_class() {
-            1.0
-        } else {
-            1.0 + self.tokens.reserve
-        }
+        if class <= self.bucket.first_class() { 1.0 } else { 1.0 + self.tokens.reserve }
     }
 
     fn take(&mut self, class: Class) -> bool {
@@ -315,10 +296,7 @@ impl Limiter {
             admitted: [0; Class::ALL.len()],
             throttled: 0,
         };
-        Self {
-            states: Bucket::ALL.map(state),
-            next: 0,
-        }
+        Self { states: Bucket::ALL.map(state), next: 0 }
     }
 
     fn state(&mut self, bucket: Bucket) -> &mut State {
@@ -372,9 +350,7 @@ impl Limiter {
         let state = self.state(bucket);
         state.tokens.advance(now);
         state.throttled += 1;
-        let same_event = state
-            .slowed_at
-            .is_some_and(|before| now.saturating_sub(before) < SAME_EVENT);
+        let same_event = state.slowed_at.is_some_and(|before| now.saturating_sub(before) < SAME_EVENT);
         if same_event {
             return;
         }
