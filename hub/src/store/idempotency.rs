@@ -10,7 +10,7 @@ use sqlx::types::Json;
 use super::{
     Store,
     error::{Query, StoreError},
-    policies::ApplyError,
+    policy_change::ApplyError,
     values::{Conn, from_json, to_json},
 };
 

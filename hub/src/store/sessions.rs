@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::{
     Store,
     error::{Query, StoreError},
-    inventory_write::{Forget, Mark, phases},
+    inventory_changes::phases,
+    inventory_write::{Forget, Mark},
     notice::Notice,
     values::{Conn, signed, text, to_json},
 };
 
-pub use super::inventory_write::{EndpointChange, NewEndpoint, NewServiceState};
+pub use super::inventory_changes::{EndpointChange, NewEndpoint, NewServiceState};
 
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq)]

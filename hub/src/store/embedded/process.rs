@@ -23,6 +23,8 @@ use super::{
 
 /// A fast shutdown writes a checkpoint; half a minute is much for the data of a development machine.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// For the last processes of a server that was killed to notice.
+const PREDECESSOR_WITHIN: Duration = Duration::from_secs(10);
 /// When dropped the thread is blocked for so long at most.
 const DROP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -111,8 +113,25 @@ async fn is_ours(file: &PidFile, place: &Place) -> bool {
     matches!(answer, Ok(Ok(folder)) if Path::new(&folder) == place.pgdata())
 }
 
+/// What a server says that finds the memory of one that was killed still in use: its last processes end within moments.
+const PREDECESSOR: &str = "is still in use";
+
 /// Starts the server and waits until it answers.
 pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Server, EmbeddedError> {
+    let deadline = Instant::now() + PREDECESSOR_WITHIN;
+    loop {
+        match launch_once(place, options).await {
+            Err(EmbeddedError::NotStarted { output, .. })
+                if output.contains(PREDECESSOR) && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn launch_once(place: &Place, options: EmbeddedOptions) -> Result<Server, EmbeddedError> {
     let log = File::options().create(true).append(true).open(place.log()).map_err(at("open", &place.log()))?;
     let begins = log.metadata().map(|meta| meta.len()).unwrap_or_default();
     let errors = log.try_clone().map_err(at("open", &place.log()))?;
