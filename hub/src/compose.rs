@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use switchyard_core::{ids::Epoch, observed::Observed, plan};
 use tokio::{
     net::TcpListener,
@@ -233,6 +233,16 @@ impl Tasks {
     }
 }
 
+fn elb_config(config: &Config, metrics: &Metrics) -> ElbConfig {
+    ElbConfig {
+        region: config.aws_region.clone(),
+        endpoint_url: config.aws_endpoint_url.clone(),
+        call_timeout: CALL_TIMEOUT,
+        rates: config.rates,
+        metrics: metrics.clone(),
+    }
+}
+
 /// What every task gets its parts from.
 struct Hub {
     config: Config,
@@ -270,7 +280,7 @@ impl Hub {
             accept_restored_store: config.accept_restored_store,
         };
         let settings: plan::Settings = options.settings(Epoch::default());
-        let elb = Elb::connect(elb_config(config)).await.context("the AWS adaptor cannot be set up")?;
+        let elb = Elb::connect(elb_config(config, &self.metrics)).await.context("the AWS adaptor cannot be set up")?;
         let feed_parts = FeedParts {
             store: self.store.clone(),
             epoch: epoch.clone(),
@@ -320,6 +330,7 @@ impl Hub {
 }
 
 async fn purge(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let retention = Retention::default();
     let mut ticks = interval(PURGE_EVERY);
     loop {
         tokio::select! {
@@ -328,7 +339,7 @@ async fn purge(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> 
         }
         let purged = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            purged = store.purge(&Retention::default()) => purged,
+            purged = store.purge(&retention) => purged,
         };
         match purged {
             Ok(purged) => tracing::debug!(?purged, "what was past its time is removed from the store"),

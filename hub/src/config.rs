@@ -2,30 +2,12 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use switchyard_core::ids::{HubId, cut};
+use switchyard_core::{
+    budget::{Rate, Rates},
+    ids::{HubId, cut},
+};
 
 use crate::args::{Args, LogFormat};
-
-/// A budget for calls at AWS.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
-    /// Calls per second, above 0, at most 1000.
-    pub per_second: f64,
-    /// Calls that may be made at once after a pause, 1..=10000.
-    pub burst: u32,
-}
-
-/// Budgets by bucket; the defaults are those of the AWS Load Balancer Controller for the writing buckets, and the older,
-/// smaller figure of AWS's own page for the reading one, since regions differ.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rates {
-    /// Describe*.
-    pub describe: Rate,
-    /// Create*, Modify*, Delete*, SetRulePriorities, AddTags.
-    pub modify: Rate,
-    /// RegisterTargets and DeregisterTargets.
-    pub register: Rate,
-}
 
 /// Where the store is.
 #[derive(Clone, PartialEq, Eq)]
@@ -159,24 +141,17 @@ impl Report {
         least
     }
 
-    fn rate(&mut self, flag: &'static str, text: &str) -> Rate {
-        let parsed = text.split_once(':').and_then(|(rate, burst)| {
-            let rate: f64 = rate.parse().ok().filter(|r: &f64| r.is_finite())?;
-            Some((rate, burst.parse::<u32>().ok()?))
-        });
-        match parsed {
-            Some((per_second, burst)) if per_second > 0.0 && per_second <= 1000.0 && (1..=10_000).contains(&burst) => {
-                return Rate { per_second, burst };
-            }
-            Some(_) => self.add(
-                flag,
-                text,
-                "is out of range",
-                "use a rate above 0 up to 1000 and a burst of 1 to 10000, such as 3:20",
-            ),
-            None => self.add(flag, text, "is not RATE:BURST", "use two numbers and a colon, such as 3:20"),
-        }
-        Rate { per_second: 1.0, burst: 1 }
+    /// A wrong rate is reported, and the default stands in so that the rest can be judged.
+    fn rate(&mut self, flag: &'static str, text: &str, default: Rate) -> Rate {
+        const REMEDY: &str = "use a rate above 0 up to 1000 and a burst of 1 to 10000, with a colon, such as 3:20";
+        let parsed = text.split_once(':').and_then(|(rate, burst)| Some((rate.parse().ok()?, burst.parse().ok()?)));
+        let problem = match parsed.map(|(rate, burst)| Rate::new(rate, burst)) {
+            Some(Ok(rate)) => return rate,
+            Some(Err(_)) => "is out of range",
+            None => "is not RATE:BURST",
+        };
+        self.add(flag, text, problem, REMEDY);
+        default
     }
 }
 
@@ -207,6 +182,7 @@ impl Config {
     /// [`ConfigError`] with every fault found.
     pub fn new(args: Args) -> Result<Self, ConfigError> {
         let mut report = Report::default();
+        let defaults = Rates::default();
         let transport = transport(&args, &mut report);
         let database = database(&args, &mut report);
         account(&args, &mut report);
@@ -235,9 +211,9 @@ impl Config {
             ),
             stale_after: report.duration("--stale-after", &args.stale_after, 200 * MILLI, HOUR),
             rates: Rates {
-                describe: report.rate("--describe-rate", &args.describe_rate),
-                modify: report.rate("--modify-rate", &args.modify_rate),
-                register: report.rate("--register-rate", &args.register_rate),
+                describe: report.rate("--describe-rate", &args.describe_rate, defaults.describe),
+                modify: report.rate("--modify-rate", &args.modify_rate, defaults.modify),
+                register: report.rate("--register-rate", &args.register_rate, defaults.register),
             },
             transport,
             aws_account_id: args.aws_account_id,

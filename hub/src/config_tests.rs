@@ -29,8 +29,7 @@ fn the_defaults_are_those_of_the_documentation() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.settle, Duration::from_secs(60));
     assert_eq!(config.lease_ttl, Duration::from_secs(15));
-    let modify = Rate { per_second: 3.0, burst: 20 };
-    assert_eq!(config.rates.modify, modify);
+    assert_eq!(config.rates, Rates::default());
     assert_eq!(config.transport, Transport::PlainLoopback);
 }
 
