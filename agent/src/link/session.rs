@@ -438,16 +438,17 @@ impl Step<'_> {
 
     fn acknowledged(&mut self, seq: u64) {
         self.memory.acked_seq = self.memory.acked_seq.max(seq);
-        while self.memory.unacked.front().is_some_and(|message| message.seq <= seq) {
-            if let Some(Outgoing { body: Body::Live { watch_set_version }, .. }) = self.memory.unacked.pop_front() {
-                self.memory.acked_version = watch_set_version;
-            }
-        }
         if let Base::Sent { end_seq, version } = self.memory.base
             && self.memory.acked_seq >= end_seq
         {
             self.memory.base = Base::Stored;
-            self.memory.acked_version = self.memory.acked_version.max(version);
+            self.memory.acked_version = version;
+        }
+        // A Live that is acknowledged came after the snapshot. Versions have no order: only the place in the stream counts.
+        while self.memory.unacked.front().is_some_and(|message| message.seq <= seq) {
+            if let Some(Outgoing { body: Body::Live { watch_set_version }, .. }) = self.memory.unacked.pop_front() {
+                self.memory.acked_version = watch_set_version;
+            }
         }
     }
 

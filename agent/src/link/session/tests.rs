@@ -258,6 +258,21 @@ fn a_resumed_session_sends_again_only_what_was_not_stored() {
 }
 
 #[test]
+fn the_watch_set_that_is_named_for_resuming_is_the_last_one_confirmed_whatever_its_number() {
+    let mut stage = Play::new(one_pod_reported());
+    stage.connect();
+    stage.welcome(None);
+    stage.watch_set(9, &CHECKOUT);
+    stage.watch_set(4, &[("checkout", "http"), ("cart", "http")]);
+    stage.ack_all();
+    stage.closed();
+    stage.sent();
+    stage.connect();
+    let Body::Hello { watch_set_version, .. } = stage.sent()[0].body else { panic!("not a hello") };
+    assert_eq!(watch_set_version, 4);
+}
+
+#[test]
 fn resuming_is_not_offered_before_a_snapshot_was_stored_whole() {
     let mut stage = Play::new(one_pod_reported());
     stage.connect();
