@@ -136,6 +136,8 @@ impl Store {
         mark: &Mark<'_>,
         endpoints: &[(&EndpointKey, &NewEndpoint)],
     ) -> Result<(), StoreError> {
+        // The join keeps rows that would not change away from `on conflict`, which would lock, and so write, each of them. The
+        // cluster's lock keeps it true until the insert.
         let upsert = "insert into endpoints as e (cluster, namespace, service, service_port, address, target_port, pod_uid, state, \
                       ready, serving, terminating, pod, pod_name, node, zone, eni_ids, first_seen, updated_at, rev) \
                       select $1, n.namespace, n.service, n.port, n.address::inet, n.target_port, n.pod_uid, 'present', n.ready, \
@@ -144,15 +146,18 @@ impl Store {
                       $11::bool[], $12::bool[], $13::jsonb[], $14::text[], $15::text[], $16::text[], $17::jsonb[]) \
                       as n (namespace, service, port, address, target_port, pod_uid, ready, serving, terminating, pod, pod_name, \
                       node, zone, eni_ids) \
+                      left join endpoints o on o.cluster = $1 and o.namespace = n.namespace and o.service = n.service \
+                      and o.service_port = n.port and o.address = n.address::inet and o.target_port = n.target_port \
+                      and o.pod_uid = n.pod_uid \
+                      where o.cluster is null or o.state <> 'present' or (o.ready, o.serving, o.terminating, o.pod, o.pod_name, \
+                      o.node, o.zone, o.eni_ids) is distinct from (n.ready, n.serving, n.terminating, n.pod, n.pod_name, n.node, \
+                      n.zone, n.eni_ids) \
                       on conflict (cluster, namespace, service, service_port, address, target_port, pod_uid) do update set \
                       state = 'present', evidence = null, ready = excluded.ready, serving = excluded.serving, \
                       terminating = excluded.terminating, pod = excluded.pod, pod_name = excluded.pod_name, \
                       node = excluded.node, zone = excluded.zone, eni_ids = excluded.eni_ids, \
                       first_seen = case when e.state = 'present' then e.first_seen else excluded.first_seen end, \
-                      updated_at = excluded.updated_at, rev = excluded.rev \
-                      where e.state <> 'present' or (e.ready, e.serving, e.terminating, e.pod, e.pod_name, e.node, e.zone, e.eni_ids) \
-                      is distinct from (excluded.ready, excluded.serving, excluded.terminating, excluded.pod, excluded.pod_name, \
-                      excluded.node, excluded.zone, excluded.eni_ids)";
+                      updated_at = excluded.updated_at, rev = excluded.rev";
         for chunk in endpoints.chunks(CHUNK) {
             let mut keys = Keys::default();
             let mut pods = Vec::with_capacity(chunk.len());
