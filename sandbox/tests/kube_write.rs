@@ -12,8 +12,9 @@ use kube::api::{
 };
 use kube::core::PartialObjectMeta;
 use kube::core::response::Status;
+use kube::runtime::events::{Event as RecordedEvent, EventType, Recorder};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Discovery, ResourceExt};
+use kube::{Client, Discovery, Resource, ResourceExt};
 use kube_support::{World, eventually, fetch, next};
 use serde_json::{Value, json};
 
@@ -128,6 +129,45 @@ async fn the_status_of_a_policy_is_written_apart_from_its_spec() {
     assert_eq!(shown.data["status"]["conditions"].as_array().unwrap().len(), 2);
     let strategic = api.patch("checkout", &PatchParams::default(), &Patch::Strategic(&spec)).await;
     assert_eq!(refused(strategic).code, 415, "custom resources know no strategic merge");
+}
+
+#[tokio::test]
+async fn a_policy_is_replaced_only_at_a_version() {
+    let world = World::start().await;
+    let api = policies(world.client("blue").await);
+    let policy = |version: Option<String>| {
+        parse::<DynamicObject>(json!({"apiVersion": "switchyard.dev/v1alpha1", "kind": "ClusterTrafficPolicy",
+            "metadata": {"name": "checkout", "resourceVersion": version}, "spec": {"order": 7}}))
+    };
+    let made = api.create(&PostParams::default(), &policy(None)).await.unwrap();
+    let refusal = refused(api.replace("checkout", &PostParams::default(), &policy(None)).await);
+    assert_eq!((refusal.code, refusal.reason.as_str()), (422, "Invalid"));
+    assert!(refusal.message.contains("metadata.resourceVersion"), "{}", refusal.message);
+    api.replace("checkout", &PostParams::default(), &policy(made.resource_version())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_recorder_writes_events_and_counts_repetitions() {
+    let world = World::start().await;
+    let client = world.client("blue").await;
+    let api: Api<Service> = Api::namespaced(client.clone(), "default");
+    let service = api.create(&PostParams::default(), &service("web")).await.unwrap();
+    let recorder = Recorder::new(client.clone(), "switchyard-agent".into());
+    let event = RecordedEvent {
+        type_: EventType::Warning,
+        reason: "NoEndpoints".into(),
+        note: Some("nobody stands behind this Service".into()),
+        action: "Watch".into(),
+        secondary: None,
+    };
+    for _ in 0..2 {
+        recorder.publish(&event, &service.object_ref(&())).await.unwrap();
+    }
+    let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(client, "default");
+    let found = events.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].reason.as_deref(), Some("NoEndpoints"));
+    assert_eq!(found[0].series.as_ref().map(|s| s.count), Some(2));
 }
 
 #[tokio::test]
