@@ -218,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_could_not_be_signed_never_left() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("dispatch failure")]
+        struct Dispatch(#[source] Box<dyn Error>);
+        let unsigned = Dispatch(Box::new(CredentialsError::not_loaded("none")));
+        assert!(never_left(&unsigned));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(!never_left(&Dispatch(Box::new(broken))));
+    }
+
+    #[test]
     fn a_long_text_is_cut_at_a_character_boundary() {
         assert_eq!(cut(&"ä".repeat(5000)).chars().count(), MOST_CHARACTERS + 3);
     }

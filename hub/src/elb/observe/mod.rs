@@ -135,12 +135,6 @@ fn parsed<T, E: fmt::Display>(
     parse(value.to_owned()).map_err(|error| malformed(operation, format!("{field}: {error}")))
 }
 
-/// A number that must be there and not be negative.
-fn count(operation: &'static str, field: &str, value: Option<i32>) -> Result<u32, ReadError> {
-    let value = required(operation, field, value)?;
-    u32::try_from(value).map_err(|_| malformed(operation, format!("{field} is {value}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
