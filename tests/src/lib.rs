@@ -1,1 +1,21 @@
-//! Placeholder until the crate's first module lands.
+//! The harness of the scenarios and the demo: the real programs as processes, the sandbox as their world, and waits that are
+//! conditions with a deadline. Decides nothing about traffic and calls no code of the programs under test, except for the
+//! private Postgres, which tests have to stop and start by themselves.
+
+pub mod client;
+pub mod demo;
+pub mod elb;
+pub mod hub;
+pub mod load;
+pub mod member;
+pub mod policy;
+pub mod postgres;
+pub mod process;
+pub mod programs;
+pub mod sandbox;
+pub mod statistics;
+pub mod undertaker;
+pub mod wait;
+pub mod watcher;
+pub mod world;
+pub mod yardctl;

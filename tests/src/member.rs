@@ -1,0 +1,76 @@
+//! The agent of one cluster as a process.
+
+use std::{path::Path, process::Command};
+
+use crate::{
+    process::{Process, tail},
+    programs,
+    sandbox::Info,
+};
+
+/// An agent, running or not.
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    folder: std::path::PathBuf,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Starts the agent of a cluster.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(folder: &Path, cluster: &str, sandbox: &Info, hub_url: &str) -> anyhow::Result<Self> {
+        let place = sandbox.clusters.get(cluster);
+        let place = place.ok_or_else(|| anyhow::anyhow!("the sandbox has no cluster {cluster}"))?;
+        let arguments = [
+            ("--cluster", cluster),
+            ("--region", &sandbox.region),
+            ("--vpc-id", &sandbox.vpc_id),
+            ("--hub", hub_url),
+            ("--kubeconfig", &place.kubeconfig),
+            ("--http-listen", "127.0.0.1:0"),
+        ];
+        let arguments = arguments.iter().map(|(flag, value)| format!("{flag}={value}"));
+        let arguments = arguments.chain(["--dev".to_owned()]).collect();
+        let mut this = Self { name: format!("agent-{cluster}"), folder: folder.to_owned(), arguments, process: None };
+        this.start_again()?;
+        Ok(this)
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(programs::find("switchyard-agent")?);
+        command.args(&self.arguments);
+        self.process = Some(Process::start(&self.name, &self.folder, &mut command)?);
+        Ok(())
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill_9(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill_9();
+        }
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When it does not end well.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        tail(&self.folder.join(format!("{}.log", self.name)), 40)
+    }
+}

@@ -1,0 +1,315 @@
+//! The world of a scenario: a sandbox with clusters, a load balancer that was there before, a hub, and an agent per cluster.
+//! Everything ends with it; when the test fails its logs are shown first.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::Context;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    elb::{Elb, Existing, State},
+    hub::{Database, Hub, Times},
+    load::Load,
+    member::Agent,
+    policy::Policy,
+    postgres,
+    process::tail,
+    sandbox::{Cluster, Sandbox, Settings, WorkloadSpec},
+    undertaker, wait,
+    yardctl::Yardctl,
+};
+
+/// The load balancer that the platform team made.
+pub const LOAD_BALANCER: &str = "shared-public";
+/// The host name of all requests.
+pub const HOST: &str = "shop.example.com";
+/// Set to keep the folders of scenarios.
+const KEEP: &str = "SWITCHYARD_TESTS_KEEP";
+
+/// How a world is made.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    /// Of the sandbox.
+    pub sandbox: Settings,
+    /// Of the hub.
+    pub times: Times,
+    /// Where the hub keeps its state; a fresh database of the shared Postgres when left out.
+    pub database: Option<Database>,
+    /// What runs in each cluster as Service and workload `checkout`.
+    pub workload: WorkloadSpec,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            sandbox: Settings {
+                clusters: vec!["blue".to_owned(), "green".to_owned()],
+                // A health check every 0.5 s, draining for 2 s, 0.2 s until a new rule is served.
+                time_scale: 10.0,
+                propagation: Duration::from_secs(2),
+                seed: 1,
+            },
+            times: Times::default(),
+            database: None,
+            workload: WorkloadSpec {
+                replicas: 3,
+                app: "checkout".to_owned(),
+                ports: vec![("http".to_owned(), 8080)],
+                version: "v1".to_owned(),
+                termination_grace: Duration::from_secs(5),
+                latency: Duration::from_millis(5),
+            },
+        }
+    }
+}
+
+/// A running world.
+pub struct World {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// The hub.
+    pub hub: Hub,
+    /// The agents by cluster.
+    pub agents: BTreeMap<String, Agent>,
+    /// The command line.
+    pub yardctl: Yardctl,
+    /// The load balancer.
+    pub load_balancer: Existing,
+    /// What runs in each cluster.
+    pub workload: WorkloadSpec,
+    folder: TempDir,
+}
+
+/// A folder for one world, open to the user that Postgres runs as.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn folder() -> anyhow::Result<TempDir> {
+    let mut folder = tempfile::Builder::new().prefix("sy-").permissions(open_permissions()).tempdir()?;
+    if std::env::var_os(KEEP).is_some() {
+        folder.disable_cleanup(true);
+    } else {
+        undertaker::remove(folder.path());
+    }
+    Ok(folder)
+}
+
+fn open_permissions() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o755)
+}
+
+impl Builder {
+    /// Starts everything and waits until the pods of all clusters are ready and the hub has seen all agents.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub async fn start(self) -> anyhow::Result<World> {
+        let folder = folder()?;
+        let sandbox = Sandbox::start(folder.path(), &self.sandbox).await?;
+        let load_balancer = sandbox.elb().create(LOAD_BALANCER, 80, &[("team", "platform")]).await?;
+        for name in &self.sandbox.clusters {
+            let cluster = sandbox.cluster(name);
+            cluster.create_service("checkout", "checkout", &[("http", 80, json!("http"))]).await?;
+            cluster.put_workload("checkout", &self.workload).await?;
+        }
+        let database = match self.database {
+            Some(database) => database,
+            None => Database::Url(postgres::shared_database().await?),
+        };
+        let hub = Hub::start(folder.path(), sandbox.info(), database, &self.times).await;
+        let hub = hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?;
+        let mut agents = BTreeMap::new();
+        for name in &self.sandbox.clusters {
+            agents.insert(name.clone(), Agent::start(folder.path(), name, sandbox.info(), &hub.grpc_url())?);
+        }
+        let yardctl = Yardctl::new(hub.grpc_url())?;
+        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, folder };
+        world.all_connected().await?;
+        Ok(world)
+    }
+}
+
+impl World {
+    /// Blue and green with three pods each, nothing applied yet.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    pub async fn start() -> Self {
+        Builder::default().start().await.expect("the world starts")
+    }
+
+    /// As [`World::start`], with `shop/checkout` applied and served with these weights.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    pub async fn with_policy(weights: &[(&str, u32)]) -> Self {
+        let world = Self::start().await;
+        world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
+        world.all_healthy("shop/checkout").await;
+        world
+    }
+
+    /// Where its logs are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// One cluster.
+    pub fn cluster(&self, name: &str) -> Cluster {
+        self.sandbox.cluster(name)
+    }
+
+    /// The names of its clusters.
+    pub fn clusters(&self) -> Vec<Cluster> {
+        self.agents.keys().map(|name| self.cluster(name)).collect()
+    }
+
+    /// Its load balancers.
+    pub fn elb(&self) -> Elb {
+        self.sandbox.elb()
+    }
+
+    /// An agent.
+    ///
+    /// # Panics
+    /// When there is no such cluster.
+    pub fn agent(&mut self, cluster: &str) -> &mut Agent {
+        self.agents.get_mut(cluster).expect("a cluster of this world")
+    }
+
+    /// Requests to `/<service>` at a constant rate until they are ended.
+    ///
+    /// # Panics
+    /// When the sandbox refuses it.
+    pub async fn load(&self, service: &str, rps: u32) -> Load {
+        let address = &self.load_balancer.listeners[0].address;
+        let target = format!("http://{address}/{service}");
+        Load::start(self.sandbox.control(), &target, HOST, rps).await.expect("the load starts")
+    }
+
+    async fn all_connected(&self) -> anyhow::Result<()> {
+        wait::until_within("the hub to have seen all agents", wait::PATIENCE, async || {
+            let finished = self.yardctl.run(&["get", "clusters", "-o", "json"], "").await.map_err(|e| e.to_string())?;
+            let list: serde_json::Value =
+                serde_json::from_str(&finished.stdout).map_err(|e| format!("{e}: {finished}"))?;
+            let clusters = list["clusters"].as_array().cloned().unwrap_or_default();
+            let connected = clusters.iter().filter(|cluster| cluster["link"] == "connected").count();
+            wait::check(connected == self.agents.len(), || list.to_string())
+        })
+        .await
+    }
+
+    /// Waits until every agent is connected.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn connected(&self) {
+        if let Err(error) = self.all_connected().await {
+            panic!("{error:#}");
+        }
+    }
+
+    /// Waits for a condition on the load balancer.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn elb_shows(&self, what: &str, holds: impl Fn(&State) -> bool) -> State {
+        wait::until(what, async || {
+            let state = self.elb().state().await.map_err(|e| e.to_string())?;
+            if holds(&state) { Ok(state) } else { Err(shown(&state)) }
+        })
+        .await
+    }
+
+    /// Waits until each cluster's group holds exactly its ready pods, and all are healthy where requests are sent.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn all_healthy(&self, policy: &str) -> State {
+        let workload = policy.split_once('/').map_or(policy, |(_, name)| name);
+        let what = format!("the groups of {policy} to hold exactly the ready pods, healthy");
+        wait::until(&what, async || {
+            let state = self.elb().state().await.map_err(|e| e.to_string())?;
+            for cluster in self.clusters() {
+                let pods = cluster.workload(workload).await.map_err(|e| e.to_string())?;
+                let live = pods.pods.iter().filter(|pod| pod.ready && !pod.terminating);
+                let wanted = live.filter_map(|pod| pod.ip.clone()).collect();
+                let group = state.group(policy, &cluster.name).ok_or_else(|| shown(&state))?;
+                let complete = pods.ready == pods.replicas && group.addresses() == wanted;
+                let healthy = group.healthy() == wanted.len();
+                wait::check(complete && healthy, || format!("{}: pods {pods:?}, {}", cluster.name, shown(&state)))?;
+            }
+            Ok::<_, String>(state)
+        })
+        .await
+    }
+
+    /// A rolling update of every pod in every cluster, begun but not waited for.
+    ///
+    /// # Panics
+    /// When the sandbox refuses it.
+    pub async fn begin_rolling_update(&self, version: &str) {
+        for cluster in self.clusters() {
+            cluster.roll_out("checkout", version).await.expect("the rollout begins");
+        }
+    }
+
+    /// Waits until every pod of every cluster is of the newest version and the old ones are gone.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn rolled(&self) {
+        for cluster in self.clusters() {
+            cluster.settled("checkout").await;
+        }
+    }
+
+    /// Ends everything in order.
+    ///
+    /// # Panics
+    /// When a program does not end well.
+    pub async fn stop(mut self) {
+        for (name, agent) in &mut self.agents {
+            agent.stop().await.unwrap_or_else(|e| panic!("the agent of {name} ends well: {e:#}"));
+        }
+        self.hub.stop().await.expect("the hub ends well");
+    }
+}
+
+/// What matters of a state, for messages.
+fn shown(state: &State) -> String {
+    let groups: Vec<String> = state
+        .target_groups
+        .iter()
+        .map(|group| {
+            let targets: Vec<String> =
+                group.targets.iter().map(|t| format!("{}:{} {}", t.id, t.port, t.state)).collect();
+            format!("{} [{}]", group.name, targets.join(", "))
+        })
+        .collect();
+    let rules: Vec<String> = state
+        .load_balancers
+        .iter()
+        .flat_map(|lb| &lb.listeners)
+        .flat_map(|listener| &listener.rules)
+        .map(|rule| {
+            let forwards = rule.actions.iter().flat_map(|action| &action.target_groups);
+            let weights: Vec<String> = forwards.map(|f| format!("{}={}", f.target_group_arn, f.weight)).collect();
+            format!("{} {:?}", rule.priority, weights)
+        })
+        .collect();
+    format!("groups {groups:#?}, rules {rules:#?}")
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- hub.log\n{}", self.hub.log());
+            for (name, agent) in &self.agents {
+                eprintln!("--- agent-{name}.log\n{}", agent.log());
+            }
+            eprintln!("--- sandbox.log\n{}", tail(self.sandbox.process().log(), 20));
+        }
+    }
+}
