@@ -80,7 +80,11 @@ fn read(cache: &Cache, object: Object, reading: Reading) -> bool {
 
 fn filled() -> Cache {
     let cache = Cache::new();
-    assert!(read(&cache, Object::LoadBalancers, Reading::LoadBalancers([(load_balancer_arn(), load_balancer())].into())));
+    assert!(read(
+        &cache,
+        Object::LoadBalancers,
+        Reading::LoadBalancers([(load_balancer_arn(), load_balancer())].into())
+    ));
     assert!(cache.observed().audited_at.is_none(), "one listing alone is no audit");
     assert!(read(&cache, Object::Groups, Reading::Groups([(group_arn(), group())].into())));
     assert!(cache.observed().audited_at.is_some());
@@ -146,7 +150,11 @@ fn the_groups_of_a_load_balancer_are_counted_once_its_listeners_were_read() {
     let cache = filled();
     let used = |cache: &Cache| cache.observed().load_balancers[&load_balancer_arn()].target_groups_in_use.clone();
     assert_eq!(used(&cache), Known::Unknown);
-    assert!(read(&cache, Object::Listeners(load_balancer_arn()), Reading::Listeners([(listener_arn(), listener())].into())));
+    assert!(read(
+        &cache,
+        Object::Listeners(load_balancer_arn()),
+        Reading::Listeners([(listener_arn(), listener())].into())
+    ));
     assert_eq!(used(&cache), Known::Known(0));
     let weights = BTreeMap::from([(group_arn(), Weight::MAX)]);
     let rule = Rule {

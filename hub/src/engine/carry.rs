@@ -25,10 +25,6 @@ use crate::{
     store::Store,
 };
 
-/// The least time that must be left of the lease for a call to be started: a call that takes longer than its time limit is cut,
-/// and the limit is what is left after this margin.
-const MARGIN: Duration = Duration::from_millis(500);
-
 /// What carrying out needs.
 #[derive(Clone)]
 pub struct Carrier {
@@ -90,11 +86,14 @@ impl Carrier {
     async fn one(&self, epoch: Epoch, call: Call, interrupt: CancellationToken) -> (PolicyKey, Report) {
         let policy = call.step.policy.clone();
         let class = class_of(call.urgency);
-        let admitted = tokio::select! {
-            biased;
-            () = interrupt.cancelled() => false,
-            () = self.elb.budget().acquire(bucket_of(&call.step.action), class) => true,
-        };
+        // A token that cannot be used is not taken.
+        let may_call = self.time_for_a_call(epoch).is_some();
+        let admitted = may_call
+            && tokio::select! {
+                biased;
+                () = interrupt.cancelled() => false,
+                () = self.elb.budget().acquire(bucket_of(&call.step.action), class) => true,
+            };
         let outcome = if admitted { self.call(epoch, &call.step).await } else { None };
         let touched = match &outcome {
             None => Vec::new(),
@@ -111,8 +110,7 @@ impl Carrier {
     /// The time that a call may take now under this lease; none: no call may be made (I7).
     fn time_for_a_call(&self, epoch: Epoch) -> Option<Duration> {
         let lease = (*self.lease.borrow()).filter(|lease| lease.epoch == epoch)?;
-        let left = lease.remaining().checked_sub(MARGIN).filter(|left| *left >= MARGIN)?;
-        Some(left.min(self.call_timeout))
+        Some(lease.time_for_a_call()?.min(self.call_timeout))
     }
 
     async fn call(&self, epoch: Epoch, step: &Step) -> Option<Outcome> {
@@ -174,4 +172,3 @@ fn class_of(urgency: Urgency) -> Class {
         Urgency::Create => Class::Create,
     }
 }
-

@@ -26,7 +26,21 @@ pub struct Lease {
     pub until: Instant,
 }
 
+/// The least time that must be left of the lease for a call to be started: a call that takes longer than its time limit is cut,
+/// and the limit is what is left after this margin.
+const MARGIN: Duration = Duration::from_millis(500);
+
 impl Lease {
+    /// The time that a call may take; none: too little is left (I7).
+    pub fn time_for_a_call(&self) -> Option<Duration> {
+        self.remaining().checked_sub(MARGIN).filter(|left| *left >= MARGIN)
+    }
+
+    /// True when a call may be started.
+    pub fn allows_a_call(&self) -> bool {
+        self.time_for_a_call().is_some()
+    }
+
     /// The time left; zero when it is over.
     pub fn remaining(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())

@@ -229,7 +229,9 @@ pub fn ask_for_missing(
         if known.is_some_and(|load_balancer| load_balancer.target_groups_in_use.get().is_none()) {
             wanted.ask(Object::Listeners(arn.clone()), now, Class::Read);
         }
-        for (listener, _) in observed.listeners.iter().filter(|(_, l)| l.load_balancer == arn && l.rules.get().is_none()) {
+        for (listener, _) in
+            observed.listeners.iter().filter(|(_, l)| l.load_balancer == arn && l.rules.get().is_none())
+        {
             wanted.ask(Object::Rules(listener.clone()), now, Class::Read);
         }
     }
