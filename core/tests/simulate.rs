@@ -43,7 +43,7 @@ fn set_pod(model: &mut Model, (cluster, policy, number): (usize, usize, u64), st
 }
 
 fn any_event(model: &mut Model, rng: &mut Rng) {
-    match rng.below(14) {
+    match rng.below(18) {
         0..=3 => set_pod(model, any_pod(rng), READY),
         4 => set_pod(model, any_pod(rng), NOT_READY),
         5 => set_pod(model, any_pod(rng), TERMINATING),
@@ -67,6 +67,11 @@ fn any_event(model: &mut Model, rng: &mut Rng) {
         }
         11 => model.advance(i64::try_from(rng.below(90)).unwrap()),
         12 => model.judge_health(),
+        13 => model.foreign_hand(rng.below(4), rng.below(1000)),
+        // A hub that starts anew without its memory.
+        14 => model.memories.clear(),
+        15 => model.judge_health(),
+        16 => model.advance(61),
         _ => {
             let some = if rng.below(2) == 0 { &CLUSTERS[..2] } else { &CLUSTERS[..] };
             let clusters: Vec<(&str, u32)> = some.iter().map(|name| (*name, 10)).collect();

@@ -419,6 +419,40 @@ impl Model {
         self.rules().insert(arn, rule);
     }
 
+    /// Somebody else writes on what is ours: weights, targets, the rule itself, or a second rule with our tags.
+    pub fn foreign_hand(&mut self, what: u64, number: u64) {
+        let ours = |rule: &Rule| rule.tags.contains_key("switchyard.dev/hub");
+        let arn = self.rules().iter().filter(|(_, rule)| ours(rule)).map(|(arn, _)| arn.clone()).next();
+        let Some(arn) = arn else { return };
+        match what {
+            0 => {
+                if let RuleAction::Forward { weights, .. } = &mut self.rules().get_mut(&arn).unwrap().action {
+                    for (i, weight) in weights.values_mut().enumerate() {
+                        *weight = Weight::new(u32::try_from((number >> i) % 3).unwrap()).unwrap();
+                    }
+                }
+            }
+            1 => drop(self.rules().remove(&arn)),
+            2 => {
+                let mut copy = self.rules()[&arn].clone();
+                copy.priority = 40_000 + u32::try_from(number).unwrap();
+                self.next += 1;
+                let arn = RuleArn::new(format!("{PREFIX}:listener-rule/app/shared/1/443/{}", self.next)).unwrap();
+                let free = self.rules().values().all(|rule| rule.priority != copy.priority);
+                if free {
+                    self.rules().insert(arn, copy);
+                }
+            }
+            _ => {
+                let groups = self.aws.target_groups.len().max(1);
+                let group = self.aws.target_groups.values_mut().nth(usize::try_from(number).unwrap() % groups);
+                if let Some(Known::Known(targets)) = group.map(|group| &mut group.targets) {
+                    drop(targets.pop_first());
+                }
+            }
+        }
+    }
+
     pub fn rule_weights(&mut self, policy: &str) -> BTreeMap<String, u32> {
         let uid = format!("uid-{policy}");
         let rule = self.rules().values().find(|r| r.tags.get("switchyard.dev/policy-uid") == Some(&uid)).cloned();
