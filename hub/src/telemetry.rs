@@ -1,5 +1,7 @@
 //! The log: one line per event on standard error, for people or as JSON.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, util::TryInitError};
 
 use crate::args::LogFormat;
@@ -30,7 +32,8 @@ pub enum LogError {
 pub fn init(format: LogFormat, level: &str) -> Result<(), LogError> {
     use tracing_subscriber::util::SubscriberInitExt;
     let filter = EnvFilter::try_new(level).map_err(|source| LogError::Filter { value: level.to_owned(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {
         LogFormat::Human => lines.finish().try_init(),
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init(),

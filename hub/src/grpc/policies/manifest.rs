@@ -56,7 +56,11 @@ pub fn parse(text: &str) -> Result<ClusterTrafficPolicy, Violation> {
 
 /// The parser's message is `path: problem at line L column C`; the path may be missing.
 fn unreadable(text: &str, error: &serde_norway::Error) -> Violation {
-    let message = error.to_string();
+    // What serde says of an untagged enum names the enum and not what it takes.
+    let message = error.to_string().replace(
+        "data did not match any variant of untagged enum NameOrNumber",
+        "the port is neither a name nor a number from 1 to 65535",
+    );
     let (path, problem) = match message.split_once(": ") {
         Some((path, rest)) if is_path(path) => (path.to_owned(), rest.to_owned()),
         _ => (String::new(), message),
@@ -72,7 +76,8 @@ fn unreadable(text: &str, error: &serde_norway::Error) -> Violation {
         field,
         value: cut(value.trim()),
         problem: format!("cannot be read: {}", cut(&problem)),
-        remedy: "compare it with the API reference (docs/api.md), and mind the indentation".to_owned(),
+        remedy: "correct it; names of fields are case-sensitive, and the indentation decides what belongs to what"
+            .to_owned(),
     }
 }
 
@@ -110,6 +115,7 @@ spec:
             (GOOD.replace("weight: 100", "weight: many"), "spec.clusters[0].weight", "many"),
             (GOOD.replace("port: 80", "prot: 80"), "spec.listener", "prot"),
             (GOOD.replace("port: 80", "port: -1"), "spec.listener.port", "-1"),
+            (GOOD.replace("port: http", "port: -1"), "spec.backend.service", "neither a name nor a number"),
             (GOOD.replace("spec:", "spec: {"), "manifest line", "clusters"),
             ("a: &x [*x]".to_owned(), "manifest", ""),
             (GOOD.replace("kind: ClusterTrafficPolicy\n", ""), "manifest", ""),

@@ -1,0 +1,386 @@
+//! A hub without engine and AWS, served on port 0 over a real Postgres, and an agent played by hand.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use switchyard_core::{ids::Epoch, observed::Observed, plan};
+use switchyard_hub::{
+    feed::{Feed, FeedParts},
+    grpc::{self, GrpcParts},
+    metrics::Metrics,
+    store::{Store, StoreOptions},
+};
+use switchyard_proto::{
+    agent::v1::{
+        self as agent, AgentMessage, HubMessage, agent_message, agent_service_client::AgentServiceClient, hub_message,
+    },
+    api::v1::{self as api, cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming, transport::Channel};
+use uuid::Uuid;
+
+use crate::store_support::database_url;
+
+/// Short, so that the tests of silence are short; not too short for a busy machine.
+pub const HEARTBEAT: Duration = Duration::from_millis(400);
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const EPOCH: Epoch = Epoch(3);
+
+/// One replica.
+pub struct Hub {
+    pub store: Store,
+    pub url: String,
+    pub feed: Feed,
+    pub epoch: watch::Sender<Option<Epoch>>,
+    pub observed: watch::Sender<Arc<Observed>>,
+    pub metrics: Metrics,
+    pub channel: Channel,
+    pub shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// A replica with a database of its own.
+pub async fn hub() -> Hub {
+    hub_on(&database_url().await).await
+}
+
+/// A replica over this database.
+pub async fn hub_on(url: &str) -> Hub {
+    let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
+    let store = Store::connect(url, options).await.unwrap();
+    let metrics = Metrics::new();
+    let shutdown = CancellationToken::new();
+    let (epoch, epochs) = watch::channel(Some(EPOCH));
+    let (observed, observations) = watch::channel(Arc::new(Observed::default()));
+    let (feed, task) = Feed::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(FeedParts {
+        store: store.clone(),
+        epoch: epochs.clone(),
+        stale_after: Duration::from_secs(30),
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let parts = GrpcParts {
+        store: store.clone(),
+        feed: feed.clone(),
+        observed: observations,
+        epoch: epochs,
+        settings: plan::Settings {
+            hub_id: "test".parse().unwrap(),
+            account_id: "123456789012".to_owned(),
+            region: "eu-central-1".to_owned(),
+            settle: Duration::from_secs(60),
+            epoch: Epoch(0),
+        },
+        heartbeat_interval: HEARTBEAT,
+        hub_instance: Uuid::now_v7(),
+        metrics: metrics.clone(),
+    };
+    let token = shutdown.clone();
+    tasks.spawn(async move { grpc::serve(listener, None, parts, token).await.unwrap() });
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
+    Hub { store, url: url.to_owned(), feed, epoch, observed, metrics, channel, shutdown, tasks }
+}
+
+impl Hub {
+    pub fn policies(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone())
+    }
+
+    pub fn clusters(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.channel.clone())
+    }
+
+    /// Applies a manifest; the answer, or the status.
+    pub async fn apply(&self, manifest: &str) -> Result<api::ApplyPolicyResponse, Status> {
+        let request = api::ApplyPolicyRequest {
+            request_id: Uuid::new_v4().to_string(),
+            manifest: manifest.to_owned(),
+            ..api::ApplyPolicyRequest::default()
+        };
+        Ok(self.policies().apply_policy(request).await?.into_inner())
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<api::Policy, Status> {
+        let request = api::DeletePolicyRequest {
+            request_id: Uuid::new_v4().to_string(),
+            policy: Some(policy_ref(name)),
+            ..api::DeletePolicyRequest::default()
+        };
+        Ok(self.policies().delete_policy(request).await?.into_inner().policy.unwrap())
+    }
+
+    pub async fn link(&self, cluster: &str) -> api::ClusterLink {
+        let clusters = self.clusters().list_clusters(api::ListClustersRequest {}).await.unwrap().into_inner().clusters;
+        let found = clusters.iter().find(|found| found.name == cluster);
+        found.map_or(api::ClusterLink::Unknown, api::Cluster::link)
+    }
+
+    /// (address, ready) of the endpoints that are present.
+    pub async fn endpoints(&self, cluster: &str) -> Vec<(String, bool)> {
+        let request = api::ListEndpointsRequest { cluster: cluster.to_owned(), page_size: 1000, ..Default::default() };
+        let answer = self.clusters().list_endpoints(request).await.unwrap().into_inner();
+        answer.endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint.ready)).collect()
+    }
+
+    /// Ends every task; fails when one panicked or does not end.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        drop(self.channel);
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(10), all).await.expect("the hub did not stop within 10 s");
+    }
+}
+
+/// Looks again and again until `look` gives something.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub fn policy_ref(name: &str) -> api::PolicyRef {
+    api::PolicyRef { namespace: "shop".to_owned(), name: name.to_owned() }
+}
+
+/// A policy named after its Service, port `http`.
+pub fn manifest(name: &str, clusters: &[(&str, u32)]) -> String {
+    let clusters: Vec<String> =
+        clusters.iter().map(|(name, weight)| format!("{{name: {name}, weight: {weight}}}")).collect();
+    format!(
+        "apiVersion: switchyard.dev/v1alpha1\nkind: ClusterTrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  listener: {{loadBalancer: shared, port: 80}}\n  match: {{hostnames: [{name}.example.com]}}\n  \
+         backend: {{service: {{name: {name}, port: http}}}}\n  clusters: [{}]\n",
+        clusters.join(", ")
+    )
+}
+
+pub fn weights(pairs: &[(&str, u32)]) -> HashMap<String, u32> {
+    pairs.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+}
+
+/// A Hello that any hub takes.
+pub fn hello(cluster: &str) -> agent::Hello {
+    agent::Hello {
+        cluster: cluster.to_owned(),
+        region: "eu-central-1".to_owned(),
+        vpc_id: "vpc-1".to_owned(),
+        agent_instance_id: Uuid::new_v4().to_string(),
+        agent_version: "0.1.0".to_owned(),
+        ..agent::Hello::default()
+    }
+}
+
+/// An agent's stream.
+pub struct Agent {
+    outbox: mpsc::Sender<AgentMessage>,
+    inbox: Streaming<HubMessage>,
+    pub seq: u64,
+    beats: CancellationToken,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.beats.cancel();
+    }
+}
+
+impl Agent {
+    /// Opens a stream and says nothing, not even heartbeats.
+    pub async fn silent(hub: &Hub) -> Self {
+        let (outbox, receiver) = mpsc::channel(1024);
+        let mut client = AgentServiceClient::new(hub.channel.clone());
+        let inbox = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { outbox, inbox, seq: 0, beats: CancellationToken::new() }
+    }
+
+    /// Opens a stream, says Hello and keeps heartbeats going.
+    pub async fn connect(hub: &Hub, hello: agent::Hello) -> Self {
+        let agent = Self::silent(hub).await;
+        agent.say(0, agent_message::Message::Hello(hello)).await;
+        let (outbox, beats) = (agent.outbox.clone(), agent.beats.clone());
+        tokio::spawn(async move {
+            let mut ticks = interval(HEARTBEAT / 2);
+            loop {
+                tokio::select! {
+                    () = beats.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                let beat = agent_message::Message::Heartbeat(agent::Heartbeat { sent_at: None });
+                if outbox.send(AgentMessage { seq: 0, message: Some(beat) }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        agent
+    }
+
+    /// No more heartbeats.
+    pub fn fall_silent(&self) {
+        self.beats.cancel();
+    }
+
+    pub async fn say(&self, seq: u64, message: agent_message::Message) {
+        // A stream that the hub ended already takes nothing; the test sees its status.
+        let _ = self.outbox.send(AgentMessage { seq, message: Some(message) }).await;
+    }
+
+    /// Sends the next numbered message.
+    pub async fn send(&mut self, message: agent_message::Message) -> u64 {
+        self.seq += 1;
+        self.say(self.seq, message).await;
+        self.seq
+    }
+
+    pub async fn changes(&mut self, changes: agent::Changes) -> u64 {
+        self.send(agent_message::Message::Changes(changes)).await
+    }
+
+    /// The next message that is not a heartbeat.
+    pub async fn next(&mut self) -> Result<hub_message::Message, Status> {
+        loop {
+            let next = timeout(PATIENCE, self.inbox.message()).await.expect("the hub says nothing");
+            match next?.and_then(|message| message.message) {
+                Some(hub_message::Message::Heartbeat(_)) => {}
+                Some(message) => return Ok(message),
+                None => return Err(Status::ok("the stream ended")),
+            }
+        }
+    }
+
+    /// The status with which the hub ends the stream.
+    pub async fn end(mut self) -> Status {
+        loop {
+            if let Err(status) = self.next().await {
+                return status;
+            }
+        }
+    }
+
+    pub async fn welcome(&mut self) -> agent::Welcome {
+        match self.next().await.unwrap() {
+            hub_message::Message::Welcome(welcome) => welcome,
+            other => panic!("not a Welcome: {other:?}"),
+        }
+    }
+
+    pub async fn watch_set(&mut self) -> agent::WatchSet {
+        match self.next().await.unwrap() {
+            hub_message::Message::WatchSet(set) => set,
+            other => panic!("not a WatchSet: {other:?}"),
+        }
+    }
+
+    pub async fn resync(&mut self) -> String {
+        loop {
+            if let hub_message::Message::Resync(resync) = self.next().await.unwrap() {
+                return resync.reason;
+            }
+        }
+    }
+
+    /// Waits until everything up to this number is acknowledged.
+    pub async fn acked(&mut self, seq: u64) {
+        loop {
+            if let hub_message::Message::Ack(ack) = self.next().await.unwrap()
+                && ack.seq >= seq
+            {
+                assert!(ack.seq <= self.seq, "acknowledged {} and only {} was sent", ack.seq, self.seq);
+                return;
+            }
+        }
+    }
+
+    /// Sends a snapshot of one Service and says Live; waits until both are stored.
+    pub async fn sync(&mut self, set: &agent::WatchSet, service: &str, addresses: &[&str]) {
+        self.snapshot(set, service, addresses).await;
+        let live = agent::Live { watch_set_version: set.version };
+        let seq = self.send(agent_message::Message::Live(live)).await;
+        self.acked(seq).await;
+    }
+
+    pub async fn snapshot(&mut self, set: &agent::WatchSet, service: &str, addresses: &[&str]) -> u64 {
+        let begin = agent::SnapshotBegin { snapshot_id: "s".to_owned(), watch_set_version: set.version };
+        self.send(agent_message::Message::SnapshotBegin(begin)).await;
+        self.changes(changes(service, addresses)).await;
+        let end = agent::SnapshotEnd {
+            snapshot_id: "s".to_owned(),
+            service_count: 1,
+            endpoint_count: u32::try_from(addresses.len()).unwrap(),
+        };
+        self.send(agent_message::Message::SnapshotEnd(end)).await
+    }
+}
+
+pub fn service_ref(name: &str) -> Option<agent::ServiceRef> {
+    Some(agent::ServiceRef { namespace: "shop".to_owned(), name: name.to_owned(), port: "http".to_owned() })
+}
+
+/// An endpoint whose pod is named after its address.
+pub fn endpoint(service: &str, address: &str) -> agent::Endpoint {
+    agent::Endpoint {
+        service: service_ref(service),
+        address: address.to_owned(),
+        port: 8080,
+        ready: true,
+        serving: true,
+        terminating: false,
+        pod: Some(agent::PodInfo {
+            namespace: "shop".to_owned(),
+            name: format!("pod-{address}"),
+            uid: format!("uid-{address}"),
+            ..agent::PodInfo::default()
+        }),
+    }
+}
+
+/// The Service's state and its endpoints.
+pub fn changes(service: &str, addresses: &[&str]) -> agent::Changes {
+    let state = agent::ServiceState {
+        service: service_ref(service),
+        condition: agent::ServiceCondition::Resolved.into(),
+        ..agent::ServiceState::default()
+    };
+    agent::Changes {
+        services: vec![state],
+        upserts: addresses.iter().map(|address| endpoint(service, address)).collect(),
+        tombstones: Vec::new(),
+    }
+}
+
+pub fn tombstone(service: &str, address: &str) -> agent::Tombstone {
+    agent::Tombstone {
+        service: service_ref(service),
+        address: address.to_owned(),
+        port: 8080,
+        pod_uid: format!("uid-{address}"),
+        reason: agent::TombstoneReason::PodDeleted.into(),
+    }
+}
