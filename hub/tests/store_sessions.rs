@@ -217,7 +217,6 @@ async fn a_newer_session_takes_over_and_the_older_one_can_write_nothing() {
         db.store.session_snapshot(old, &name, 2, empty).await,
         db.store.session_live(old, &name, EPOCH).await,
         db.store.session_sources(old, &name, &[]).await,
-        db.store.session_forget(old, &name, &[service("checkout")]).await,
     ];
     for result in refused {
         let error = result.unwrap_err();
@@ -325,19 +324,18 @@ async fn failing_sources_are_replaced_as_a_whole_and_end_with_a_new_agent() {
 }
 
 #[tokio::test]
-async fn services_are_forgotten_by_name_with_their_endpoints() {
+async fn what_was_forgotten_can_come_back_and_is_then_seen_for_the_first_time() {
     let db = database().await;
     let session = open(&db.store, "blue").await;
-    let key = endpoint_key("blue", "10.0.0.1", "u1");
     let mut other = endpoint_key("blue", "10.0.0.2", "u2");
     other.service = service("other");
-    let report = |key| EndpointChange::Service(key, resolved(""));
-    change(&db, session, 1, &[up(&key), up(&other), report(service("checkout")), report(service("other"))]).await;
-    db.store.session_forget(session, &cluster("blue"), &[service("other")]).await.unwrap();
-    assert_eq!((state(&db, &key).await, state(&db, &other).await), (Some(PRESENT), None));
-    assert_eq!(inventory(&db).await.services.len(), 1);
-    change(&db, session, 2, &[up(&other)]).await;
-    assert_eq!(state(&db, &other).await, Some(PRESENT), "it can come back");
+    change(&db, session, 1, &[up(&other), EndpointChange::Service(service("other"), resolved(""))]).await;
+    let before = endpoint(&db, &other).await.unwrap();
+    snapshot(&db, session, 2, &[]).await;
+    assert_eq!(endpoint(&db, &other).await, None);
+    change(&db, session, 3, &[up(&other), EndpointChange::Service(service("other"), resolved(""))]).await;
+    assert!(endpoint(&db, &other).await.unwrap().first_seen > before.updated_at);
+    assert_eq!(inventory(&db).await.services.len(), 2);
 }
 
 #[tokio::test]

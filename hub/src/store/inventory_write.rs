@@ -28,13 +28,6 @@ pub(super) struct Mark<'a> {
     pub at: jiff_sqlx::Timestamp,
 }
 
-/// Which Services are to be forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Forget {
-    These,
-    AllButThese,
-}
-
 /// The columns of endpoint keys.
 #[derive(Default)]
 struct Keys {
@@ -91,7 +84,7 @@ impl Store {
         let absent = |key: &&EndpointKey| watched.contains(&key.service) && !endpoints.contains_key(*key);
         let swept: Vec<_> = swept.iter().filter(absent).map(|key| (key, Evidence::Absent)).collect();
         self.endpoints_gone(conn, mark, &swept).await?;
-        self.forget_services(conn, mark, snapshot.watch_set.iter(), Forget::AllButThese).await
+        self.forget_unwatched(conn, mark, snapshot.watch_set).await
     }
 
     async fn services_upsert(
@@ -232,28 +225,26 @@ impl Store {
     }
 
     /// Marks rows as forgotten, evidence included; see [`super::purge`] for how they leave.
-    pub(super) async fn forget_services<'a>(
+    async fn forget_unwatched(
         &self,
         conn: &mut Conn,
         mark: &Mark<'_>,
-        services: impl Iterator<Item = &'a ServiceKey> + Clone,
-        which: Forget,
+        watched: &[ServiceKey],
     ) -> Result<(), StoreError> {
         let endpoints = "update endpoints set state = 'forgotten', evidence = null, ready = false, serving = false, \
                          terminating = false, updated_at = $3, rev = $2 where cluster = $1 and state <> 'forgotten' \
-                         and $7 = ((namespace, service, service_port) in (select * from unnest($4::text[], $5::text[], $6::text[])))";
+                         and (namespace, service, service_port) not in (select * from unnest($4::text[], $5::text[], $6::text[]))";
         let rows = "update services set forgotten = true, updated_at = $3, rev = $2 where cluster = $1 and not forgotten \
-                    and $7 = ((namespace, name, port) in (select * from unnest($4::text[], $5::text[], $6::text[])))";
+                    and (namespace, name, port) not in (select * from unnest($4::text[], $5::text[], $6::text[]))";
         for statement in [endpoints, rows] {
-            let column = |value: fn(&ServiceKey) -> String| services.clone().map(value).collect::<Vec<_>>();
+            let column = |value: fn(&ServiceKey) -> String| watched.iter().map(value).collect::<Vec<_>>();
             let update = sqlx::query(statement)
                 .bind(mark.cluster.as_str())
                 .bind(mark.rev)
                 .bind(mark.at)
                 .bind(column(|key| key.namespace.to_string()))
                 .bind(column(|key| key.name.to_string()))
-                .bind(column(|key| key.port.to_string()))
-                .bind(which == Forget::These);
+                .bind(column(|key| key.port.to_string()));
             self.run(Query::InventoryForget, update.execute(&mut *conn)).await?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::{
     Store,
     error::{Query, StoreError},
     inventory_changes::phases,
-    inventory_write::{Forget, Mark},
+    inventory_write::Mark,
     notice::Notice,
     values::{Conn, signed, text, to_json},
 };
@@ -190,24 +190,6 @@ impl Store {
         let complete = "update clusters set snapshot_complete = true, complete_in_epoch = $2 where name = $1";
         let complete = sqlx::query(complete).bind(cluster.as_str()).bind(signed(snapshot.epoch.0));
         self.run(Query::SessionLive, complete.execute(&mut *txn)).await?;
-        self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
-        self.commit(txn).await?;
-        Ok(())
-    }
-
-    /// Forgets Services that are no longer watched, with their endpoints; for an agent that goes on without a new snapshot.
-    ///
-    /// # Errors
-    /// [`SessionError`]; nothing is stored then.
-    pub async fn session_forget(
-        &self,
-        session_id: Uuid,
-        cluster: &ClusterName,
-        services: &[ServiceKey],
-    ) -> Result<(), SessionError> {
-        let mut txn = self.begin().await?;
-        let mark = self.fence(&mut txn, session_id, cluster, 0).await?;
-        self.forget_services(&mut txn, &mark, services.iter(), Forget::These).await?;
         self.notify(&mut txn, &Notice::Cluster(cluster.clone())).await?;
         self.commit(txn).await?;
         Ok(())
