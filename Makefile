@@ -1,0 +1,36 @@
+# What a newcomer and the CI call. Each recipe is one line; what they do is in scripts/.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check bench
+
+# rustup links its tools here, and a shell that was open before does not know yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Checks for Rust and installs a Postgres server if there is none
+	@./scripts/setup.sh
+
+demo: setup ## Two clusters, a load balancer, a hub: traffic is moved while all pods are replaced (KEEP=1 stays up)
+	@cargo build --locked --workspace --bins
+	@KEEP="$(KEEP)" ./scripts/run-demo.sh
+
+test: setup ## Every test, the scenarios with the real programs included; ends with "N passed, N failed"
+	@./scripts/run-tests.sh
+
+lint: ## Format, clippy, documentation, and the checks of scripts/
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	./scripts/check-core-purity.sh
+	./scripts/check-docs.sh
+
+check: ## The fast loop: compiles everything, runs the decisions' own tests
+	cargo check --locked --workspace --all-targets
+	cargo test --locked -p switchyard-core --quiet
+
+bench: setup ## How long the demo's moves take, and the latency of requests meanwhile
+	@cargo build --locked --workspace --bins
+	@./scripts/run-demo.sh --bench
