@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 
 use super::{
-    spec::{Match, PathKind, PathMatch},
+    spec::{Match, PathKind, PathMatch, QueryMatch},
     validate::{Report, quote},
 };
 use crate::observed::Condition;
@@ -28,8 +28,8 @@ pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
     for (i, header) in matches.headers.iter().enumerate() {
         let field = format!("spec.match.headers[{i}]");
         header_name(&format!("{field}.name"), &header.name, report);
-        values(&format!("{field}.values"), &header.values, |_| true, "printable ASCII", report);
-        conditions.push(Condition::HttpHeader(header.name.to_lowercase(), header.values.clone()));
+        values(&format!("{field}.values"), &header.values, report);
+        conditions.push(Condition::HttpHeader(header.name.to_lowercase(), sorted(header.values.clone())));
     }
     if !matches.methods.is_empty() {
         methods(&matches.methods, report);
@@ -37,11 +37,7 @@ pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
     }
     if !matches.query.is_empty() {
         for (i, pair) in matches.query.iter().enumerate() {
-            let field = format!("spec.match.query[{i}]");
-            values(&format!("{field}.value"), std::slice::from_ref(&pair.value), |_| true, "printable ASCII", report);
-            if pair.key.len() > MOST_CHARACTERS {
-                report.add(&format!("{field}.key"), &pair.key, "has more than 128 characters", "shorten the key");
-            }
+            query(&format!("spec.match.query[{i}]"), pair, report);
         }
         let pairs = matches.query.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
         conditions.push(Condition::QueryString(sorted(pairs.collect())));
@@ -60,59 +56,83 @@ fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
     values
 }
 
-fn values(field: &str, values: &[String], allowed: fn(char) -> bool, characters: &str, report: &mut Report) {
+/// What is wrong with a value, and what helps.
+type Fault = (String, String);
+
+const PRINTABLE: &str = "printable ASCII";
+
+fn value_fault(value: &str, allowed: fn(char) -> bool, characters: &str) -> Option<Fault> {
+    let bad = |c: &char| !(c.is_ascii_graphic() || *c == ' ') || !allowed(*c);
+    if value.is_empty() {
+        Some(("is empty".to_owned(), "give a value, or leave the condition out".to_owned()))
+    } else if value.chars().count() > MOST_CHARACTERS {
+        let remedy = "shorten it, for example with a wildcard";
+        Some(("has more than 128 characters".to_owned(), remedy.to_owned()))
+    } else {
+        let bad = value.chars().find(bad)?;
+        Some((format!("holds the character {bad:?}"), format!("use only {characters}")))
+    }
+}
+
+fn values(field: &str, values: &[String], report: &mut Report) {
     if values.is_empty() {
         report.add(field, "[]", "is empty", "give at least one value");
     }
     for (i, value) in values.iter().enumerate() {
-        let place = format!("{field}[{i}]");
-        if value.is_empty() {
-            report.add(&place, "", "is empty", "give a value, or leave the condition out");
-        } else if value.chars().count() > MOST_CHARACTERS {
-            report.add(&place, value, "has more than 128 characters", "shorten it, for example with a wildcard");
-        } else if let Some(bad) = value.chars().find(|c| !(c.is_ascii_graphic() || *c == ' ') || !allowed(*c)) {
-            let problem = format!("holds the character {bad:?}");
-            report.add(&place, value, problem, format!("use only {characters}"));
+        if let Some((problem, remedy)) = value_fault(value, |_| true, PRINTABLE) {
+            report.add(&format!("{field}[{i}]"), value, problem, remedy);
         }
     }
 }
 
 fn hostnames(hosts: &[String], report: &mut Report) -> Vec<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-.*?".contains(c);
-    values("spec.match.hostnames", hosts, allowed, "letters, digits, - . and the wildcards * ?", report);
     for (i, host) in hosts.iter().enumerate() {
-        let last = host.rsplit('.').next().unwrap_or_default();
-        let letters_end = host.contains('.') && last.chars().all(|c| c.is_ascii_alphabetic() || "*?".contains(c));
-        if !host.is_empty() && !letters_end {
-            let problem = "has no dot, or something else than letters after its last dot";
-            report.add(
-                &format!("spec.match.hostnames[{i}]"),
-                host,
-                problem,
-                "use a full host name such as shop.example.com",
-            );
+        let fault = value_fault(host, allowed, "letters, digits, - . and the wildcards * ?");
+        if let Some((problem, remedy)) = fault.or_else(|| last_label_fault(host)) {
+            report.add(&format!("spec.match.hostnames[{i}]"), host, problem, remedy);
         }
     }
     sorted(hosts.iter().map(|host| host.to_lowercase()).collect())
 }
 
-fn paths(paths: &[PathMatch], report: &mut Report) -> Vec<String> {
-    let mut patterns = Vec::new();
-    for (i, path) in paths.iter().enumerate() {
-        let field = format!("spec.match.paths[{i}].value");
-        let value = path.value.as_str();
-        let wild = path.kind == PathKind::Pattern && value.starts_with('*');
-        if !(wild || value.starts_with('/')) {
-            report.add(&field, value, "does not start with /", format!("write /{}", crate::ids::cut(value)));
-        }
-        if path.kind != PathKind::Pattern && value.contains(['*', '?']) {
-            report.add(&field, value, "holds a wildcard", "remove it, or use type: Pattern");
-        }
-        patterns.extend(expand(path));
+fn last_label_fault(host: &str) -> Option<Fault> {
+    let letters = |last: &str| !last.is_empty() && last.chars().all(|c| c.is_ascii_alphabetic() || "*?".contains(c));
+    if host.rsplit_once('.').is_some_and(|(_, last)| letters(last)) {
+        return None;
     }
+    let problem = "has no dot, or something else than letters after its last dot";
+    Some((problem.to_owned(), "use a full host name such as shop.example.com".to_owned()))
+}
+
+fn paths(paths: &[PathMatch], report: &mut Report) -> Vec<String> {
+    for (i, path) in paths.iter().enumerate() {
+        if let Some((problem, remedy)) = path_fault(path) {
+            report.add(&format!("spec.match.paths[{i}].value"), &path.value, problem, remedy);
+        }
+    }
+    sorted(paths.iter().flat_map(expand).collect())
+}
+
+fn path_fault(path: &PathMatch) -> Option<Fault> {
+    let value = path.value.as_str();
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.$/~\"'@:+&*?".contains(c);
-    values("spec.match.paths", &patterns, allowed, "letters, digits and _ - . $ / ~ \" ' @ : + & * ?", report);
-    sorted(patterns)
+    let characters = "letters, digits and _ - . $ / ~ \" ' @ : + & * ?";
+    if let Some(fault) = value_fault(value, allowed, characters) {
+        return Some(fault);
+    }
+    let wild = path.kind == PathKind::Pattern && value.starts_with('*');
+    if !(wild || value.starts_with('/')) {
+        return Some(("does not start with /".to_owned(), format!("write /{value}")));
+    }
+    if path.kind != PathKind::Pattern && value.contains(['*', '?']) {
+        return Some(("holds a wildcard".to_owned(), "remove it, or use type: Pattern".to_owned()));
+    }
+    if expand(path).iter().any(|pattern| pattern.chars().count() > MOST_CHARACTERS) {
+        let problem = "has more than 128 characters together with the /* that a Prefix needs";
+        return Some((problem.to_owned(), "shorten it".to_owned()));
+    }
+    None
 }
 
 /// ELBv2 has no prefix condition: a prefix of whole elements is the path itself and everything below it.
@@ -145,19 +165,37 @@ fn methods(methods: &[String], report: &mut Report) {
     }
 }
 
-fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
-    for (i, block) in blocks.iter().enumerate() {
-        if block.parse::<IpNet>().is_err() {
-            let field = format!("spec.match.sourceIps[{i}]");
-            report.add(&field, block, "is not a CIDR block", "write it as ADDRESS/LENGTH, such as 10.0.0.0/8");
+fn query(field: &str, pair: &QueryMatch, report: &mut Report) {
+    // An empty key stands for any key.
+    let key = Some(&pair.key).filter(|key| !key.is_empty());
+    for (name, text) in key.map(|key| ("key", key)).into_iter().chain([("value", &pair.value)]) {
+        if let Some((problem, remedy)) = value_fault(text, |_| true, PRINTABLE) {
+            report.add(&format!("{field}.{name}"), text, problem, remedy);
         }
     }
-    sorted(blocks.to_vec())
+}
+
+/// Blocks in their one canonical form: what is read back must compare equal to what was written.
+fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
+    let mut canonical = Vec::new();
+    for (i, block) in blocks.iter().enumerate() {
+        let field = format!("spec.match.sourceIps[{i}]");
+        match block.parse::<IpNet>() {
+            Ok(net) if net.addr() == net.network() => canonical.push(net.to_string()),
+            Ok(net) => {
+                report.add(&field, block, "has address bits behind its length", format!("write {}", net.trunc()));
+            }
+            Err(_) => {
+                report.add(&field, block, "is not a CIDR block", "write it as ADDRESS/LENGTH, such as 10.0.0.0/8");
+            }
+        }
+    }
+    sorted(canonical)
 }
 
 fn totals(conditions: &[Condition], report: &mut Report) {
     let all: Vec<&str> = conditions.iter().flat_map(condition_values).collect();
-    if all.is_empty() {
+    if conditions.is_empty() {
         report.add("spec.match", "{}", "has no condition", "give at least one, such as hostnames or paths");
     }
     if all.len() > MOST_VALUES {
@@ -165,10 +203,23 @@ fn totals(conditions: &[Condition], report: &mut Report) {
         let remedy = "use fewer values (a Prefix path counts as two), or split the policy";
         report.add("spec.match", quote(&all), problem, remedy);
     }
-    let wildcards: usize = all.iter().map(|value| value.matches(['*', '?']).count()).sum();
+    let keys = conditions.iter().flat_map(condition_keys);
+    let wildcards: usize = all.iter().copied().chain(keys).map(|value| value.matches(['*', '?']).count()).sum();
     if wildcards > MOST_WILDCARDS {
         let problem = format!("holds {wildcards} wildcards, an ELBv2 rule takes {MOST_WILDCARDS}");
         report.add("spec.match", quote(&all), problem, "use fewer (a Prefix path counts as one), or split the policy");
+    }
+}
+
+fn condition_keys(condition: &Condition) -> Vec<&str> {
+    match condition {
+        Condition::QueryString(pairs) => pairs.iter().map(|(key, _)| key.as_str()).collect(),
+        Condition::HostHeader(_)
+        | Condition::PathPattern(_)
+        | Condition::HttpHeader(..)
+        | Condition::HttpRequestMethod(_)
+        | Condition::SourceIp(_)
+        | Condition::Other(_) => Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one door from a written policy to a type that can be built. Every fault is found in one pass and named with its field,
 //! its value, what is wrong and what helps. Tests are in `core/tests/validate.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,13 @@ use crate::{
 pub const MOST_CLUSTERS: usize = 5;
 /// The largest `order`: rule priorities end at 50000, and policies of equal order need room behind it.
 pub const MOST_ORDER: u32 = 49_000;
+
+/// The most violations that are reported: a document of ten thousand faults is not answered with ten thousand sentences.
+pub const MOST_VIOLATIONS: usize = 100;
+/// Tags that a selector may name (AWS allows 50 on a resource).
+const MOST_TAGS: usize = 50;
+/// Characters of a tag's key and of its value (AWS, "Tag naming limits").
+const MOST_TAG_CHARACTERS: (usize, usize) = (128, 256);
 
 /// One fault of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -47,6 +54,9 @@ impl Report {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        if self.0.len() == MOST_VIOLATIONS {
+            return;
+        }
         let value = cut(value.as_ref());
         self.0.push(Violation { field: field.to_owned(), value, problem: problem.into(), remedy: remedy.into() });
     }
@@ -79,7 +89,7 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
     let listener = listener(&spec.listener, &mut report);
     let conditions = conditions::build(&spec.matches, &mut report);
     report.range("spec.order", spec.order, 1, MOST_ORDER, "");
-    let service = key.as_ref().and_then(|key| service(key, &spec.backend.service, &mut report));
+    let service = service(key.as_ref(), &spec.backend.service, &mut report);
     unsupported(spec, &mut report);
     let health_check = health_check(&spec.backend, &mut report);
     let delay = spec.backend.deregistration_delay_seconds;
@@ -170,6 +180,7 @@ fn listener(listener: &spec::Listener, report: &mut Report) -> Option<ListenerSe
     report.range("spec.listener.port", port, 1, 65_535, "");
     let port = u16::try_from(port).ok()?;
     let Some(name_or_arn) = listener.load_balancer.clone() else {
+        tags(&listener.tags, report);
         return Some(ListenerSelector::Tags { tags: listener.tags.clone(), port });
     };
     load_balancer(&name_or_arn, report);
@@ -191,13 +202,30 @@ fn load_balancer(name_or_arn: &str, report: &mut Report) {
     }
 }
 
-fn service(key: &PolicyKey, service: &spec::Service, report: &mut Report) -> Option<ServiceKey> {
+fn tags(tags: &BTreeMap<String, String>, report: &mut Report) {
+    let field = "spec.listener.tags";
+    if tags.len() > MOST_TAGS {
+        report.add(field, tags.len().to_string(), "is more tags than a resource can carry", "name at most 50 tags");
+    }
+    let (most_key, most_value) = MOST_TAG_CHARACTERS;
+    for (key, value) in tags {
+        if key.is_empty() || key.chars().count() > most_key {
+            report.add(field, key, "is not a tag key of 1 to 128 characters", "use the key as AWS shows it");
+        }
+        if value.chars().count() > most_value {
+            let field = format!("{field}[{}]", cut(key));
+            report.add(&field, value, "has more than 256 characters", "use the value as AWS shows it");
+        }
+    }
+}
+
+fn service(key: Option<&PolicyKey>, service: &spec::Service, report: &mut Report) -> Option<ServiceKey> {
     let name = report.id("spec.backend.service.name", ServiceName::new(service.name.clone()));
     if let spec::NameOrNumber::Number(number) = service.port {
         report.range("spec.backend.service.port", number, 1, 65_535, "");
     }
     let port = report.id("spec.backend.service.port", ServicePort::new(service.port.to_string()));
-    Some(ServiceKey { namespace: key.namespace.clone(), name: name?, port: port? })
+    Some(ServiceKey { namespace: key?.namespace.clone(), name: name?, port: port? })
 }
 
 /// What the API foresees and this version cannot do is refused, never silently ignored.
@@ -254,7 +282,10 @@ fn matcher(backend: &spec::Backend, report: &mut Report) -> String {
     if codes.is_empty() {
         return default.to_owned();
     }
-    let in_range = |code: &str| code.parse::<u32>().ok().filter(|code| (least..=most).contains(code));
+    // Digits only: a sign or leading zeros would be a number to us and an error to AWS.
+    let plain = |code: &&str| code.chars().all(|c| c.is_ascii_digit()) && (*code == "0" || !code.starts_with('0'));
+    let number = |code: &str| Some(code).filter(plain).and_then(|code| code.parse::<u32>().ok());
+    let in_range = |code: &str| number(code).filter(|code| (least..=most).contains(code));
     let good = |part: &str| match part.split_once('-') {
         None => in_range(part).is_some(),
         Some((from, to)) => matches!((in_range(from), in_range(to)), (Some(from), Some(to)) if from <= to),
@@ -314,7 +345,8 @@ fn version_word(version: ProtocolVersion) -> &'static str {
 /// Judges weights that a call wants to set on a policy.
 ///
 /// # Errors
-/// A [`Violation`] for each cluster that the policy does not name, each weight out of range, and when no weight would be left.
+/// A [`Violation`] for each cluster that the policy does not name, each one named twice, each weight out of
+/// range, and when no weight would be left.
 pub fn validate_weights(
     policy: &ValidatedPolicy,
     present: &[(ClusterName, Weight)],
@@ -322,7 +354,11 @@ pub fn validate_weights(
 ) -> Result<Vec<(ClusterName, Weight)>, Vec<Violation>> {
     let mut report = Report::default();
     let mut result = present.to_vec();
+    let mut seen = BTreeSet::new();
     for (name, weight) in wanted.iter().take(100) {
+        if !seen.insert(name) {
+            report.add("weights", name, "is named twice", "name each cluster once");
+        }
         let weight = report.id(&format!("weights[{}]", cut(name)), Weight::new(*weight));
         match result.iter_mut().find(|(known, _)| known.as_str() == name) {
             Some(entry) => entry.1 = weight.unwrap_or(entry.1),
