@@ -276,9 +276,10 @@ fn fill_targets<'a>(
         draft.memory.baselines.remove(&cluster.name);
         return;
     }
-    draft.memory.baselines.insert(cluster.name.clone(), decided.baseline);
     draft.notes.extend(decided.notes);
     if readable {
+        // While the targets are not known the measure stays as it is: it is made from them when there is none.
+        draft.memory.baselines.insert(cluster.name.clone(), decided.baseline);
         cluster.register = decided.register;
         forget_refusals(draft, cluster, now);
         cluster.deregister = decided.deregister;
@@ -361,11 +362,15 @@ fn service_notes(world: &World<'_>, draft: &mut Draft<'_>, cluster: &ClusterDraf
 }
 
 fn decide_weights(draft: &mut Draft<'_>) {
+    // A new rule is not written when a registration before it fails; a change of a rule that exists is, so for that only
+    // what was read back counts.
+    let new_rule = matches!(draft.rule, RuleView::Absent);
+    let about_to = |cluster: &ClusterDraft<'_>| if new_rule { cluster.register.len() } else { 0 };
     let candidate = |cluster: &ClusterDraft<'_>| Candidate {
         cluster: cluster.name.clone(),
         requested: cluster.requested,
         programmed: cluster.programmed,
-        registered: cluster.counts.registered + u32::try_from(cluster.register.len()).unwrap_or(u32::MAX),
+        registered: cluster.counts.registered.saturating_add(u32::try_from(about_to(cluster)).unwrap_or(u32::MAX)),
         healthy: cluster.counts.healthy,
     };
     let candidates: Vec<Candidate> = draft.clusters.iter().map(candidate).collect();

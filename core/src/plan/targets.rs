@@ -59,7 +59,7 @@ pub struct Targets {
 
 /// How well a removal is founded. Strong: the pod itself is gone or going, keeping its address would only send requests into
 /// the void. Weak: the pod may well be alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ground {
     Strong(&'static str),
     Weak(&'static str),
@@ -83,9 +83,12 @@ pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targe
         registered.iter().filter(|(_, state)| state.health != Health::Draining).map(|(t, s)| (*t, s)).collect();
     let room = (input.most_targets as usize).saturating_sub(present.len());
     let register = register(input, &wanted, &present, room, &mut notes);
-    let baseline_now = input.baseline.map_or(0, |b| b.targets).max(count(wanted.len()));
+    // With nothing remembered, the group as it stands is what removals are measured against.
+    let unremembered = Baseline { targets: count(present.len()), below_since: None };
+    let last = input.baseline.unwrap_or(&unremembered);
+    let baseline_now = last.targets.max(count(wanted.len()));
     let (deregister, held) = removals(input, inventory, &wanted, &present, baseline_now, &mut notes);
-    let baseline = next_baseline(input.baseline, count(wanted.len()), held, now);
+    let baseline = next_baseline(last, count(wanted.len()), held, now);
     let mut counts = counts(registered, count(wanted.len()));
     counts.held = held;
     Targets { register, deregister, counts, baseline, notes }
@@ -190,7 +193,8 @@ fn removals(
         notes.push(frozen(input.cluster, candidates.len()));
         return (Vec::new(), count(candidates.len()));
     }
-    candidates.sort();
+    // What is strong goes before what is weak, and then the dead before the living, whatever the words.
+    candidates.sort_by_key(|(ground, health, target)| (matches!(ground, Ground::Weak(_)), *health, *target));
     let floor = floor(baseline, input.budget_percent);
     let mut left = count(present.len());
     let mut gone = Vec::new();
@@ -304,10 +308,10 @@ fn held_note(
     Note { cluster: Some(name.clone()), reason: Reason::RemovalsHeld, message }
 }
 
-fn next_baseline(last: Option<&Baseline>, wanted: u32, held: u32, now: Timestamp) -> Baseline {
-    let Some(last) = last.filter(|last| wanted < last.targets) else {
+fn next_baseline(last: &Baseline, wanted: u32, held: u32, now: Timestamp) -> Baseline {
+    if wanted >= last.targets {
         return Baseline { targets: wanted, below_since: None };
-    };
+    }
     if held > 0 {
         return Baseline { targets: last.targets, below_since: None };
     }
