@@ -135,10 +135,14 @@ impl Execution {
         Some(Call { step, urgency })
     }
 
-    /// Marks the lane's next step as in flight. The shell calls this right before it makes the call.
+    /// Marks the lane's next step as in flight. The shell calls this right before it makes the call. With a call in flight
+    /// already nothing happens: a lane has one at most.
     pub fn start(&mut self, policy: &PolicyKey) {
-        let waiting = |(_, progress): &&mut (Step, Progress)| *progress == Progress::Waiting;
-        if let Some((_, progress)) = self.lanes.get_mut(policy).and_then(|lane| lane.steps.iter_mut().find(waiting)) {
+        let Some(lane) = self.lanes.get_mut(policy) else { return };
+        if lane.steps.iter().any(|(_, progress)| *progress == Progress::InFlight) {
+            return;
+        }
+        if let Some((_, progress)) = lane.steps.iter_mut().find(|(_, progress)| *progress == Progress::Waiting) {
             *progress = Progress::InFlight;
         }
     }
