@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::{
     arn::{RuleArn, TargetGroupArn},
     ids::{ClusterName, Weight},
-    inventory::{EndpointState, Ownership},
-    observed::{Action as RuleAction, Health, Target},
+    inventory::{EndpointState, Link, Ownership},
+    observed::{Action as RuleAction, Health, Tags, Target},
     ownership,
     plan::{
         World,
@@ -44,7 +44,10 @@ pub fn check(
     steps: &[Step],
     now: Timestamp,
 ) -> Vec<Broken> {
-    let mut play = Play::new(world, record, memory, now);
+    if steps.is_empty() {
+        return Vec::new();
+    }
+    let mut play = Play::new(world, record, memory, steps, now);
     let mut phase = 0;
     for step in steps {
         play.step(&step.action);
@@ -65,8 +68,10 @@ pub fn check(
 struct Play<'a> {
     world: &'a World<'a>,
     record: &'a PolicyRecord,
-    /// Registered targets by group name; absent: not known.
+    /// Registered targets by name of the groups that the steps name; absent: not known.
     targets: BTreeMap<String, BTreeSet<Target>>,
+    /// By cluster the addresses that ready pods of the policy's Service own; left out when no step moves targets.
+    wanted: BTreeMap<ClusterName, BTreeSet<Target>>,
     /// Weights by rule and group, of all rules that are known.
     rules: BTreeMap<RuleArn, BTreeMap<TargetGroupArn, Weight>>,
     /// Weights of the rule that the plan makes.
@@ -78,14 +83,46 @@ struct Play<'a> {
     broken: Vec<Broken>,
 }
 
+/// The addresses that ready pods of the policy's Service in a cluster own.
+fn wanted(world: &World<'_>, record: &PolicyRecord, name: &ClusterName) -> BTreeSet<Target> {
+    let Some(cluster) = world.inventory.clusters.get(name) else {
+        return BTreeSet::new();
+    };
+    let endpoints = world.inventory.endpoints_of(name, &record.policy.service);
+    let ready = endpoints.filter(|(_, _, endpoint)| {
+        matches!(endpoint.state, EndpointState::Present { ready: true, terminating: false, .. })
+    });
+    let owned = ready.filter(|(target, uid, _)| match world.inventory.owner(&cluster.vpc_id, *target) {
+        Ownership::Owner(owner) => owner.cluster == *name && owner.pod_uid == **uid,
+        Ownership::Free => false,
+    });
+    owned.map(|(target, _, _)| target).collect()
+}
+
 impl<'a> Play<'a> {
-    fn new(world: &'a World<'a>, record: &'a PolicyRecord, memory: &PolicyMemory, now: Timestamp) -> Self {
+    fn new(
+        world: &'a World<'a>,
+        record: &'a PolicyRecord,
+        memory: &PolicyMemory,
+        steps: &[Step],
+        now: Timestamp,
+    ) -> Self {
+        // Only what the steps touch is copied: a region holds far more targets than one policy.
+        let named: BTreeSet<&str> = steps
+            .iter()
+            .flat_map(|step| crate::execute::groups(&step.action))
+            .map(|group| group.name.as_str())
+            .collect();
         let registered = |group: &crate::observed::TargetGroup| {
-            let known = group.targets.get()?;
+            let known = group.targets.get().filter(|_| named.contains(group.name.as_str()))?;
             let kept = known.iter().filter(|(_, state)| state.health != Health::Draining).map(|(target, _)| *target);
             Some((group.name.clone(), kept.collect()))
         };
         let targets = world.observed.target_groups.values().filter_map(registered).collect();
+        let moves_targets =
+            |step: &Step| matches!(step.action, Action::RegisterTargets { .. } | Action::DeregisterTargets { .. });
+        let clusters = record.policy.clusters.iter().filter(|_| steps.iter().any(moves_targets));
+        let wanted = clusters.map(|(name, _)| (name.clone(), wanted(world, record, name))).collect();
         let mut rules = BTreeMap::new();
         for (arn, rule) in world.observed.listeners.values().filter_map(|listener| listener.rules.get()).flatten() {
             if let RuleAction::Forward { weights, .. } = &rule.action {
@@ -96,7 +133,17 @@ impl<'a> Play<'a> {
         let since = memory.programmed.as_ref().map(|programmed| programmed.since);
         let settled =
             since.and_then(|since| since.checked_add(world.settings.settle).ok()).is_some_and(|end| end <= now);
-        Self { world, record, targets, rules, new_rule: BTreeMap::new(), all_known, settled, broken: Vec::new() }
+        Self {
+            world,
+            record,
+            targets,
+            wanted,
+            rules,
+            new_rule: BTreeMap::new(),
+            all_known,
+            settled,
+            broken: Vec::new(),
+        }
     }
 
     fn broken(&mut self, invariant: &'static str, detail: String) {
@@ -120,7 +167,7 @@ impl<'a> Play<'a> {
             }
             Action::CreateRule { forward, .. } => self.forward(None, forward),
             Action::ModifyRule { rule, forward, .. } => {
-                self.must_own_rule(rule);
+                self.must_be_its_rule(rule);
                 if let Some(forward) = forward {
                     self.forward(Some(rule), forward);
                 }
@@ -148,35 +195,33 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn must_own_rule(&mut self, rule: &RuleArn) {
+    fn tags_of(&self, rule: &RuleArn) -> Option<&Tags> {
         let listeners = self.world.observed.listeners.values();
-        let found = listeners.filter_map(|listener| listener.rules.get()).find_map(|rules| rules.get(rule));
-        let owner = found.map(|found| ownership::owner(&found.tags, &self.world.settings.hub_id));
+        listeners.filter_map(|listener| listener.rules.get()).find_map(|rules| rules.get(rule)).map(|rule| &rule.tags)
+    }
+
+    /// Moving is done for all rules of this hub at once.
+    fn must_own_rule(&mut self, rule: &RuleArn) {
+        let owner = self.tags_of(rule).map(|tags| ownership::owner(tags, &self.world.settings.hub_id));
         if !matches!(owner, Some(ownership::Owner::Ours { .. })) {
             self.broken("I5", format!("rule {rule} does not carry the tags of this hub"));
         }
     }
 
-    /// The address must be wanted by a pod that owns it.
-    fn must_own_address(&mut self, target: Target) {
-        let wants = self.record.policy.clusters.iter().any(|(cluster, _)| self.wants(cluster, target));
-        if !wants {
-            self.broken("I10", format!("no ready pod of this policy's Service owns {target}"));
+    /// Changing and deleting are done to the policy's own rules only.
+    fn must_be_its_rule(&mut self, rule: &RuleArn) {
+        let hub = &self.world.settings.hub_id;
+        let own = self.tags_of(rule).is_some_and(|tags| ownership::belongs_to(tags, hub, &self.record.uid));
+        if !own {
+            self.broken("I5", format!("rule {rule} does not carry the tags of this policy"));
         }
     }
 
-    fn wants(&self, name: &ClusterName, target: Target) -> bool {
-        let Some(cluster) = self.world.inventory.clusters.get(name) else {
-            return false;
-        };
-        let Ownership::Owner(owner) = self.world.inventory.owner(&cluster.vpc_id, target) else {
-            return false;
-        };
-        let mut endpoints = self.world.inventory.endpoints_of(name, &self.record.policy.service);
-        endpoints.any(|(at, uid, endpoint)| {
-            let ready = matches!(endpoint.state, EndpointState::Present { ready: true, terminating: false, .. });
-            at == target && ready && owner.cluster == *name && owner.pod_uid == *uid
-        })
+    /// The address must be wanted by a pod that owns it.
+    fn must_own_address(&mut self, target: Target) {
+        if !self.wanted.values().any(|wanted| wanted.contains(&target)) {
+            self.broken("I10", format!("no ready pod of this policy's Service owns {target}"));
+        }
     }
 
     fn forward(&mut self, rule: Option<&RuleArn>, forward: &[(GroupRef, Weight)]) {
@@ -214,14 +259,15 @@ impl<'a> Play<'a> {
         if left == 0 && carries {
             self.broken("I1", format!("{} carries weight and would be emptied", group.name));
         }
-        let frozen = |name: &&ClusterName| {
-            let cluster = self.world.inventory.clusters.get(*name);
-            !matches!(cluster.map(|cluster| cluster.link), Some(crate::inventory::Link::Connected))
-        };
         let tags = group.arn.as_ref().and_then(|arn| self.world.observed.target_groups.get(arn)).map(|g| &g.tags);
         let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
-        if cluster.as_ref().is_none_or(|name| frozen(&name)) {
+        let known = cluster.as_ref().and_then(|name| self.world.inventory.clusters.get(name));
+        if known.is_none_or(|known| known.link != Link::Connected) {
             self.broken("I3", format!("{} belongs to a cluster that is not connected", group.name));
+        }
+        let wanted = cluster.and_then(|name| self.wanted.get(&name));
+        if let Some(target) = gone.iter().find(|target| wanted.is_some_and(|wanted| wanted.contains(target))) {
+            self.broken("I4", format!("{target} belongs to a ready pod and would be removed from {}", group.name));
         }
     }
 
@@ -232,7 +278,7 @@ impl<'a> Play<'a> {
     }
 
     fn delete_rule(&mut self, rule: &RuleArn) {
-        self.must_own_rule(rule);
+        self.must_be_its_rule(rule);
         self.rules.remove(rule);
         let rules = self.world.observed.listeners.values().filter_map(|listener| listener.rules.get()).flatten();
         let own = |tags| ownership::belongs_to(tags, &self.world.settings.hub_id, &self.record.uid);
