@@ -4,7 +4,7 @@
 //! A picture is cheap to publish and to hold: its parts are shared. Every refresh replaces the picture, so that ages are right;
 //! only one that changed something wakes those who wait for changes. A changed inventory is cloned once per refresh, however
 //! many readers there are, and the next refresh waits as long as the last one took, so that this never takes more than half of
-//! a core. Must not import `grpc`, `engine` or `elb`. Tests: `hub/tests/grpc_feed.rs`.
+//! a core. Must not import `grpc`, `engine` or `elb`. Tests: `hub/tests/grpc_agents.rs`, `hub/tests/grpc_policies.rs`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -212,7 +212,7 @@ async fn failing_sources_are_shown_and_disappear() {
         eventually("the report of sources", async || {
             let clusters = hub.clusters().list_clusters(switchyard_proto::api::v1::ListClustersRequest {}).await;
             let clusters = clusters.unwrap().into_inner().clusters;
-            (clusters[0].problems.len() == count).then_some(())
+            (clusters.first()?.problems.len() == count).then_some(())
         })
         .await;
     }
@@ -407,6 +407,8 @@ async fn nothing_acknowledged_is_lost_when_the_store_is_killed_and_comes_back() 
     eventually("the outage to be seen", async || (!hub.feed.picture().store_ok).then_some(())).await;
     let shown = hub.endpoints("blue").await;
     assert!(!shown.is_empty(), "reads are answered from memory");
+    let ready = hub.page("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("serving from memory"), "{ready}");
     let refused = hub.apply(&manifest("api", &[("blue", 1)])).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("retry with the same request id"), "{refused:?}");

@@ -155,6 +155,11 @@ async fn bad_policies_are_refused_with_field_value_and_remedy() {
         assert!(whole.contains(value), "{field}: {named:?}");
         assert!(!named.remedy.is_empty() && status.message().contains(&named.remedy), "{status:?}");
     }
+    // Twenty names of two hundred odd characters: all faults do not fit into the headers, and the answer still arrives.
+    let names: Vec<(String, u32)> = (0..20).map(|i| (format!("{i}{}", "ä".repeat(200)), 5000)).collect();
+    let names: Vec<(&str, u32)> = names.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+    let status = hub.apply(&manifest("web", &names)).await.unwrap_err();
+    assert!(violations(&status).len() > 5, "{status:?}");
     let all = hub.policies().list_policies(api::ListPoliciesRequest::default()).await.unwrap().into_inner();
     assert_eq!(all.policies, []);
     hub.stop().await;

@@ -1,6 +1,7 @@
 //! The hub as a process: starts, answers, stops on a signal with exit code 0, refuses bad settings with a remedy.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
@@ -14,9 +15,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 use switchyard_proto::api::v1::{self as api, policy_service_client::PolicyServiceClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 /// Longer than a start takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,7 +49,12 @@ impl Drop for Hub {
 
 /// A hub with a private Postgres in this folder and nothing at AWS's address.
 fn start(folder: &Path) -> Hub {
+    start_with(folder, &[])
+}
+
+fn start_with(folder: &Path, more: &[String]) -> Hub {
     let mut command = command();
+    command.args(more);
     command
         .args(["--dev", "--data-dir"])
         .arg(folder)
@@ -152,6 +160,57 @@ async fn a_hub_starts_answers_stops_on_a_signal_and_keeps_what_it_was_told() {
     line(&hub.log, "the store is read");
     let again = hub.policies().await.apply_policy(request).await.unwrap().into_inner();
     assert_eq!(again.policy.unwrap().uid, first.policy.unwrap().uid);
+    assert!(hub.terminate().success());
+}
+
+/// An authority, and a certificate of it for 127.0.0.1, as PEM files.
+fn certificates(folder: &Path, name: &str) {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    for (file, text) in [("ca", authority.pem()), ("cert", certificate.pem()), ("key", key.serialize_pem())] {
+        fs::write(folder.join(format!("{name}.{file}")), text).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn with_tls_only_certificates_of_the_right_authority_get_in_and_are_named_in_the_audit_log() {
+    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path(), "ours");
+    certificates(files.path(), "foreign");
+    let file = |name: &str| files.path().join(name);
+    let flags = [("--tls-cert", "ours.cert"), ("--tls-key", "ours.key"), ("--tls-client-ca", "ours.ca")];
+    let flags: Vec<String> =
+        flags.iter().flat_map(|(flag, name)| [(*flag).to_owned(), file(name).display().to_string()]).collect();
+    let mut hub = start_with(folder.path(), &flags);
+    line(&hub.log, "the store is read");
+    let read = |name: &str| fs::read(file(name)).unwrap();
+    let base = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ours.ca")));
+    let with =
+        |name: &str| base().identity(Identity::from_pem(read(&format!("{name}.cert")), read(&format!("{name}.key"))));
+    let request = api::ApplyPolicyRequest {
+        request_id: "1".to_owned(),
+        manifest: MANIFEST.to_owned(),
+        ..api::ApplyPolicyRequest::default()
+    };
+    let url = format!("https://{}", hub.grpc);
+    let call = async |tls: ClientTlsConfig| {
+        let channel = Channel::from_shared(url.clone()).unwrap().tls_config(tls).unwrap().connect_lazy();
+        PolicyServiceClient::new(channel).apply_policy(request.clone()).await
+    };
+    for tls in [base(), with("foreign")] {
+        assert!(call(tls).await.is_err());
+    }
+    let plain = Channel::from_shared(format!("http://{}", hub.grpc)).unwrap().connect_lazy();
+    assert!(PolicyServiceClient::new(plain).apply_policy(request.clone()).await.is_err());
+    call(with("ours")).await.unwrap();
+    let applied = line(&hub.log, "a policy was applied");
+    let actor = applied["actor"].as_str().unwrap();
+    assert!(actor.starts_with("certificate sha256:") && actor.ends_with(" from 127.0.0.1"), "{actor}");
     assert!(hub.terminate().success());
 }
 

@@ -12,11 +12,12 @@ use tonic::{Code, Status};
 use super::convert::to_proto_violation;
 use crate::store::{ApplyError, StoreError};
 
-/// Violations whose sentences go into the status message; the details hold all. Status messages travel in a header, and
-/// clients bound the size of headers (16 KiB is usual).
+/// Violations whose sentences go into the status message; the details hold more.
 const MOST_IN_MESSAGE: usize = 10;
-/// Violations in the details, for the same reason: details travel in a header too.
-const MOST_IN_DETAILS: usize = 50;
+/// Bytes of the message and of the details. Both travel in headers, percent- and base64-encoded, and clients bound the size of
+/// all headers (16 KiB is usual): past that the caller would see a broken stream instead of its faults.
+const MOST_MESSAGE: usize = 2 * 1024;
+const MOST_DETAILS: usize = 6 * 1024;
 
 /// What can go wrong with a call of the API.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,13 @@ fn sentence(violations: &[Violation]) -> String {
     let shown: Vec<String> = violations.iter().take(MOST_IN_MESSAGE).map(ToString::to_string).collect();
     let more = violations.len().saturating_sub(MOST_IN_MESSAGE);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!("{} not valid: {}{more}", count(violations.len()), shown.join("; "))
+    let mut text = format!("{} not valid: {}{more}", count(violations.len()), shown.join("; "));
+    if text.len() > MOST_MESSAGE {
+        let end = (0..=MOST_MESSAGE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 fn count(n: usize) -> String {
@@ -115,8 +122,13 @@ fn store_status(error: &StoreError) -> Status {
 }
 
 fn invalid(violations: &[Violation]) -> Status {
-    let listed = violations.iter().take(MOST_IN_DETAILS).map(to_proto_violation);
-    let details = proto::Violations { violations: listed.collect() };
+    let mut details = proto::Violations::default();
+    for violation in violations.iter().map(to_proto_violation) {
+        if !details.violations.is_empty() && details.encoded_len() + violation.encoded_len() > MOST_DETAILS {
+            break;
+        }
+        details.violations.push(violation);
+    }
     Status::with_details(Code::InvalidArgument, sentence(violations), details.encode_to_vec().into())
 }
 
@@ -152,10 +164,15 @@ mod tests {
 
     #[test]
     fn a_thousand_violations_stay_within_a_header() {
-        let many: Vec<Violation> = (0..1000).map(|i| violation(&format!("spec.clusters[{i}].weight"))).collect();
-        let status = to_status(&ApiError::Invalid(many));
-        assert!(status.message().ends_with("; and 990 more"), "{}", status.message());
-        assert!(status.message().len() + status.details().len() < 16 * 1024);
+        let long = |i: usize| Violation { value: "ä".repeat(256), ..violation(&format!("spec.clusters[{i}].weight")) };
+        let status = to_status(&ApiError::Invalid((0..1000).map(long).collect()));
+        assert!(status.message().starts_with("1000 fields are not valid"), "{}", status.message());
+        assert!(status.message().len() <= MOST_MESSAGE + 3);
+        assert!(status.details().len() <= MOST_DETAILS + 16);
+        assert!(proto::Violations::decode(status.details()).unwrap().violations.len() >= 5);
+        let few = to_status(&ApiError::Invalid((0..11).map(|i| violation(&format!("f{i}"))).collect()));
+        assert!(few.message().ends_with("; and 1 more"), "{}", few.message());
+        assert_eq!(proto::Violations::decode(few.details()).unwrap().violations.len(), 11);
     }
 
     #[test]

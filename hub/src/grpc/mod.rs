@@ -96,8 +96,7 @@ impl Reading {
         if picture.loaded { Ok(picture) } else { Err(ApiError::NotLoaded) }
     }
 
-    /// Counts and logs the call, and turns an error into its status. The result is large on purpose: it is tonic's own.
-    #[expect(clippy::result_large_err, reason = "tonic's traits want a Status")]
+    /// Counts and logs the call, and turns an error into its status.
     fn answer<T>(&self, method: &'static str, result: Result<T, ApiError>) -> Result<Response<T>, Status> {
         match result {
             Ok(answer) => {

@@ -35,7 +35,7 @@ pub fn parse(token: &str, parts: usize) -> Result<Option<Vec<String>>, ApiError>
             remedy: "use next_page_token of the answer before, or leave it out for the first page".to_owned(),
         }])
     };
-    if token.len() > 4096 || token.len() % 2 != 0 || !token.is_ascii() {
+    if token.len() > 4096 || !token.len().is_multiple_of(2) || !token.is_ascii() {
         return Err(bad());
     }
     let byte = |at: usize| u8::from_str_radix(&token[at..at + 2], 16).ok();

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,6 +13,7 @@ use switchyard_core::{ids::Epoch, observed::Observed, plan};
 use switchyard_hub::{
     feed::{Feed, FeedParts},
     grpc::{self, GrpcParts},
+    http::{self, HttpParts},
     metrics::Metrics,
     store::{Store, StoreOptions},
 };
@@ -22,7 +24,8 @@ use switchyard_proto::{
     api::v1::{self as api, cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient},
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{interval, timeout},
@@ -44,6 +47,7 @@ pub const EPOCH: Epoch = Epoch(3);
 pub struct Hub {
     pub store: Store,
     pub url: String,
+    pub http: SocketAddr,
     pub feed: Feed,
     pub epoch: watch::Sender<Option<Epoch>>,
     pub observed: watch::Sender<Arc<Observed>>,
@@ -93,11 +97,15 @@ pub async fn hub_on(url: &str) -> Hub {
         hub_instance: Uuid::now_v7(),
         metrics: metrics.clone(),
     };
+    let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let http = pages.local_addr().unwrap();
+    let (http_parts, token) = (HttpParts { feed: feed.clone(), metrics: metrics.clone() }, shutdown.clone());
+    tasks.spawn(async move { http::serve(pages, http_parts, token).await.unwrap() });
     let token = shutdown.clone();
     tasks.spawn(async move { grpc::serve(listener, None, parts, token).await.unwrap() });
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
-    Hub { store, url: url.to_owned(), feed, epoch, observed, metrics, channel, shutdown, tasks }
+    Hub { store, url: url.to_owned(), http, feed, epoch, observed, metrics, channel, shutdown, tasks }
 }
 
 impl Hub {
@@ -141,6 +149,11 @@ impl Hub {
         answer.endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint.ready)).collect()
     }
 
+    /// The answer to a GET of a page, headers included.
+    pub async fn page(&self, path: &str) -> String {
+        get(self.http, path).await
+    }
+
     /// Ends every task; fails when one panicked or does not end.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
@@ -152,6 +165,16 @@ impl Hub {
         };
         timeout(Duration::from_secs(10), all).await.expect("the hub did not stop within 10 s");
     }
+}
+
+/// The answer to a GET, headers included.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// Looks again and again until `look` gives something.

@@ -1,6 +1,6 @@
 //! From the agent's protobuf messages to checked types. Everything that is a key or a decision is refused when it is out of
 //! bounds, naming the field; what is only shown to people (a pod's details) is cut instead, since one odd pod must not take its
-//! cluster's stream down. Pure. Tests are at the end of `state_tests.rs` and in `hub/tests/grpc_agents.rs`.
+//! cluster's stream down. Pure. Tests: `hub/tests/grpc_agents.rs`.
 
 use std::net::IpAddr;
 

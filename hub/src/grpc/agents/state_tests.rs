@@ -90,19 +90,23 @@ fn feed(mut state: State, first: u64, messages: Vec<Inbound>) -> (Vec<Effect>, S
 }
 
 fn snapshots(effects: &[Effect]) -> Vec<&Snapshot> {
-    let snapshot = |effect| match effect {
-        &Effect::Store(Write { work: Work::Snapshot(ref snapshot), .. }) => Some(&**snapshot),
-        _ => None,
-    };
-    effects.iter().filter_map(snapshot).collect()
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::Store(Write { work: Work::Snapshot(snapshot), .. }) = effect {
+            found.push(&**snapshot);
+        }
+    }
+    found
 }
 
 fn resyncs(effects: &[Effect]) -> Vec<&str> {
-    let reason = |effect| match effect {
-        &Effect::Resync(ref reason) => Some(reason.as_str()),
-        _ => None,
-    };
-    effects.iter().filter_map(reason).collect()
+    let mut reasons = Vec::new();
+    for effect in effects {
+        if let Effect::Resync(reason) = effect {
+            reasons.push(reason.as_str());
+        }
+    }
+    reasons
 }
 
 fn refusal(effects: &[Effect]) -> Option<&Refusal> {

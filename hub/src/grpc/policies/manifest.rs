@@ -16,42 +16,27 @@ pub const MOST_BYTES: usize = 64 * 1024;
 /// One violation: too long, not one document, or the first place that does not parse.
 pub fn parse(text: &str) -> Result<ClusterTrafficPolicy, Violation> {
     if text.len() > MOST_BYTES {
-        return Err(Violation {
-            field: "manifest".to_owned(),
-            value: format!("{} bytes", text.len()),
-            problem: format!("is longer than {MOST_BYTES} bytes"),
-            remedy: "send one policy at a time, without managedFields and status".to_owned(),
-        });
+        let problem = format!("is longer than {MOST_BYTES} bytes");
+        let remedy = "send one policy at a time, without managedFields and status";
+        return Err(fault(format!("{} bytes", text.len()), &problem, remedy));
     }
     if text.trim().is_empty() {
-        return Err(Violation {
-            field: "manifest".to_owned(),
-            value: String::new(),
-            problem: "is empty".to_owned(),
-            remedy: "send a ClusterTrafficPolicy as YAML or JSON".to_owned(),
-        });
+        return Err(fault(String::new(), "is empty", "send a ClusterTrafficPolicy as YAML or JSON"));
     }
     let mut documents = serde_norway::Deserializer::from_str(text);
-    // The iterator yields the first document even of a text that has none.
-    let first = documents.next().map(ClusterTrafficPolicy::deserialize);
+    let first = match documents.next().map(ClusterTrafficPolicy::deserialize) {
+        Some(Ok(policy)) => policy,
+        Some(Err(error)) => return Err(unreadable(text, &error)),
+        None => return Err(fault(String::new(), "holds no document", "send a ClusterTrafficPolicy as YAML or JSON")),
+    };
     if documents.next().is_some() {
-        return Err(Violation {
-            field: "manifest".to_owned(),
-            value: "---".to_owned(),
-            problem: "holds more than one document".to_owned(),
-            remedy: "send one policy at a time".to_owned(),
-        });
+        return Err(fault("---".to_owned(), "holds more than one document", "send one policy at a time"));
     }
-    match first {
-        Some(Ok(policy)) => Ok(policy),
-        Some(Err(error)) => Err(unreadable(text, &error)),
-        None => Err(Violation {
-            field: "manifest".to_owned(),
-            value: String::new(),
-            problem: "holds no document".to_owned(),
-            remedy: "send a ClusterTrafficPolicy as YAML or JSON".to_owned(),
-        }),
-    }
+    Ok(first)
+}
+
+fn fault(value: String, problem: &str, remedy: &str) -> Violation {
+    Violation { field: "manifest".to_owned(), value, problem: problem.to_owned(), remedy: remedy.to_owned() }
 }
 
 /// The parser's message is `path: problem at line L column C`; the path may be missing.
@@ -116,7 +101,7 @@ spec:
             (GOOD.replace("port: 80", "prot: 80"), "spec.listener", "prot"),
             (GOOD.replace("port: 80", "port: -1"), "spec.listener.port", "-1"),
             (GOOD.replace("port: http", "port: -1"), "spec.backend.service", "neither a name nor a number"),
-            (GOOD.replace("spec:", "spec: {"), "manifest line", "clusters"),
+            (GOOD.replace("spec:", "spec: {"), "manifest line 6", "match: {hostnames"),
             ("a: &x [*x]".to_owned(), "manifest", ""),
             (GOOD.replace("kind: ClusterTrafficPolicy\n", ""), "manifest", ""),
         ];
