@@ -98,7 +98,7 @@ async fn wait_for_signal() -> anyhow::Result<&'static str> {
 
 fn start_log(args: &Args) -> anyhow::Result<()> {
     // kube logs every attempt that fails; the agent itself logs each such state once, when it begins and when it ends.
-    let directives = format!("kube_runtime=off,kube_client::client::builder=off,{}", args.log_level);
+    let directives = format!("kube_runtime=off,kube_client=off,{}", args.log_level);
     let filter = EnvFilter::try_new(&directives)
         .with_context(|| format!("--log-level {:?} is not a filter; use one such as info", args.log_level))?;
     let builder = tracing_subscriber::fmt()

@@ -7,6 +7,7 @@
 pub mod eni;
 pub mod objects;
 mod resolve;
+mod steps;
 mod store;
 mod watched;
 
@@ -18,7 +19,7 @@ mod properties;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::Bound,
     sync::Arc,
 };
@@ -28,7 +29,8 @@ use objects::{
     SliceObject, Source, SourceEvent, SourceKind, SourceRun, SourceStatus,
 };
 use resolve::{Known, resolve};
-use store::{Applied, Store};
+use steps::{ChangeKind, advance, invalid, of_namespace, of_service};
+use store::Store;
 use watched::Watched;
 
 /// References that left and of which the hub was not told yet. Policies are not deleted a thousand at a time; should they be, the
@@ -69,9 +71,38 @@ struct Namespace {
     services: Store<ServiceObject>,
     slices: Store<SliceObject>,
     pods: Store<Arc<PodObject>>,
+    /// See [`Known::assumed`]. A complete list of pods ends all assumptions.
+    assumed: HashSet<String>,
+    /// UIDs of pods that are known to be gone while a slice still names them. These are never assumed.
+    ended: HashSet<String>,
 }
 
 impl Namespace {
+    /// Keeps in mind which pods are gone, and which need no longer be assumed.
+    fn pod_changed(&mut self, before: Option<&PodObject>, name: &str) {
+        let now = self.pods.get(name);
+        if let Some(before) = before {
+            self.assumed.remove(&before.uid);
+            if now.is_none_or(|now| now.uid != before.uid) {
+                self.ended.insert(before.uid.clone());
+            }
+        }
+        if let Some(now) = now {
+            self.assumed.remove(&now.uid);
+            self.ended.remove(&now.uid);
+        }
+    }
+
+    /// Forgets the end of pods that no slice names any more.
+    fn prune_ended(&mut self) {
+        if !self.ended.is_empty() {
+            let endpoints = self.slices.values().flat_map(|slice| &slice.endpoints);
+            let named: HashSet<&str> =
+                endpoints.filter_map(|endpoint| Some(endpoint.pod.as_ref()?.uid.as_str())).collect();
+            self.ended.retain(|uid| named.contains(uid.as_str()));
+        }
+    }
+
     fn is_synced(&self) -> bool {
         self.services.ever_synced() && self.slices.ever_synced() && self.pods.ever_synced()
     }
@@ -218,6 +249,9 @@ impl Index {
             Object::EndpointSlice(slice) => Some((slice.name.clone(), slice)),
             _ => None,
         });
+        if !changes.is_empty() {
+            known.prune_ended();
+        }
         for change in changes {
             let now = known.slices.get(&change.name);
             let services: BTreeSet<&str> = change
@@ -241,11 +275,21 @@ impl Index {
 
     fn handle_pod(&mut self, namespace: &str, event: SourceEvent) {
         let Some(known) = self.namespaces.get_mut(namespace) else { return };
+        let (was_failing, listed) = (known.pods.is_failing(), event == SourceEvent::ListDone);
         let changes = advance(&mut known.pods, event, |object| match object {
             Object::Pod(pod) => Some((pod.name.clone(), Arc::from(pod))),
             _ => None,
         });
+        let refuted = if listed { std::mem::take(&mut known.assumed) } else { HashSet::new() };
+        let assumptions_end = !refuted.is_empty();
+        known.ended.extend(refuted);
+        if assumptions_end || (known.pods.is_failing() && !was_failing) {
+            // Pods that nobody has seen count from now on, or no longer.
+            of_namespace(&mut self.watched, namespace).for_each(Watched::mark_dirty);
+            self.touched = true;
+        }
         for change in changes {
+            known.pod_changed(change.before.as_deref(), &change.name);
             let now = known.pods.get(&change.name);
             for watched in of_namespace(&mut self.watched, namespace) {
                 if let Some(before) = &change.before {
@@ -264,6 +308,7 @@ impl Index {
                 }
             }
         }
+        known.prune_ended();
     }
 
     /// How every wanted source stands.
@@ -375,10 +420,12 @@ impl Index {
 
     fn refresh(&mut self) {
         for watched in self.watched.values_mut().filter(|watched| watched.is_dirty()) {
-            if let Some(known) = self.namespaces.get(&watched.reference().namespace) {
-                let known =
-                    Known { services: &known.services, slices: &known.slices, pods: &known.pods, nodes: &self.nodes };
-                watched.refresh(resolve(watched.reference(), known));
+            if let Some(namespace) = self.namespaces.get_mut(&watched.reference().namespace) {
+                let Namespace { services, slices, pods, assumed, ended } = &*namespace;
+                let known = Known { services, slices, pods, assumed, ended, nodes: &self.nodes };
+                let resolution = resolve(watched.reference(), known);
+                namespace.assumed.extend(resolution.assumed.iter().cloned());
+                watched.refresh(resolution);
             }
         }
     }
@@ -387,101 +434,4 @@ impl Index {
         self.watched.values_mut().for_each(Watched::mark_dirty);
         self.touched = true;
     }
-}
-
-/// What an event did to one object.
-struct Change<T> {
-    name: String,
-    before: Option<T>,
-    kind: ChangeKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ChangeKind {
-    /// It is there, new or different.
-    Put,
-    /// It was seen to be deleted.
-    Deleted,
-    /// It is missing from a complete list.
-    Absent,
-}
-
-/// Moves a store by one event; the same for every kind of object.
-fn advance<T: PartialEq>(
-    store: &mut Store<T>,
-    event: SourceEvent,
-    extract: impl Fn(Object) -> Option<(String, T)>,
-) -> Vec<Change<T>> {
-    match event {
-        SourceEvent::ListStarted => store.list_started(),
-        SourceEvent::Listed(object) => {
-            if let Some((name, object)) = extract(object) {
-                store.listed(name, object);
-            }
-        }
-        SourceEvent::ListDone => {
-            let Some(swapped) = store.list_done() else { return Vec::new() };
-            let put = swapped.changed.into_iter().map(|(name, before)| Change { name, before, kind: ChangeKind::Put });
-            let absent = swapped.absent.into_iter();
-            let absent = absent.map(|(name, before)| Change { name, before: Some(before), kind: ChangeKind::Absent });
-            return put.chain(absent).collect();
-        }
-        SourceEvent::Applied(object) => {
-            if let Some((name, object)) = extract(object)
-                && let Applied::Changed(before) = store.applied(name.clone(), object)
-            {
-                return vec![Change { name, before, kind: ChangeKind::Put }];
-            }
-        }
-        SourceEvent::Deleted(object) => {
-            if let Some((name, last)) = extract(object) {
-                let before = Some(store.deleted(&name).unwrap_or(last));
-                return vec![Change { name, before, kind: ChangeKind::Deleted }];
-            }
-        }
-        SourceEvent::Following => store.following(),
-        SourceEvent::Failing(message) => store.failing(message),
-    }
-    Vec::new()
-}
-
-/// All references to ports of that Service.
-fn of_service<'a>(
-    watched: &'a mut BTreeMap<ServiceRef, Watched>,
-    namespace: &'a str,
-    name: &'a str,
-) -> impl Iterator<Item = &'a mut Watched> {
-    let first = ServiceRef { namespace: namespace.to_owned(), name: name.to_owned(), port: String::new() };
-    let same = move |reference: &ServiceRef| reference.namespace == namespace && reference.name == name;
-    watched.range_mut(first..).take_while(move |(reference, _)| same(reference)).map(|(_, watched)| watched)
-}
-
-/// All references to Services of that namespace.
-fn of_namespace<'a>(
-    watched: &'a mut BTreeMap<ServiceRef, Watched>,
-    namespace: &'a str,
-) -> impl Iterator<Item = &'a mut Watched> {
-    let first = ServiceRef { namespace: namespace.to_owned(), name: String::new(), port: String::new() };
-    watched
-        .range_mut(first..)
-        .take_while(move |(reference, _)| reference.namespace == namespace)
-        .map(|(_, watched)| watched)
-}
-
-/// What is wrong with a reference, if anything. Names go into request paths, so only what Kubernetes allows may pass.
-fn invalid(reference: &ServiceRef) -> Option<String> {
-    // RFC 1123 label: the limit of namespace and Service names. Port names are shorter still.
-    const LABEL: usize = 63;
-    let is_label = |text: &str| {
-        !text.is_empty()
-            && text.len() <= LABEL
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !text.starts_with('-')
-            && !text.ends_with('-')
-    };
-    let fields = [("namespace", &reference.namespace), ("name", &reference.name), ("port", &reference.port)];
-    let (field, _) = fields.into_iter().find(|(_, value)| !is_label(value))?;
-    Some(format!(
-        "the {field} of this reference is not a DNS label (1 to {LABEL} lower-case letters, digits and dashes); correct it in the policy"
-    ))
 }

@@ -4,7 +4,8 @@
 //! - Only the Service's primary address family is taken: a target group has one, and dual-stack pods would count twice.
 //! - An endpoint whose pod is not known is left out. Slices and pods arrive by different watches, so either may be first; the pod's
 //!   UID is what keeps an address from being taken for its next owner, and a pod that was deleted is gone however long a slice
-//!   goes on naming it.
+//!   goes on naming it. While the pods cannot be watched, though, slices are taken at their word: otherwise a rollout in that
+//!   time would take all old pods away and bring no new one. What was assumed so holds until the pods are known again.
 //! - An endpoint without a pod (a slice that people or another controller wrote) is kept, with no UID.
 //! - A pod is terminating when its slice or its deletionTimestamp says so, whichever arrives first, and is then not ready.
 //! - Two pods at one address (the address was reused before the slices caught up): one owner is chosen, the living one.
@@ -17,7 +18,7 @@ use std::{
 
 use super::{
     objects::{
-        EndpointKey, EndpointView, Family, NodeObject, PodObject, ServiceCondition, ServiceObject, ServicePort,
+        EndpointKey, EndpointView, Family, NodeObject, PodObject, PodRef, ServiceCondition, ServiceObject, ServicePort,
         ServiceRef, ServiceStatus, SliceEndpoint, SliceObject,
     },
     store::Store,
@@ -32,8 +33,19 @@ pub struct Known<'a> {
     pub slices: &'a Store<SliceObject>,
     /// Pods of the namespace.
     pub pods: &'a Store<Arc<PodObject>>,
+    /// UIDs of pods that nobody has seen and that are assumed to live, since a slice said so while pods could not be watched.
+    pub assumed: &'a HashSet<String>,
+    /// UIDs of pods that are known to be gone, and are never assumed.
+    pub ended: &'a HashSet<String>,
     /// Nodes of the cluster.
     pub nodes: &'a Store<NodeObject>,
+}
+
+impl Known<'_> {
+    /// Pods were watched once, and cannot be watched now.
+    fn pods_are_lost(&self) -> bool {
+        self.pods.ever_synced() && self.pods.is_failing()
+    }
 }
 
 /// The outcome for one reference.
@@ -45,6 +57,8 @@ pub struct Resolution {
     pub endpoints: BTreeMap<EndpointKey, Arc<EndpointView>>,
     /// Names of all pods that the Service's slices mention, whether or not they are known: a change of these matters.
     pub pods: HashSet<String>,
+    /// UIDs of pods that nobody has seen and that are counted nevertheless; see [`Known::assumed`].
+    pub assumed: Vec<String>,
     /// Every address the slices list for the Service, on whatever port.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -57,6 +71,7 @@ impl Resolution {
             status: ServiceStatus { condition, message, node_port: 0, health_check_node_port: 0 },
             endpoints: BTreeMap::new(),
             pods: HashSet::new(),
+            assumed: Vec::new(),
             addresses: BTreeSet::new(),
         }
     }
@@ -91,16 +106,21 @@ fn resolve_port<'a>(
 ) -> Resolution {
     let mut candidates = Candidates::default();
     let mut unknown_pods = 0_usize;
+    let mut assumed = Vec::new();
     if !service.external_name {
         for slice in slices {
             let targets: Vec<u16> =
                 slice.ports.iter().filter(|(name, _)| *name == port.name).map(|&(_, number)| number).collect();
             for endpoint in &slice.endpoints {
-                match owner(endpoint, known.pods) {
+                match owner(endpoint, known) {
                     Owner::Unknown => unknown_pods += 1,
                     Owner::Finished => {}
                     Owner::None => candidates.add(reference, endpoint, None, &targets, known.nodes),
                     Owner::Pod(pod) => candidates.add(reference, endpoint, Some(pod), &targets, known.nodes),
+                    Owner::Assumed(pod) => {
+                        assumed.push(pod.uid.clone());
+                        candidates.add(reference, endpoint, Some(pod), &targets, known.nodes);
+                    }
                 }
             }
         }
@@ -115,6 +135,7 @@ fn resolve_port<'a>(
     resolution.status.node_port = port.node_port;
     resolution.status.health_check_node_port = service.health_check_node_port;
     resolution.endpoints = endpoints;
+    resolution.assumed = assumed;
     resolution
 }
 
@@ -170,17 +191,38 @@ enum Owner {
     Pod(Arc<PodObject>),
     /// The pod ran to its end.
     Finished,
+    /// Nobody has seen the pod, and the slice's word is taken for it.
+    Assumed(Arc<PodObject>),
     /// The pod is not known, or another pod has its name now.
     Unknown,
 }
 
-fn owner(endpoint: &SliceEndpoint, pods: &Store<Arc<PodObject>>) -> Owner {
+fn owner(endpoint: &SliceEndpoint, known: Known<'_>) -> Owner {
     let Some(reference) = &endpoint.pod else { return Owner::None };
-    match pods.get(&reference.name) {
-        Some(pod) if !reference.uid.is_empty() && pod.uid != reference.uid => Owner::Unknown,
-        Some(pod) if pod.finished => Owner::Finished,
-        Some(pod) => Owner::Pod(Arc::clone(pod)),
-        None => Owner::Unknown,
+    match known.pods.get(&reference.name) {
+        Some(pod) if reference.uid.is_empty() || pod.uid == reference.uid => {
+            if pod.finished {
+                Owner::Finished
+            } else {
+                Owner::Pod(Arc::clone(pod))
+            }
+        }
+        _ if reference.uid.is_empty() || known.ended.contains(&reference.uid) => Owner::Unknown,
+        _ if known.pods_are_lost() || known.assumed.contains(&reference.uid) => {
+            Owner::Assumed(Arc::new(assume(reference, endpoint)))
+        }
+        _ => Owner::Unknown,
+    }
+}
+
+/// What a slice tells of a pod that nobody has seen.
+fn assume(reference: &PodRef, endpoint: &SliceEndpoint) -> PodObject {
+    PodObject {
+        name: reference.name.clone(),
+        uid: reference.uid.clone(),
+        ips: endpoint.addresses.iter().map(IpAddr::to_string).collect(),
+        node: endpoint.node.clone(),
+        ..PodObject::default()
     }
 }
 

@@ -47,6 +47,11 @@ impl<T: PartialEq> Store<T> {
         &self.health
     }
 
+    /// True when the source fails now, so that what is known may be old.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.health, Health::Failing(_))
+    }
+
     /// True once a list was complete; errors afterwards do not change it.
     pub fn ever_synced(&self) -> bool {
         self.ever_synced

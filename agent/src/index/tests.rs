@@ -80,6 +80,49 @@ fn a_slice_that_names_a_pod_nobody_has_seen_waits_for_the_pod() {
 }
 
 #[test]
+fn while_pods_cannot_be_watched_slices_are_taken_at_their_word() {
+    let mut feed = one_pod_reported();
+    feed.tell(SourceKind::Pod, SourceEvent::Failing("pods is forbidden".to_owned()));
+    let both = vec![ready("10.0.0.1", "web-0", "web-0/2"), ready("10.0.0.2", "web-1", "web-1/1")];
+    feed.apply(slice("checkout-a", "checkout", &[("http", 8080)], both));
+    let batch = feed.changes();
+    let owners: Vec<_> = batch.upserts.iter().map(|view| view.pod_uid().to_owned()).collect();
+    assert_eq!(owners, ["web-0/2", "web-1/1"], "a rollout brings its new pods");
+    assert_eq!(batch.tombstones[0].reason, TombstoneReason::NotSelected);
+
+    // The watch goes on where it was: what was assumed holds until the missed events have come.
+    feed.tell(SourceKind::Pod, SourceEvent::Following);
+    assert!(feed.changes().is_empty());
+    feed.apply(PodObject { node: "n1".to_owned(), ..pod("web-0", "web-0/2", "10.0.0.1") });
+    assert_eq!(feed.changes().upserts[0].node, "n1");
+    feed.delete(pod("web-1", "web-1/1", "10.0.0.2"));
+    assert_eq!(feed.tombstones(), pod_deleted("10.0.0.2", "web-1/1"));
+}
+
+#[test]
+fn a_pod_that_is_known_to_be_gone_does_not_come_back_when_pods_cannot_be_watched() {
+    let mut feed = one_pod_reported();
+    feed.delete(pod("web-0", "web-0/1", "10.0.0.1"));
+    assert_eq!(feed.tombstones(), pod_deleted("10.0.0.1", "web-0/1"));
+    for kind in SourceKind::NAMESPACED {
+        feed.tell(kind, SourceEvent::Failing("connection refused".to_owned()));
+    }
+    assert!(feed.changes().is_empty(), "its slice was not updated before the API server went away");
+}
+
+#[test]
+fn a_complete_list_of_pods_ends_what_was_assumed() {
+    let mut feed = one_pod_reported();
+    feed.tell(SourceKind::Pod, SourceEvent::Failing("pods is forbidden".to_owned()));
+    let both = vec![ready("10.0.0.1", "web-0", "web-0/1"), ready("10.0.0.2", "web-1", "web-1/1")];
+    feed.apply(slice("checkout-a", "checkout", &[("http", 8080)], both));
+    assert_eq!(feed.changes().upserts.len(), 1);
+    feed.list(SourceKind::Pod, vec![pod("web-0", "web-0/1", "10.0.0.1").into()]);
+    let expected = ("10.0.0.2".to_owned(), 8080, "web-1/1".to_owned(), TombstoneReason::AbsentFromList);
+    assert_eq!(feed.tombstones(), [expected]);
+}
+
+#[test]
 fn an_endpoint_without_a_pod_is_kept_with_no_uid() {
     let mut feed = Feed::watching(&[reference("checkout", "http")]);
     feed.apply(ServiceObject { has_selector: false, ..service("checkout", &[("http", 80)]) });

@@ -253,8 +253,10 @@ impl Watched {
             ServiceCondition::PortNotFound => return TombstoneReason::PortChanged,
             ServiceCondition::Resolved | ServiceCondition::NoSelectedPods => {}
         }
-        let lives =
-            |pod: &PodObject| pods.and_then(|pods| pods.get(&pod.name)).is_some_and(|known| known.uid == pod.uid);
+        // Of pods that cannot be watched nothing is known; then the slices alone say what became of the endpoint.
+        let lives = |pod: &PodObject| {
+            pods.is_some_and(|pods| pods.is_failing() || pods.get(&pod.name).is_some_and(|known| known.uid == pod.uid))
+        };
         if gone.pod.as_deref().is_some_and(|pod| !lives(pod)) {
             return TombstoneReason::AbsentFromList;
         }

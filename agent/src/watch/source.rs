@@ -5,6 +5,7 @@
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt};
@@ -14,7 +15,7 @@ use kube::{
     runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
 use super::{SourceUpdate, client::observed, strip::Strip};
@@ -30,6 +31,9 @@ const PAGE_SIZE: u32 = 500;
 /// Seconds the API server keeps one watch open. A connection that died in silence is noticed 5 s after that, so this bounds
 /// how long dead pods can go unseen; a new watch a minute and source costs the server next to nothing.
 const WATCH_SECONDS: u32 = 60;
+/// A failure this long after the one before begins with short waits again. Longer than the longest wait with the connection attempt
+/// after it (10 s and 5 s). Success alone is no measure: a server that accepts a watch and then fails it must not be asked without pause.
+const CALM: Duration = Duration::from_secs(20);
 /// The contract's bound on messages for people, in characters.
 const MAX_MESSAGE: usize = 1024;
 
@@ -56,7 +60,7 @@ pub async fn follow<K>(
         }
     };
     let api = api(observed(client, on_watch));
-    let mut follower = Follower { reporter, metrics, backoff: Backoff::default() };
+    let mut follower = Follower { reporter, metrics, backoff: Backoff::default(), last_failure: None };
     loop {
         let stream = kube::runtime::watcher(api.clone(), config());
         match follower.run(stream).await {
@@ -79,8 +83,8 @@ enum Outcome {
 struct Follower {
     reporter: Reporter,
     metrics: Metrics,
-    /// Reset by objects only: a server that accepts a watch and fails right after must not be asked without pause.
     backoff: Backoff,
+    last_failure: Option<Instant>,
 }
 
 impl Follower {
@@ -115,7 +119,6 @@ impl Follower {
         let Some(event) = event else { return true };
         // kube announces each attempt to list before it is made, so the start of a list is no sign of life.
         if !matches!(event, SourceEvent::ListStarted) {
-            self.backoff.reset();
             self.reporter.recovered();
         }
         self.reporter.tell(event).await
@@ -123,6 +126,10 @@ impl Follower {
 
     async fn fail(&mut self, error: &watcher::Error) -> bool {
         let failure = describe(error);
+        if self.last_failure.is_none_or(|last| last.elapsed() > CALM) {
+            self.backoff.reset();
+        }
+        self.last_failure = Some(Instant::now());
         self.metrics.watch_error(self.reporter.from.source.kind, failure.reason);
         self.reporter.fails(&failure.message);
         let wanted = self.reporter.tell(SourceEvent::Failing(failure.message)).await;
