@@ -3,6 +3,7 @@
 //! engine, the store or grpc. Tests are in `hub/tests/elb_*.rs`.
 
 mod apply;
+mod bounded;
 mod budget;
 mod call;
 mod endpoint;
@@ -71,7 +72,7 @@ impl Elb {
             loader = loader.credentials_provider(config::Credentials::new("test", "test", None, None, "loopback"));
         }
         let shared = loader.load().await;
-        let mut client = config::Builder::from(&shared);
+        let mut client = config::Builder::from(&shared).interceptor(bounded::BoundedAnswers);
         client.set_endpoint_url(config.endpoint_url.or_else(|| shared.endpoint_url().map(str::to_owned)));
         if place.is_some_and(|place| place.plain) {
             // Without TLS no root certificates are needed, which a bare test machine may not have.

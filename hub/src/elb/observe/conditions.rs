@@ -129,7 +129,7 @@ mod tests {
         for condition in [path, host, new, RuleCondition::builder().build()] {
             assert!(matches!(one(condition.clone()), Condition::Other(_)), "{condition:?}");
         }
-        let transform = RuleTransform::builder().r#type(TransformTypeEnum::UrlRewrite).build().unwrap();
+        let transform = RuleTransform::builder().r#type(TransformTypeEnum::UrlRewrite).build();
         let rule = Rule::builder().transforms(transform).build();
         assert_eq!(of(&rule), [Condition::Other("transforms".into())]);
     }

@@ -107,10 +107,8 @@ fn forward(action: &types::Action) -> Option<Action> {
     }
     let sticky = config.and_then(|config| config.target_group_stickiness_config());
     let sticky = sticky.filter(|sticky| sticky.enabled() == Some(true));
-    let stickiness_seconds = match sticky {
-        None => None,
-        // On without a duration that makes sense: not what this hub wrote, so that it is written anew.
-        Some(sticky) => Some(u32::try_from(sticky.duration_seconds().unwrap_or_default()).unwrap_or_default()),
-    };
+    // On without a duration that makes sense: not what this hub wrote, so that it is written anew.
+    let seconds = sticky.map(|sticky| u32::try_from(sticky.duration_seconds().unwrap_or_default()));
+    let stickiness_seconds = seconds.map(Result::unwrap_or_default);
     Some(Action::Forward { weights, stickiness_seconds })
 }
