@@ -2,6 +2,7 @@
 //! conditions with a deadline. Decides nothing about traffic and calls no code of the programs under test, except for the
 //! private Postgres, which tests have to stop and start by themselves.
 
+pub mod aws;
 pub mod client;
 pub mod demo;
 pub mod elb;

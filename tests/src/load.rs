@@ -100,6 +100,11 @@ impl Load {
         Ok(Self { control: control.clone(), id: started.id, rps })
     }
 
+    /// Its number at the sandbox.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// What was counted so far.
     ///
     /// # Errors

@@ -91,6 +91,8 @@ pub struct WorkloadSpec {
     pub ports: Vec<(String, u16)>,
     /// What the pods answer as their version.
     pub version: String,
+    /// From the start of a pod until it is ready.
+    pub ready_after: Duration,
     /// How long a pod serves on after it was asked to end, as with a preStop sleep.
     pub termination_grace: Duration,
     /// How long each answer takes.
@@ -226,6 +228,7 @@ impl Cluster {
         let ports: Vec<Value> = spec.ports.iter().map(|(name, port)| json!({"name": name, "port": port})).collect();
         let body = json!({
             "replicas": spec.replicas, "labels": {"app": spec.app}, "ports": ports, "version": spec.version,
+            "ready_after_ms": u64::try_from(spec.ready_after.as_millis())?,
             "termination_grace_ms": u64::try_from(spec.termination_grace.as_millis())?,
             "latency_ms": u64::try_from(spec.latency.as_millis())?,
         });

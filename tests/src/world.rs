@@ -8,6 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
+    aws::Aws,
     elb::{Elb, Existing, State},
     hub::{Database, Hub, Times},
     load::Load,
@@ -57,6 +58,7 @@ impl Default for Builder {
                 app: "checkout".to_owned(),
                 ports: vec![("http".to_owned(), 8080)],
                 version: "v1".to_owned(),
+                ready_after: Duration::from_millis(200),
                 termination_grace: Duration::from_secs(5),
                 latency: Duration::from_millis(5),
             },
@@ -170,6 +172,11 @@ impl World {
         self.sandbox.elb()
     }
 
+    /// Somebody else with access to the same AWS account.
+    pub fn somebody_else(&self) -> Aws {
+        Aws::new(&self.sandbox.info().elb_url)
+    }
+
     /// An agent.
     ///
     /// # Panics
@@ -183,9 +190,16 @@ impl World {
     /// # Panics
     /// When the sandbox refuses it.
     pub async fn load(&self, service: &str, rps: u32) -> Load {
+        self.try_load(service, rps).await.expect("the load starts")
+    }
+
+    /// As [`World::load`], for those who do not panic.
+    ///
+    /// # Errors
+    /// When the sandbox refuses it.
+    pub async fn try_load(&self, service: &str, rps: u32) -> anyhow::Result<Load> {
         let address = &self.load_balancer.listeners[0].address;
-        let target = format!("http://{address}/{service}");
-        Load::start(self.sandbox.control(), &target, HOST, rps).await.expect("the load starts")
+        Load::start(self.sandbox.control(), &format!("http://{address}/{service}"), HOST, rps).await
     }
 
     async fn all_connected(&self) -> anyhow::Result<()> {
@@ -207,6 +221,18 @@ impl World {
     pub async fn connected(&self) {
         if let Err(error) = self.all_connected().await {
             panic!("{error:#}");
+        }
+    }
+
+    /// Makes a Service and a workload of another name in every cluster.
+    ///
+    /// # Panics
+    /// When the sandbox refuses it.
+    pub async fn add_service(&self, name: &str) {
+        for cluster in self.clusters() {
+            let spec = WorkloadSpec { app: name.to_owned(), replicas: 2, ..self.workload.clone() };
+            cluster.create_service(name, name, &[("http", 80, json!("http"))]).await.expect("the Service is made");
+            cluster.put_workload(name, &spec).await.expect("the workload is made");
         }
     }
 
@@ -269,11 +295,19 @@ impl World {
     ///
     /// # Panics
     /// When a program does not end well.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.end().await.expect("everything ends well");
+    }
+
+    /// As [`World::stop`], for those who do not panic.
+    ///
+    /// # Errors
+    /// When a program does not end well.
+    pub async fn end(mut self) -> anyhow::Result<()> {
         for (name, agent) in &mut self.agents {
-            agent.stop().await.unwrap_or_else(|e| panic!("the agent of {name} ends well: {e:#}"));
+            agent.stop().await.with_context(|| format!("the agent of {name} did not end well"))?;
         }
-        self.hub.stop().await.expect("the hub ends well");
+        self.hub.stop().await.context("the hub did not end well")
     }
 }
 
