@@ -129,7 +129,7 @@ async fn no_answer_in_time_leaves_a_write_unknown() {
 #[tokio::test]
 async fn the_configured_limit_holds_where_the_caller_allows_more() {
     let fake = Fake::always(Reply::Silence).await;
-    let config = ElbConfig { call_timeout: Duration::from_millis(300), ..config(fake.address) };
+    let config = ElbConfig { call_timeout: Duration::from_millis(1500), ..config(fake.address) };
     let elb = Elb::connect(config).await.unwrap();
     assert!(matches!(elb.apply(&action(), DEADLINE).await, Outcome::Unknown { .. }));
     let error = elb.limits(Class::Audit).await.unwrap_err();
@@ -160,7 +160,7 @@ async fn a_connection_that_is_never_accepted_proves_that_nothing_was_changed() {
         queued.push(stream.unwrap());
         assert!(queued.len() < 100, "the queue is bounded");
     }
-    let config = ElbConfig { call_timeout: Duration::from_secs(1), ..config(address) };
+    let config = ElbConfig { call_timeout: Duration::from_millis(2500), ..config(address) };
     let elb = Elb::connect(config).await.unwrap();
     let outcome = elb.apply(&action(), DEADLINE).await;
     assert!(matches!(outcome, Outcome::Unreachable { .. }), "{outcome:?}");
