@@ -392,6 +392,7 @@ async fn nothing_acknowledged_is_lost_when_the_store_is_killed_and_comes_back() 
     let hub = hub_on(&postgres.url()).await;
     hub.apply(&manifest("web", &[("blue", 1)])).await.unwrap();
     let mut agent = live_agent(&hub, "blue", &["10.1.0.0"]).await;
+    endpoints_are(&hub, "blue", &["10.1.0.0"]).await;
     let mut sent = BTreeSet::from(["10.1.0.0".to_owned()]);
     let mut last = 0;
     for i in 1..=200_u8 {
