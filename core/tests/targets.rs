@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use support::{Model, NOT_READY, READY, TERMINATING, VPC, cluster_name};
 use switchyard_core::{
     ids::VpcId,
-    inventory::{EndpointState, Evidence, Link, ServiceCondition},
+    inventory::{EndpointState, Evidence, Inventory, Link, ServiceCondition},
     observed::{Health, Target, TargetState},
     plan::targets::{self, BASELINE_WINDOW, Input, Targets},
     policy::Baseline,
@@ -391,6 +391,20 @@ fn nothing_leaves_a_cluster_that_is_not_heard_or_not_heard_out() {
             }
         }
     }
+}
+
+#[test]
+fn a_service_that_was_not_reported_yet_says_nothing_about_what_is_gone() {
+    // The policy names another Service since a moment ago: none of its pods are known, and the old ones still serve.
+    let mut group = Group::of(4);
+    group.model.inventory = Inventory::default();
+    group.link(Link::Connected);
+    let decided = group.decide();
+    assert!(decided.deregister.is_empty());
+    let message = &note(&decided, Reason::ClusterSyncing).message;
+    assert!(message.ends_with("its agent has not reported Service shop/checkout yet"), "{message}");
+    group.pod(7, READY);
+    assert_eq!(group.decide().deregister.len(), 2, "once it is reported the budget decides");
 }
 
 #[test]

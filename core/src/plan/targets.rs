@@ -189,8 +189,10 @@ fn removals(
     if candidates.is_empty() {
         return (Vec::new(), 0);
     }
-    if input.cluster.link != Link::Connected {
-        notes.push(frozen(input.cluster, candidates.len()));
+    // A Service that was not reported yet (its policy is new, or names it since a moment ago) says nothing about what is gone.
+    let reported = inventory.services.contains_key(&(name.clone(), input.service.clone()));
+    if input.cluster.link != Link::Connected || !reported {
+        notes.push(frozen(input, candidates.len()));
         return (Vec::new(), count(candidates.len()));
     }
     // What is strong goes before what is weak, and then the dead before the living, whatever the words.
@@ -267,15 +269,21 @@ fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(
     }
 }
 
-fn frozen(cluster: &Cluster, candidates: usize) -> Note {
-    let (reason, why) = match cluster.link {
+fn frozen(input: &Input<'_>, candidates: usize) -> Note {
+    let (name, service) = (&input.cluster.name, input.service);
+    let (reason, why) = match input.cluster.link {
         Link::Stale => {
-            (Reason::ClusterStale, "its agent is away, so its targets are frozen; look at the agent's pod and log")
+            let why = "its agent is away, so its targets are frozen; look at the agent's pod and log".to_owned();
+            (Reason::ClusterStale, why)
         }
-        Link::Syncing | Link::Connected => (Reason::ClusterSyncing, "its agent has not sent a complete snapshot yet"),
+        Link::Syncing => (Reason::ClusterSyncing, "its agent has not sent a complete snapshot yet".to_owned()),
+        Link::Connected => {
+            let why = format!("its agent has not reported Service {}/{} yet", service.namespace, service.name);
+            (Reason::ClusterSyncing, why)
+        }
     };
-    let message = format!("{candidates} targets of {} are not removed: {why}", cluster.name);
-    Note { cluster: Some(cluster.name.clone()), reason, message }
+    let message = format!("{candidates} targets of {name} are not removed: {why}");
+    Note { cluster: Some(name.clone()), reason, message }
 }
 
 fn held_note(

@@ -150,6 +150,9 @@ impl Model {
         if state == EndpointState::Gone(Evidence::PodDeleted) {
             self.alive.remove(&target);
         }
+        // An agent reports a Service together with its endpoints.
+        let service_state = ServiceState { condition: ServiceCondition::Resolved, message: String::new() };
+        self.inventory.services.entry((key.cluster.clone(), key.service.clone())).or_insert(service_state);
         let known = self.inventory.endpoints_of(&key.cluster, &key.service);
         let first_seen =
             known.filter(|(t, u, _)| *t == target && **u == key.pod_uid).map(|(_, _, e)| e.first_seen).next();
