@@ -138,10 +138,12 @@ fn facts(policy: &Policy, now: Timestamp) -> String {
     }
     match &policy.status.rule {
         Some(rule) => {
-            lines.push((
-                "rule",
-                format!("priority {}, {}", rule.priority, or_dash(&rule.rule_arn)),
-            ));
+            // The listener can be known before there is a rule; priorities count from 1.
+            let at = match rule.rule_arn.as_str() {
+                "" => "-".to_owned(),
+                arn => format!("priority {}, {arn}", rule.priority),
+            };
+            lines.push(("rule", at));
             lines.push(("listener", or_dash(&rule.listener_arn).to_owned()));
             lines.push(("programmed", ago(rule.programmed_at, now)));
         }

@@ -175,3 +175,13 @@ fn a_page_that_is_higher_than_the_window_is_cut_and_says_so() {
         assert!(fit(page, rows).lines().count() <= 2, "{rows}");
     }
 }
+
+#[test]
+fn a_policy_with_a_listener_and_no_rule_yet_shows_no_priority() {
+    let mut policy = settled();
+    let rule = policy.status.rule.as_mut().expect("the fixture has a rule");
+    rule.rule_arn.clear();
+    rule.priority = 0;
+    let page = status(&policy, BARE, now());
+    assert!(page.contains("  rule        -\n  listener    arn:listener/1\n"), "{page}");
+}
