@@ -95,25 +95,28 @@ impl Keeper {
                 self.publish(epoch, true);
             }
             Ok(LeaseAnswer::HeldByOther { holder, epoch, remaining }) => {
-                if self.lease.send_replace(None).is_some() {
+                let lost = self.lease.send_replace(None).is_some();
+                // A replica asks all day long: it says so once for each epoch.
+                let news = self.publish(epoch, false);
+                if lost {
                     warn!(%holder, %epoch, scope = %self.scope, "another replica took the lease; this one stops writing");
-                } else {
+                } else if news {
                     info!(%holder, %epoch, ?remaining, scope = %self.scope, "another replica holds the lease");
                 }
-                self.publish(epoch, false);
             }
             // The lease in hand stays good for as long as it was granted.
             Err(error) => warn!(%error, scope = %self.scope, "the lease was not renewed"),
         }
     }
 
-    fn publish(&self, epoch: Epoch, held: bool) {
+    /// True when the epoch was not known before.
+    fn publish(&self, epoch: Epoch, held: bool) -> bool {
         self.metrics.lease_held.set(i64::from(held));
         self.metrics.epoch.set(i64::try_from(epoch.0).unwrap_or(i64::MAX));
         self.epoch.send_if_modified(|present| {
             let moved = *present != Some(epoch);
             *present = Some(epoch);
             moved
-        });
+        })
     }
 }

@@ -113,8 +113,10 @@ async fn is_ours(file: &PidFile, place: &Place) -> bool {
     matches!(answer, Ok(Ok(folder)) if Path::new(&folder) == place.pgdata())
 }
 
-/// What a server says that finds the memory of one that was killed still in use: its last processes end within moments.
-const PREDECESSOR: &str = "is still in use";
+/// What a server says that finds traces of one that was killed: its memory still in use, because its last processes end within
+/// moments; or its process id still taken, because a dead process keeps it until its parent, or init after the parent was
+/// killed too, has taken note. Another hub's server it cannot be: the data folder is locked.
+const PREDECESSOR: [&str; 2] = ["is still in use", "lock file \"postmaster.pid\" already exists"];
 
 /// Starts the server and waits until it answers.
 pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Server, EmbeddedError> {
@@ -122,7 +124,7 @@ pub(super) async fn launch(place: &Place, options: EmbeddedOptions) -> Result<Se
     loop {
         match launch_once(place, options).await {
             Err(EmbeddedError::NotStarted { output, .. })
-                if output.contains(PREDECESSOR) && Instant::now() < deadline =>
+                if PREDECESSOR.iter().any(|said| output.contains(said)) && Instant::now() < deadline =>
             {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
