@@ -218,9 +218,16 @@ fn rule(draft: &Draft<'_>) -> Option<RuleStatus> {
 
 /// True when a policy that is being deleted has nothing left at AWS, by what was really read.
 fn gone(world: &World<'_>, draft: &Draft<'_>) -> bool {
-    let no_rule = matches!(draft.rule, RuleView::Absent) || steps::listener_is_gone(draft);
+    let no_rule = matches!(draft.rule, RuleView::Absent) || steps::listener_is_gone(draft) || never_made(draft);
     let no_group = draft.clusters.iter().all(|cluster| cluster.group.is_none());
     draft.record.deleting_since.is_some() && world.observed.audited_at.is_some() && no_rule && no_group
+}
+
+/// True for a policy whose listener is refused, and that was never programmed: a rule was never made where the listener was
+/// refused from the start. One that was made before the refusal has its groups, and waits for them.
+fn never_made(draft: &Draft<'_>) -> bool {
+    let refused = [Reason::ForeignOwner, Reason::ListenerUnsuitable];
+    draft.place.is_none() && draft.memory.programmed.is_none() && first_note(draft, &refused).is_some()
 }
 
 /// The next moment at which this plan would be another one although nothing else changed.
