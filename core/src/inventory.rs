@@ -1,6 +1,6 @@
 //! What the agents reported: clusters, Services and endpoints, with the evidence for what is gone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -151,16 +151,33 @@ impl EndpointState {
     }
 }
 
-/// All that the agents reported; the hub keeps it as a mirror of its store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// All that the agents reported; the hub keeps it as a mirror of its store. A clone shares what it does not change: with
+/// 100,000 endpoints a change of one copies the endpoints of its Service and one part of the index of addresses.
+#[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// Clusters by name.
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Services by cluster and key.
     pub services: BTreeMap<(ClusterName, ServiceKey), ServiceState>,
-    endpoints: BTreeMap<(ClusterName, ServiceKey), BTreeMap<(Target, PodUid), Endpoint>>,
-    claims: BTreeMap<Target, Vec<EndpointKey>>,
+    endpoints: BTreeMap<ClusterName, BTreeMap<ServiceKey, Arc<Endpoints>>>,
+    /// Who claims an address, in [`CLAIM_PARTS`] parts; derived from `endpoints`.
+    claims: Vec<Arc<BTreeMap<Target, Vec<EndpointKey>>>>,
 }
+
+/// The endpoints of one Service in one cluster; an address has more than one pod only while it changes hands.
+type Endpoints = BTreeMap<Target, Vec<(PodUid, Endpoint)>>;
+
+/// Parts of the index of addresses: with 100,000 addresses a part holds some 400.
+const CLAIM_PARTS: usize = 256;
+
+impl PartialEq for Inventory {
+    /// The index of addresses follows from the rest.
+    fn eq(&self, other: &Self) -> bool {
+        self.clusters == other.clusters && self.services == other.services && self.endpoints == other.endpoints
+    }
+}
+
+impl Eq for Inventory {}
 
 /// Who owns an address and port within a VPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,30 +188,54 @@ pub enum Ownership<'a> {
     Owner(&'a EndpointKey),
 }
 
+fn claim_part(target: Target) -> usize {
+    let bytes = match target.address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    // Pods of one subnet differ in their last bytes.
+    usize::try_from((bytes ^ (bytes >> 8)) % (CLAIM_PARTS as u128)).unwrap_or_default()
+}
+
 impl Inventory {
     /// Stores one endpoint, replacing what was known of the same key.
     pub fn upsert(&mut self, key: EndpointKey, endpoint: Endpoint) {
-        let per_service = self.endpoints.entry((key.cluster.clone(), key.service.clone())).or_default();
-        per_service.insert((key.target, key.pod_uid.clone()), endpoint);
-        let claims = self.claims.entry(key.target).or_default();
-        if !claims.contains(&key) {
-            claims.push(key);
+        let of_cluster = self.endpoints.entry(key.cluster.clone()).or_default();
+        let of_service = Arc::make_mut(of_cluster.entry(key.service.clone()).or_default());
+        let at = of_service.entry(key.target).or_default();
+        match at.binary_search_by(|(uid, _)| uid.cmp(&key.pod_uid)) {
+            Ok(place) => at[place].1 = endpoint,
+            Err(place) => {
+                at.insert(place, (key.pod_uid.clone(), endpoint));
+                self.claims.resize_with(CLAIM_PARTS, Arc::default);
+                let part = Arc::make_mut(&mut self.claims[claim_part(key.target)]);
+                part.entry(key.target).or_default().push(key);
+            }
         }
     }
 
     /// Forgets one endpoint wholly, evidence included.
     pub fn forget(&mut self, key: &EndpointKey) {
-        let place = (key.cluster.clone(), key.service.clone());
-        if let Some(per_service) = self.endpoints.get_mut(&place) {
-            per_service.remove(&(key.target, key.pod_uid.clone()));
-            if per_service.is_empty() {
-                self.endpoints.remove(&place);
+        let Some(of_cluster) = self.endpoints.get_mut(&key.cluster) else { return };
+        let Some(of_service) = of_cluster.get_mut(&key.service) else { return };
+        let service = Arc::make_mut(of_service);
+        if let Some(at) = service.get_mut(&key.target) {
+            at.retain(|(uid, _)| *uid != key.pod_uid);
+            if at.is_empty() {
+                service.remove(&key.target);
             }
         }
-        if let Some(claims) = self.claims.get_mut(&key.target) {
+        if service.is_empty() {
+            of_cluster.remove(&key.service);
+        }
+        if of_cluster.is_empty() {
+            self.endpoints.remove(&key.cluster);
+        }
+        let Some(part) = self.claims.get_mut(claim_part(key.target)).map(Arc::make_mut) else { return };
+        if let Some(claims) = part.get_mut(&key.target) {
             claims.retain(|claim| claim != key);
             if claims.is_empty() {
-                self.claims.remove(&key.target);
+                part.remove(&key.target);
             }
         }
     }
@@ -205,21 +246,18 @@ impl Inventory {
         cluster: &ClusterName,
         service: &ServiceKey,
     ) -> impl Iterator<Item = (Target, &PodUid, &Endpoint)> {
-        let place = (cluster.clone(), service.clone());
-        self.endpoints.get(&place).into_iter().flatten().map(|((target, uid), endpoint)| (*target, uid, endpoint))
+        let of_service = self.endpoints.get(cluster).and_then(|of_cluster| of_cluster.get(service));
+        let targets = of_service.into_iter().flat_map(|endpoints| endpoints.iter());
+        targets.flat_map(|(target, at)| at.iter().map(|(uid, endpoint)| (*target, uid, endpoint)))
     }
 
     /// All endpoints, by cluster and Service.
     pub fn endpoints(&self) -> impl Iterator<Item = (EndpointKey, &Endpoint)> {
-        self.endpoints.iter().flat_map(|((cluster, service), endpoints)| {
-            endpoints.iter().map(|((target, uid), endpoint)| {
-                let key = EndpointKey {
-                    cluster: cluster.clone(),
-                    service: service.clone(),
-                    target: *target,
-                    pod_uid: uid.clone(),
-                };
-                (key, endpoint)
+        let services = self.endpoints.iter().flat_map(|(cluster, services)| services.keys().map(move |s| (cluster, s)));
+        services.flat_map(|(cluster, service)| {
+            self.endpoints_of(cluster, service).map(move |(target, uid, endpoint)| {
+                let (cluster, service, pod_uid) = (cluster.clone(), service.clone(), uid.clone());
+                (EndpointKey { cluster, service, target, pod_uid }, endpoint)
             })
         })
     }
@@ -231,9 +269,22 @@ impl Inventory {
     /// pods lives there: two clusters that claim one address at once means overlapping pod CIDRs, and the newcomer is the one
     /// to be refused, also when the first one's pod is replaced.
     pub fn owner(&self, vpc: &VpcId, target: Target) -> Ownership<'_> {
+        let claims = self.claims.get(claim_part(target)).and_then(|part| part.get(&target));
+        match claims.map(Vec::as_slice) {
+            None | Some([]) => Ownership::Free,
+            // Nearly every address has one claim.
+            Some([only]) => match self.claim(vpc, only) {
+                Some((_, true)) => Ownership::Owner(only),
+                Some((_, false)) | None => Ownership::Free,
+            },
+            Some(several) => self.owner_of_several(vpc, several),
+        }
+    }
+
+    fn owner_of_several<'a>(&'a self, vpc: &VpcId, claims: &'a [EndpointKey]) -> Ownership<'a> {
         let mut newest: BTreeMap<&ClusterName, (&EndpointKey, Timestamp)> = BTreeMap::new();
         let mut first: BTreeMap<&ClusterName, Timestamp> = BTreeMap::new();
-        for key in self.claims.get(&target).into_iter().flatten() {
+        for key in claims {
             let Some((since, lives)) = self.claim(vpc, key) else { continue };
             let earliest = first.entry(&key.cluster).or_insert(since);
             *earliest = since.min(*earliest);
@@ -255,10 +306,12 @@ impl Inventory {
 
     /// Since when an endpoint claims its address, and whether its pod lives; none: in another VPC.
     fn claim(&self, vpc: &VpcId, key: &EndpointKey) -> Option<(Timestamp, bool)> {
-        let cluster = self.clusters.get(&key.cluster)?;
-        let place = (key.cluster.clone(), key.service.clone());
-        let endpoint = self.endpoints.get(&place)?.get(&(key.target, key.pod_uid.clone()))?;
+        if self.clusters.get(&key.cluster)?.vpc_id != *vpc {
+            return None;
+        }
+        let at = self.endpoints.get(&key.cluster)?.get(&key.service)?.get(&key.target)?;
+        let (_, endpoint) = at.iter().find(|(uid, _)| *uid == key.pod_uid)?;
         let lives = matches!(endpoint.state, EndpointState::Present { terminating: false, .. });
-        (cluster.vpc_id == *vpc).then_some((endpoint.first_seen, lives))
+        Some((endpoint.first_seen, lives))
     }
 }
