@@ -419,6 +419,8 @@ fn went_live(mut open: Open, live: bool, seq: u64, version: u64) -> Stepped {
         };
         return back(open, live, vec![store(seq, Work::Staged), Effect::Resync(reason)]);
     };
+    // A set may have come back before the one between was confirmed: then that one has left too, whichever of the two is meant.
+    let at = open.sets.iter().rposition(|set| set.version == version).unwrap_or(at);
     let left: Vec<Arc<WatchSet>> = open.sets.drain(..at).collect();
     let confirmed = &open.sets[0];
     let mut effects = vec![store(seq, Work::Live)];

@@ -372,3 +372,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_set_that_came_back_before_the_one_between_was_confirmed_is_swept_of_it() {
+    let (first, between) = (set(&["web"]), set(&["api", "web"]));
+    let snapshot = vec![begin(&first), finish(0, 0), Inbound::Live { version: first.version }];
+    let (_, state) = feed(opened(&first, None), 1, snapshot);
+    let (_, state) = state.step(Input::NewWatchSet(Arc::clone(&between)));
+    let (_, state) = feed(state, 4, vec![Inbound::Changes(vec![upsert("api", 1)])]);
+    let (_, state) = state.step(Input::NewWatchSet(Arc::clone(&first)));
+    let (effects, state) = feed(state, 5, vec![Inbound::Live { version: first.version }]);
+    assert_eq!(resyncs(&effects).len(), 1, "the rows of api are still stored");
+    let again = vec![begin(&first), finish(0, 0), Inbound::Live { version: first.version }];
+    let (effects, _) = feed(state, 6, again);
+    assert!(resyncs(&effects).is_empty(), "{effects:?}");
+}
