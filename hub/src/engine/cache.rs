@@ -51,7 +51,7 @@ pub enum Reading {
     /// For [`Object::Groups`].
     Groups(BTreeMap<TargetGroupArn, TargetGroup>),
     /// For [`Object::Group`]; none: there is no such group.
-    Group(Option<(TargetGroupArn, TargetGroup)>),
+    Group(Box<Option<(TargetGroupArn, TargetGroup)>>),
     /// For [`Object::Targets`]; none: the group is gone.
     Targets(Option<BTreeMap<Target, TargetState>>),
 }
@@ -60,12 +60,15 @@ pub enum Reading {
 #[derive(Clone, Debug)]
 pub struct Ticket {
     object: Object,
+    reset: u64,
     generation: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     observed: Arc<Observed>,
+    /// How often everything was forgotten; a read that began before the last time is worth nothing.
+    reset: u64,
     /// Groups that each listener uses, for the quota ledger.
     used: HashMap<ListenerArn, BTreeSet<TargetGroupArn>>,
     generations: HashMap<Object, u64>,
@@ -110,21 +113,41 @@ impl Cache {
 
     /// Starts a read.
     pub fn ticket(&self, object: Object) -> Ticket {
-        let generation = self.lock().generations.get(&object).copied().unwrap_or_default();
-        Ticket { object, generation }
+        let state = self.lock();
+        let generation = state.generations.get(&object).copied().unwrap_or_default();
+        Ticket { object, reset: state.reset, generation }
     }
 
     /// Takes what a read brought. False: something was written meanwhile, read again.
     pub fn store(&self, ticket: &Ticket, reading: Reading, now: Timestamp) -> bool {
         let mut state = self.lock();
-        if state.generations.get(&ticket.object).copied().unwrap_or_default() != ticket.generation {
+        let generation = state.generations.get(&ticket.object).copied().unwrap_or_default();
+        if (state.reset, generation) != (ticket.reset, ticket.generation) {
             return false;
         }
-        state.unread.remove(&ticket.object);
+        let was_unread = state.unread.remove(&ticket.object);
+        if !was_unread && state.knows(&ticket.object, &reading) {
+            return true;
+        }
         state.take(&ticket.object, reading, now);
         drop(state);
         self.changed();
         true
+    }
+
+    /// Forgets everything but the account's limits, and makes the reads under way worthless: another holder of the lease may
+    /// have written since they began.
+    pub fn reset(&self) {
+        let mut state = self.lock();
+        let observed = Observed { limits: state.observed.limits.clone(), ..Observed::default() };
+        *state = State { observed: Arc::new(observed), reset: state.reset + 1, ..State::default() };
+        drop(state);
+        self.changed();
+    }
+
+    /// True unless the object is part of something that is not there any more, as far as is known.
+    pub fn is_listed(&self, object: &Object) -> bool {
+        is_listed(&self.lock().observed, object)
     }
 
     /// True when the object was written and not read since.
@@ -242,9 +265,10 @@ impl State {
                 self.take_groups(read);
             }
             (Object::Group(name), Reading::Group(found)) => {
-                let targets = old_targets(observed, found.as_ref().map(|(arn, _)| arn));
+                let found = *found;
+                let targets = old_targets(observed, found.as_ref().map(|found| &found.0));
                 observed.target_groups.retain(|_, group| group.name != *name);
-                if let Some((arn, mut group)) = found {
+                if let Some((arn, mut group)) = found.map(|found| *found) {
                     group.targets = targets;
                     observed.target_groups.insert(arn, group);
                 }
@@ -257,9 +281,18 @@ impl State {
             // A reading of another kind than its object cannot be made, see `super::observer::read`.
             (_, _) => {}
         }
-        if self.load_balancers_read && self.groups_read {
-            Arc::make_mut(&mut self.observed).audited_at = Some(now);
+        let observed = Arc::make_mut(&mut self.observed);
+        if self.load_balancers_read && self.groups_read && matches!(object, Object::LoadBalancers | Object::Groups) {
+            observed.audited_at = Some(now);
         }
+        // What is gone can never be read back, and nobody must wait for it.
+        self.unread.retain(|object| is_listed(observed, object));
+    }
+
+    /// True when a reading of targets says nothing new: most do, and each change wakes the planner and copies what is shared.
+    fn knows(&self, object: &Object, reading: &Reading) -> bool {
+        let (Object::Targets(arn), Reading::Targets(Some(read))) = (object, reading) else { return false };
+        self.observed.target_groups.get(arn).is_some_and(|group| group.targets.get() == Some(read))
     }
 
     fn take_load_balancers(&mut self, mut read: BTreeMap<LoadBalancerArn, LoadBalancer>) {
@@ -313,6 +346,15 @@ impl State {
                 load_balancer.target_groups_in_use = Known::Known(u32::try_from(groups.len()).unwrap_or(u32::MAX));
             }
         }
+    }
+}
+
+fn is_listed(observed: &Observed, object: &Object) -> bool {
+    match object {
+        Object::LoadBalancerTags(arn) | Object::Listeners(arn) => observed.load_balancers.contains_key(arn),
+        Object::Rules(arn) => observed.listeners.contains_key(arn),
+        Object::Targets(arn) => observed.target_groups.contains_key(arn),
+        Object::Limits | Object::LoadBalancers | Object::Groups | Object::Group(_) => true,
     }
 }
 

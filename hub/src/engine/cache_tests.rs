@@ -141,7 +141,7 @@ fn a_group_that_is_gone_is_removed_by_its_own_read() {
     assert!(read(&cache, Object::Targets(group_arn()), Reading::Targets(None)));
     assert!(cache.observed().target_groups.is_empty());
     let cache = filled();
-    assert!(read(&cache, Object::Group("sy-a".into()), Reading::Group(None)));
+    assert!(read(&cache, Object::Group("sy-a".into()), Reading::Group(Box::new(None))));
     assert!(cache.observed().target_groups.is_empty());
 }
 
@@ -170,4 +170,48 @@ fn the_groups_of_a_load_balancer_are_counted_once_its_listeners_were_read() {
     // A load balancer without listeners holds nothing, which is something else than not knowing.
     assert!(read(&cache, Object::Listeners(load_balancer_arn()), Reading::Listeners(BTreeMap::new())));
     assert_eq!(used(&cache), Known::Known(0));
+}
+
+#[test]
+fn a_listener_that_is_gone_is_not_waited_for() {
+    let cache = Cache::new();
+    let load_balancers = BTreeMap::from([(load_balancer_arn(), load_balancer())]);
+    assert!(read(&cache, Object::LoadBalancers, Reading::LoadBalancers(load_balancers)));
+    let listeners = BTreeMap::from([(listener_arn(), listener())]);
+    assert!(read(&cache, Object::Listeners(load_balancer_arn()), Reading::Listeners(listeners)));
+    let priorities = BTreeMap::new();
+    cache.invalidate(&Action::SetRulePriorities { listener: listener_arn(), priorities });
+    let rules = Object::Rules(listener_arn());
+    assert!(cache.is_unread(&rules) && cache.is_listed(&rules));
+    assert!(read(&cache, Object::Listeners(load_balancer_arn()), Reading::Listeners(BTreeMap::new())));
+    assert!(!cache.is_unread(&rules) && !cache.is_listed(&rules));
+}
+
+#[test]
+fn after_a_reset_nothing_is_known_and_a_read_from_before_is_thrown_away() {
+    let cache = Cache::new();
+    assert!(read(&cache, Object::LoadBalancers, Reading::LoadBalancers(BTreeMap::new())));
+    let before = cache.ticket(Object::Groups);
+    assert!(read(&cache, Object::Groups, Reading::Groups(BTreeMap::from([(group_arn(), group())]))));
+    assert!(cache.observed().audited_at.is_some());
+    cache.reset();
+    assert_eq!(*cache.observed(), Observed::default());
+    let late = Reading::Groups(BTreeMap::from([(group_arn(), group())]));
+    assert!(!cache.store(&before, late, Timestamp::UNIX_EPOCH));
+    assert!(cache.observed().audited_at.is_none());
+}
+
+#[test]
+fn targets_that_are_as_they_were_wake_nobody_unless_they_were_waited_for() {
+    let cache = Cache::new();
+    assert!(read(&cache, Object::Groups, Reading::Groups(BTreeMap::from([(group_arn(), group())]))));
+    assert!(read(&cache, Object::Targets(group_arn()), targets(&["10.0.0.1"])));
+    let mut changes = cache.changes();
+    changes.mark_unchanged();
+    assert!(read(&cache, Object::Targets(group_arn()), targets(&["10.0.0.1"])));
+    assert!(!changes.has_changed().unwrap());
+    cache.invalidate(&register());
+    changes.mark_unchanged();
+    assert!(read(&cache, Object::Targets(group_arn()), targets(&["10.0.0.1"])));
+    assert!(changes.has_changed().unwrap());
 }

@@ -189,7 +189,15 @@ impl Observer {
                 if failing.insert(object.clone(), message.clone()).as_ref() != Some(&message) {
                     warn!(?object, %error, "reading from AWS failed; what was read before stays in force");
                 }
-                self.wanted.ask(object, now + RETRY, class);
+                if let Some(parent) = self.parent(&object).filter(|_| is_gone(&error)) {
+                    self.wanted.ask(parent, now, Class::Read);
+                }
+                // Once its listing was read without it, nothing is left to be read.
+                if self.cache.is_listed(&object) {
+                    self.wanted.ask(object, now + RETRY, class);
+                } else {
+                    failing.remove(&object);
+                }
             }
         }
     }
@@ -201,16 +209,22 @@ impl Observer {
             Object::LoadBalancers | Object::Groups => Some(self.audit_interval.mul_f64(jitter)),
             // Limits change when somebody asks AWS to raise one.
             Object::Limits => Some(self.audit_interval.mul_f64(10.0 * jitter)),
-            Object::Targets(arn) if self.cache.observed().target_groups.contains_key(arn) => {
-                Some(self.health_interval.mul_f64(jitter))
+            object if !self.cache.is_listed(object) => None,
+            Object::Targets(_) => Some(self.health_interval.mul_f64(jitter)),
+            Object::Listeners(_) | Object::Rules(_) => Some(self.audit_interval.mul_f64(jitter)),
+            Object::LoadBalancerTags(_) | Object::Group(_) => None,
+        }
+    }
+
+    /// The listing that says whether an object is still there.
+    fn parent(&self, object: &Object) -> Option<Object> {
+        match object {
+            Object::LoadBalancerTags(_) | Object::Listeners(_) => Some(Object::LoadBalancers),
+            Object::Rules(arn) => {
+                let observed = self.cache.observed();
+                observed.listeners.get(arn).map(|listener| Object::Listeners(listener.load_balancer.clone()))
             }
-            Object::Listeners(arn) if self.cache.observed().load_balancers.contains_key(arn) => {
-                Some(self.audit_interval.mul_f64(jitter))
-            }
-            Object::Rules(arn) if self.cache.observed().listeners.contains_key(arn) => {
-                Some(self.audit_interval.mul_f64(jitter))
-            }
-            _ => None,
+            Object::Limits | Object::LoadBalancers | Object::Groups | Object::Group(_) | Object::Targets(_) => None,
         }
     }
 }
@@ -254,10 +268,15 @@ async fn read(elb: &Elb, cache: &Cache, object: &Object, class: Class) -> Result
             Reading::Rules(rules, used)
         }
         Object::Groups => Reading::Groups(elb.target_groups(GROUP_PREFIX, class).await?),
-        Object::Group(name) => Reading::Group(elb.target_group_by_name(name, class).await?),
+        Object::Group(name) => Reading::Group(Box::new(elb.target_group_by_name(name, class).await?)),
         Object::Targets(arn) => Reading::Targets(gone_is_none(elb.targets(arn, class).await)?),
     };
     Ok(cache.store(&ticket, reading, Timestamp::now()))
+}
+
+/// True when AWS says that what was to be read is not there.
+fn is_gone(error: &ReadError) -> bool {
+    matches!(error, ReadError::Refused { code, .. } if code == "LoadBalancerNotFound" || code == "ListenerNotFound")
 }
 
 /// A group that was deleted meanwhile is an answer, not a failure.
