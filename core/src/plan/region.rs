@@ -14,7 +14,7 @@ use super::{
     steps,
 };
 use crate::{
-    arn::{ListenerArn, LoadBalancerArn},
+    arn::ListenerArn,
     check,
     ids::PolicyKey,
     ownership::{self, Owner},
@@ -34,7 +34,6 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         .collect();
     let priorities = assign_priorities(world, &drafts);
     let mut ledger = Ledger::new(world.observed, &drafts);
-    let mut tagged = BTreeSet::new();
     let mut moved = BTreeSet::new();
     let mut policies = BTreeMap::new();
     for draft in &mut drafts {
@@ -53,7 +52,7 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
             draft.note(None, Reason::Frozen, message);
             wanted.clear();
         }
-        add_fence(world, draft, &mut tagged, &mut wanted);
+        add_fence(world, draft, &mut wanted);
         let made = steps::withhold(draft, wanted, now);
         let finished = finish(world, draft, of_listener, made, now);
         policies.insert(draft.record.policy.key.clone(), finished);
@@ -163,12 +162,14 @@ fn add_moves(draft: &Draft<'_>, priorities: &Priorities, moved: &mut BTreeSet<Li
 }
 
 /// Before the first write of this epoch the load balancer is tagged with it, so that an older hub can see that it is old (I7).
-fn add_fence(world: &World<'_>, draft: &Draft<'_>, tagged: &mut BTreeSet<LoadBalancerArn>, steps: &mut Vec<Step>) {
+/// Each policy that writes does so itself: lanes do not wait for each other, and none may pass an unfenced write. The tag is the
+/// same every time.
+fn add_fence(world: &World<'_>, draft: &Draft<'_>, steps: &mut Vec<Step>) {
     let Some(place) = draft.place.filter(|_| !steps.is_empty()) else {
         return;
     };
     let epoch = world.settings.epoch;
-    if ownership::epoch_of(&place.load_balancer.tags) >= epoch || !tagged.insert(place.load_balancer_arn.clone()) {
+    if ownership::epoch_of(&place.load_balancer.tags) >= epoch {
         return;
     }
     let tags = BTreeMap::from([(ownership::TAG_EPOCH.to_owned(), epoch.to_string())]);
