@@ -266,9 +266,9 @@ impl State {
             }
             (Object::Group(name), Reading::Group(found)) => {
                 let found = *found;
-                let targets = old_targets(observed, found.as_ref().map(|found| &found.0));
+                let targets = old_targets(observed, found.as_ref().map(|(arn, _)| arn));
                 observed.target_groups.retain(|_, group| group.name != *name);
-                if let Some((arn, mut group)) = found.map(|found| *found) {
+                if let Some((arn, mut group)) = found {
                     group.targets = targets;
                     observed.target_groups.insert(arn, group);
                 }

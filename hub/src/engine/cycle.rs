@@ -121,6 +121,7 @@ impl Engine {
             return Instant::now() + LEASE_PAUSE;
         }
         self.begin_term(lease.epoch, &picture).await;
+        let observed = self.cache.observed();
         let settings = self.options.settings(lease.epoch);
         self.accept_restored(&settings, &observed).await;
         self.ask(&records, &observed, &settings);
@@ -143,7 +144,7 @@ impl Engine {
         self.forget(&records, &plan).await;
         let steps = self.steps(&plan);
         if !steps.is_empty() {
-            self.carry_out(lease.epoch, steps, shutdown).await;
+            self.carry_out(lease.epoch, steps, &picture, shutdown).await;
             return Instant::now();
         }
         next_look(&plan, now, idle)
@@ -155,6 +156,11 @@ impl Engine {
             return;
         }
         self.term = Term { epoch: Some(epoch), ..Term::default() };
+        // What this replica read before its term may be older than the last write of another holder.
+        self.cache.reset();
+        for object in [Object::LoadBalancers, Object::Groups, Object::Limits] {
+            self.wanted.ask(object, Instant::now(), Class::Read);
+        }
         for stored in picture.policies.values() {
             self.term.remember(&stored.record.policy.key, &stored.record.uid, stored.memory.clone());
         }
@@ -163,9 +169,6 @@ impl Engine {
             Ok(intents) => {
                 // Their effect is seen in the reading that this term starts from.
                 info!(count = intents.len(), %epoch, "calls of an earlier epoch have no recorded outcome; AWS is read anew");
-                for object in [Object::LoadBalancers, Object::Groups] {
-                    self.wanted.ask(object, Instant::now(), Class::Read);
-                }
             }
             Err(error) => warn!(%error, %epoch, "the calls of earlier epochs could not be looked up"),
         }
@@ -296,15 +299,17 @@ impl Engine {
         steps
     }
 
-    async fn carry_out(&mut self, epoch: Epoch, steps: Vec<Step>, shutdown: &CancellationToken) {
+    async fn carry_out(&mut self, epoch: Epoch, steps: Vec<Step>, planned: &Picture, shutdown: &CancellationToken) {
         let interrupt = CancellationToken::new();
         let mut picture = self.picture.clone();
-        let before = picture.borrow_and_update().clone();
+        // Intents that came since the plan was made stop it at once. Pods do so only when they move from now on: where some
+        // pod moves all the time, no call would ever be made.
+        let inventory = picture.borrow_and_update().inventory.clone();
         let wait = async {
             // A new intent, or pods that moved, are planned before the rest of this plan is made.
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                _ = picture.wait_for(|picture| asks_for_something_else(&before, picture)) => {}
+                _ = picture.wait_for(|now| other_intents(planned, now) || !Arc::ptr_eq(&inventory, &now.inventory)) => {}
                 () = sleep(SLICE) => {}
             }
             interrupt.cancel();
@@ -333,14 +338,13 @@ impl Term {
     }
 }
 
-/// True when a new picture may lead to another plan; a mere new status of a policy does not.
-fn asks_for_something_else(before: &Picture, now: &Picture) -> bool {
+/// True when users ask for something else than they did; a mere new status of a policy does not count.
+fn other_intents(before: &Picture, now: &Picture) -> bool {
     let intents = |picture: &Picture| -> Vec<(PolicyUid, u64, bool)> {
         let of = |record: &PolicyRecord| (record.uid.clone(), record.version, record.deleting_since.is_some());
         picture.policies.values().map(|stored| of(&stored.record)).collect()
     };
-    let same_policies = Arc::ptr_eq(&before.policies, &now.policies) || intents(before) == intents(now);
-    !same_policies || !Arc::ptr_eq(&before.inventory, &now.inventory)
+    !Arc::ptr_eq(&before.policies, &now.policies) && intents(before) != intents(now)
 }
 
 fn next_look(plan: &RegionPlan, now: Timestamp, idle: Instant) -> Instant {
