@@ -95,17 +95,18 @@ pub async fn run(
 ) {
     let mut told = Told::default();
     loop {
+        // The picture is let go before anything is sent: a watcher that does not read must not keep an old inventory alive.
         let picture = Arc::clone(&pictures.borrow_and_update());
-        if picture.loaded {
-            for event in told.difference(&picture, &filter) {
-                tokio::select! {
-                    sent = outbox.send(Ok(event)) => {
-                        if sent.is_err() {
-                            return;
-                        }
+        let events = if picture.loaded { told.difference(&picture, &filter) } else { Vec::new() };
+        drop(picture);
+        for event in events {
+            tokio::select! {
+                sent = outbox.send(Ok(event)) => {
+                    if sent.is_err() {
+                        return;
                     }
-                    () = shutdown.cancelled() => return,
                 }
+                () = shutdown.cancelled() => return,
             }
         }
         let alive = tokio::select! {

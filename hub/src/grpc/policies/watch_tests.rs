@@ -131,3 +131,19 @@ async fn a_slow_watcher_skips_to_the_latest() {
     assert_eq!(events.recv().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
     task.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_keeps_no_old_picture_alive() {
+    let first = Arc::new(picture(&[stored("a", "1", 1), stored("b", "2", 1)], None));
+    let old = Arc::downgrade(&first);
+    let (sender, receiver) = watch::channel(first);
+    let (outbox, mut events) = mpsc::channel(1);
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(receiver, Filter::default(), outbox, shutdown.clone()));
+    // Of three events one is read and one fits into the outbox, so that the task waits with the third.
+    assert_eq!(events.recv().await.unwrap().unwrap().event(), Present);
+    drop(sender.send_replace(Arc::new(picture(&[], None))));
+    assert!(old.upgrade().is_none());
+    shutdown.cancel();
+    task.await.unwrap();
+}
