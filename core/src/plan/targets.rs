@@ -200,7 +200,7 @@ fn removals(
     let floor = floor(baseline, input.budget_percent);
     let mut left = count(present.len());
     let mut gone = Vec::new();
-    let mut held: BTreeMap<&'static str, u32> = BTreeMap::new();
+    let mut held = Held::default();
     for (ground, _, target) in candidates {
         // A pod that is gone is of no use in the group, except as the last one: an empty group answers 503 at once, while
         // a group of dead targets at least takes the next pod in without a change of rules.
@@ -209,15 +209,29 @@ fn removals(
             left -= 1;
             gone.push((target, ground.words()));
         } else {
-            *held.entry(ground.words()).or_default() += 1;
+            *held.words.entry(ground.words()).or_default() += 1;
+            held.by_budget |= matches!(ground, Ground::Weak(_));
         }
     }
-    let held_count = held.values().sum();
-    if held_count > 0 {
+    if held.count() > 0 {
         notes.push(held_note(input, inventory, present.len(), floor, baseline, &held));
     }
     gone.sort();
-    (gone, held_count)
+    (gone, held.count())
+}
+
+/// What a group keeps although nobody wants it.
+#[derive(Default)]
+struct Held {
+    words: BTreeMap<&'static str, u32>,
+    /// True when the budget keeps some of them; else it is only the rule that the last target stays.
+    by_budget: bool,
+}
+
+impl Held {
+    fn count(&self) -> u32 {
+        self.words.values().sum()
+    }
 }
 
 /// Targets that a group keeps at least while it carries weight; never less than one (I1).
@@ -286,16 +300,9 @@ fn frozen(input: &Input<'_>, candidates: usize) -> Note {
     Note { cluster: Some(name.clone()), reason, message }
 }
 
-fn held_note(
-    input: &Input<'_>,
-    inventory: &Inventory,
-    present: usize,
-    floor: u32,
-    baseline: u32,
-    held: &BTreeMap<&'static str, u32>,
-) -> Note {
+fn held_note(input: &Input<'_>, inventory: &Inventory, present: usize, floor: u32, baseline: u32, held: &Held) -> Note {
     let name = &input.cluster.name;
-    let why: Vec<String> = held.iter().map(|(words, n)| format!("{n} because {words}")).collect();
+    let why: Vec<String> = held.words.iter().map(|(words, n)| format!("{n} because {words}")).collect();
     let service = inventory.services.get(&(name.clone(), input.service.clone()));
     let state = match service.map(|s| s.condition) {
         Some(ServiceCondition::NotFound) => format!("; Service {} does not exist there", input.service.name),
@@ -305,14 +312,20 @@ fn held_note(
         Some(ServiceCondition::NoSelectedPods) => format!("; Service {} selects no pod", input.service.name),
         Some(ServiceCondition::Resolved) | None => String::new(),
     };
-    let message = format!(
-        "{} of {present} targets of {name} are held: {}{state}. The group carries weight and keeps at least {floor} targets \
-         (deregistrationBudgetPercent {} of {baseline}). If they are meant to go, set the weight of {name} to 0 first, or \
-         raise spec.safety.deregistrationBudgetPercent",
-        held.values().sum::<u32>(),
-        why.join(", "),
-        input.budget_percent,
-    );
+    let rule = if held.by_budget {
+        format!(
+            "The group carries weight and keeps at least {floor} targets (deregistrationBudgetPercent {} of {baseline}). If \
+             they are meant to go, set the weight of {name} to 0 first, or raise spec.safety.deregistrationBudgetPercent",
+            input.budget_percent
+        )
+    } else {
+        format!(
+            "The group carries weight, so its last target stays until another is registered: an empty group answers 503. \
+             Give {name} ready pods, or set its weight to 0"
+        )
+    };
+    let message =
+        format!("{} of {present} targets of {name} are held: {}{state}. {rule}", held.count(), why.join(", "));
     Note { cluster: Some(name.clone()), reason: Reason::RemovalsHeld, message }
 }
 
