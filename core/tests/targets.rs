@@ -408,6 +408,44 @@ fn a_service_that_was_not_reported_yet_says_nothing_about_what_is_gone() {
 }
 
 #[test]
+fn when_a_policy_names_another_service_the_old_pods_stay_until_enough_new_ones_are_healthy() {
+    let mut group = Group::of(4);
+    group.model.inventory = Inventory::default();
+    group.link(Link::Connected);
+    group.pods(10..14, READY);
+    assert_eq!(group.apply().deregister.len(), 2, "down to the floor, 50 percent of 4");
+    for pod in 10..14 {
+        group.health(pod, Health::Initial);
+    }
+    assert!(group.decide().deregister.is_empty(), "what was just registered does not answer yet");
+    for pod in 10..14 {
+        group.health(pod, Health::Healthy);
+    }
+    assert_eq!(group.apply().deregister.len(), 2);
+    assert_eq!(group.size(), 4);
+}
+
+#[test]
+fn pods_of_the_service_that_a_policy_named_before_are_weak_evidence_though_they_own_their_addresses() {
+    let mut group = Group::of(2).budget(0);
+    group.model.inventory = Inventory::default();
+    group.link(Link::Connected);
+    for pod in 0..2 {
+        group.model.pod("blue", "cart", &format!("cart-{pod}"), &address(pod), READY);
+    }
+    group.pods(10..12, READY);
+    assert!(group.decide().deregister.is_empty());
+    // The address of a pod in another cluster can only mean requests that go astray.
+    group.model.cluster("green", Link::Connected);
+    group.model.inventory = Inventory::default();
+    group.link(Link::Connected);
+    group.model.cluster("green", Link::Connected);
+    group.model.pod("green", "cart", "cart-0", &address(0), READY);
+    group.pods(10..12, READY);
+    assert_eq!(gone(&group.decide()), [address(0)]);
+}
+
+#[test]
 fn a_cluster_that_is_still_syncing_or_away_may_add() {
     for link in [Link::Stale, Link::Syncing] {
         let mut group = Group::of(2);

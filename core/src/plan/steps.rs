@@ -378,7 +378,11 @@ pub(super) fn listener_is_gone(draft: &Draft<'_>) -> bool {
 /// Leaves out the steps that AWS refused a moment ago, and what builds on them; forgets refusals of steps nobody wants now.
 pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp) -> Vec<Step> {
     let keys: Vec<String> = wanted.iter().map(|step| failures::step_key(&step.action)).collect();
-    draft.memory.failures.retain(|key, _| key.starts_with("RegisterTargets ") || keys.contains(key));
+    // Refused targets are forgotten one by one in `super::draft`; those of a group that nobody fills any more go here.
+    let staying: Vec<String> =
+        draft.clusters.iter().filter(|c| !c.leaving).map(|c| failures::batch_key(&c.group_name)).collect();
+    let registers = |key: &String| staying.iter().any(|batch| key.starts_with(batch.as_str()));
+    draft.memory.failures.retain(|key, _| registers(key) || keys.contains(key));
     let mut kept: Vec<Step> = Vec::new();
     let mut withheld: Vec<Action> = Vec::new();
     for step in wanted {

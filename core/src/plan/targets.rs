@@ -200,13 +200,21 @@ fn removals(
     let floor = floor(baseline, input.budget_percent);
     let mut left = count(present.len());
     let mut gone = Vec::new();
+    let mut healthy = count(present.values().filter(|state| state.health == Health::Healthy).count());
     let mut held = Held::default();
-    for (ground, _, target) in candidates {
+    for (ground, health, target) in candidates {
         // A pod that is gone is of no use in the group, except as the last one: an empty group answers 503 at once, while
         // a group of dead targets at least takes the next pod in without a change of rules.
-        let least = if matches!(ground, Ground::Strong(_)) { 1 } else { floor };
-        if !input.carrying || left > least {
+        // On weak evidence a target that answers goes only where enough others answer: those that were just registered do
+        // not count before the load balancer found them healthy.
+        let answers = health == last_to_go(Health::Healthy);
+        let may_go = match ground {
+            Ground::Strong(_) => left > 1,
+            Ground::Weak(_) => left > floor && (!answers || healthy > floor),
+        };
+        if !input.carrying || may_go {
             left -= 1;
+            healthy -= u32::from(answers);
             gone.push((target, ground.words()));
         } else {
             *held.words.entry(ground.words()).or_default() += 1;
@@ -263,9 +271,12 @@ fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &Servic
 fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
     let lives = |e: &Endpoint| matches!(e.state, EndpointState::Present { terminating: false, .. });
     if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
-        let ours =
-            records.iter().any(|(uid, e)| lives(e) && **uid == owner.pod_uid && owner.cluster == input.cluster.name);
-        if !ours {
+        let here = owner.cluster == input.cluster.name;
+        let ours = records.iter().any(|(uid, e)| lives(e) && **uid == owner.pod_uid && here);
+        // Without a record of its own the target is most likely one of the Service that the policy named before: its pods
+        // live, and are replaced by the new ones at leisure.
+        let named_before = records.is_empty() && here && owner.service.namespace == input.service.namespace;
+        if !ours && !named_before {
             return Ground::Strong("the address now belongs to another pod");
         }
     }
