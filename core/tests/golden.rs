@@ -105,6 +105,9 @@ fn perform(model: &mut Model, words: &[&str]) -> String {
         ["delete", name] => model.delete(name),
         ["foreign", "rule", priority] => model.foreign_rule(priority.parse().unwrap()),
         ["tag", "group", name, pair] => tag_group(model, name, pair),
+        ["listener", protocol] => {
+            model.aws.listeners.get_mut(&listener_arn()).unwrap().protocol = (*protocol).into();
+        }
         ["tag", "lb", pair] => {
             let (tag, value) = pair.split_once('=').unwrap();
             let tags = &mut model.aws.load_balancers.get_mut(&load_balancer_arn()).unwrap().tags;
@@ -166,6 +169,7 @@ fn apply(model: &mut Model, name: &str, words: &[&str]) {
             "port" => manifest.spec.listener.port = Some(value.parse().unwrap()),
             "path" => manifest.spec.matches.paths[0].value = value.into(),
             "delay" => manifest.spec.backend.deregistration_delay_seconds = value.parse().unwrap(),
+            "version" => manifest.spec.backend.protocol_version = serde_norway::from_str(value).unwrap(),
             "health" => manifest.spec.backend.health_check.path = value.into(),
             other => panic!("no such option: {other}"),
         }

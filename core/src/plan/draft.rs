@@ -103,7 +103,7 @@ pub(super) fn make<'a>(
     memory: PolicyMemory,
     now: Timestamp,
 ) -> Draft<'a> {
-    let place = resolve::listener(&record.policy.listener, world.observed, world.settings);
+    let place = resolve::place(&record.policy, world.observed, world.settings);
     let mut notes = Vec::new();
     let place = place.map_err(|note| notes.push(note)).ok();
     let rule = rule_view(place.as_ref(), world.settings, record);

@@ -8,7 +8,7 @@ use crate::{
     ids::PolicyKey,
     observed::{Listener, LoadBalancer, Observed},
     ownership,
-    policy::{ListenerSelector, PolicyRecord},
+    policy::{ListenerSelector, PolicyRecord, ValidatedPolicy},
     status::{Note, Reason},
 };
 
@@ -75,6 +75,24 @@ pub fn listener<'a>(
         return Err(no(Reason::ListenerUnsuitable, message));
     }
     Ok(Place { load_balancer_arn, load_balancer, listener_arn, listener })
+}
+
+/// Finds the listener of a policy, and sees whether it can serve it.
+///
+/// # Errors
+/// A [`Note`] that names the field, the value and the remedy.
+pub fn place<'a>(policy: &ValidatedPolicy, observed: &'a Observed, settings: &Settings) -> Result<Place<'a>, Note> {
+    let place = listener(&policy.listener, observed, settings)?;
+    // ELBv2 user guide, "Protocol version": with HTTP/2 and gRPC the only supported listener protocol is HTTPS.
+    if policy.protocol_version != "HTTP1" && place.listener.protocol != "HTTPS" {
+        let message = format!(
+            "spec.backend.protocolVersion: {} needs an HTTPS listener, and the one on port {} of {} speaks {}; use HTTP1, or \
+             name an HTTPS listener",
+            policy.protocol_version, place.listener.port, place.load_balancer.name, place.listener.protocol
+        );
+        return Err(no(Reason::ListenerUnsuitable, message));
+    }
+    Ok(place)
 }
 
 fn no_such_listener(
