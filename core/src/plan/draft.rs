@@ -365,7 +365,11 @@ fn decide_weights(draft: &mut Draft<'_>) {
     // A new rule is not written when a registration before it fails; a change of a rule that exists is, so for that only
     // what was read back counts.
     let new_rule = matches!(draft.rule, RuleView::Absent);
-    let about_to = |cluster: &ClusterDraft<'_>| if new_rule { cluster.register.len() } else { 0 };
+    let memory = &draft.memory;
+    let about_to = |cluster: &ClusterDraft<'_>| {
+        let no_group = cluster.group.is_none() && failures::cannot_be_made(memory, &cluster.group_name);
+        if new_rule && !no_group { cluster.register.len() } else { 0 }
+    };
     let candidate = |cluster: &ClusterDraft<'_>| Candidate {
         cluster: cluster.name.clone(),
         requested: cluster.requested,

@@ -25,7 +25,7 @@ const CHUNKS: [usize; 3] = [MOST_TARGETS_A_CALL, 20, 1];
 pub fn step_key(action: &Action) -> String {
     let operation = action.operation();
     match action {
-        Action::CreateTargetGroup(new) => format!("{operation} {}", new.name),
+        Action::CreateTargetGroup(new) => creation_key(&new.name),
         Action::RegisterTargets { group, targets } if targets.len() == 1 => target_key(&group.name, targets[0].target),
         Action::ModifyTargetGroup { group, .. }
         | Action::ModifyTargetGroupAttributes { group, .. }
@@ -89,6 +89,17 @@ pub fn target_key(group: &str, target: Target) -> String {
 /// The key of a group's registrations in batches.
 pub fn batch_key(group: &str) -> String {
     format!("RegisterTargets {group}")
+}
+
+/// The key of a group's creation.
+fn creation_key(group: &str) -> String {
+    format!("CreateTargetGroup {group}")
+}
+
+/// True when the last try to make a group did not go through. Nothing else is made to wait for such a group: the weights of
+/// the others must stay movable.
+pub fn cannot_be_made(memory: &PolicyMemory, group: &str) -> bool {
+    memory.failures.contains_key(&creation_key(group))
 }
 
 /// True when a step may be tried now.

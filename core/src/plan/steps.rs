@@ -210,6 +210,9 @@ pub(super) fn forward(
         let Some(group) = available.get(&cluster.name) else {
             continue;
         };
+        if group.arn.is_none() && failures::cannot_be_made(&draft.memory, &group.name) {
+            continue;
+        }
         if cluster.programmed.is_none() {
             if room == 0 {
                 left_out.push(cluster.name.clone());
