@@ -75,6 +75,17 @@ fn token(what: &'static str, value: &str, most: usize) -> Result<(), IdError> {
     Ok(())
 }
 
+fn tag_word(what: &'static str, value: &str, most: usize) -> Result<(), IdError> {
+    token(what, value, most)?;
+    match value.chars().find(|c| !(c.is_ascii_alphanumeric() || "-._".contains(*c))) {
+        None => Ok(()),
+        Some(bad) => {
+            let remedy = "use letters, digits, hyphens, dots and underscores";
+            Err(IdError::new(what, value, format!("holds the character {bad:?}"), remedy))
+        }
+    }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
@@ -162,8 +173,9 @@ text_id!(
     PolicyUid, "policy UID", |what, v| token(what, v, 64)
 );
 text_id!(
-    /// The id of this Switchyard installation, written into the ownership tag of everything it creates.
-    HubId, "hub id", |what, v| token(what, v, 64)
+    /// The id of this Switchyard installation, written into the ownership tag of everything it creates: at most 64 letters,
+    /// digits, hyphens, dots and underscores, since it is also part of a tag's key.
+    HubId, "hub id", |what, v| tag_word(what, v, 64)
 );
 
 /// Namespace and name of a policy; written `namespace/name`.
@@ -246,6 +258,13 @@ impl fmt::Display for Weight {
 /// The number of the hub lease under which a write was made; counts up with each take-over, never down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The one after it.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,8 +15,8 @@ pub const TAG_POLICY: &str = "switchyard.dev/policy";
 pub const TAG_POLICY_UID: &str = "switchyard.dev/policy-uid";
 /// The cluster of a target group.
 pub const TAG_CLUSTER: &str = "switchyard.dev/cluster";
-/// On a load balancer: the highest epoch under which a hub wrote there.
-pub const TAG_EPOCH: &str = "switchyard.dev/epoch";
+/// On a load balancer, followed by the hub id: the highest epoch under which that installation wrote there.
+const TAG_EPOCH_OF: &str = "switchyard.dev/epoch.";
 /// Every target group of ours starts with this; the tags decide, the prefix only keeps listings small.
 pub const GROUP_PREFIX: &str = "sy-";
 
@@ -81,9 +81,15 @@ pub fn group_tags(hub: &HubId, policy: &PolicyKey, uid: &PolicyUid, cluster: &Cl
     tags
 }
 
-/// The highest epoch that a load balancer's tags know of; zero when none, or when the tag is not a number.
-pub fn epoch_of(tags: &Tags) -> Epoch {
-    Epoch(tags.get(TAG_EPOCH).and_then(|value| value.parse().ok()).unwrap_or_default())
+/// The highest epoch of this installation that a load balancer's tags know of; zero when none, or when the tag is not a
+/// number. Other installations on the same load balancer count for themselves.
+pub fn epoch_of(tags: &Tags, hub: &HubId) -> Epoch {
+    Epoch(tags.get(&format!("{TAG_EPOCH_OF}{hub}")).and_then(|value| value.parse().ok()).unwrap_or_default())
+}
+
+/// The tag that says under which epoch this installation writes on a load balancer.
+pub fn epoch_tags(epoch: Epoch, hub: &HubId) -> Tags {
+    Tags::from([(format!("{TAG_EPOCH_OF}{hub}"), epoch.to_string())])
 }
 
 /// The name of a cluster's target group: readable parts and a hash, 31 characters at most (ELBv2 allows 32).

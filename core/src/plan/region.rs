@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{
-    PolicyPlan, RegionPlan, World,
+    PolicyPlan, RegionPlan, Settings, World,
     draft::{self, Draft, Index, RuleView},
     ledger::Ledger,
     priorities::{self, Entry, Priorities},
@@ -14,7 +14,7 @@ use super::{
     steps,
 };
 use crate::{
-    arn::ListenerArn,
+    arn::{ListenerArn, LoadBalancerArn},
     check,
     ids::PolicyKey,
     ownership::{self, Owner},
@@ -34,6 +34,7 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         .collect();
     let priorities = assign_priorities(world, &drafts);
     let mut ledger = Ledger::new(world.observed, &drafts);
+    let mut fencing = BTreeSet::new();
     let mut moved = BTreeSet::new();
     let mut policies = BTreeMap::new();
     for draft in &mut drafts {
@@ -52,8 +53,9 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
             draft.note(None, Reason::Frozen, message);
             wanted.clear();
         }
-        add_fence(world, draft, &mut wanted);
+        fence(world, draft, &fencing, &mut wanted);
         let made = steps::withhold(draft, wanted, now);
+        fencing.extend(tagged(&made));
         let finished = finish(world, draft, of_listener, made, now);
         policies.insert(draft.record.policy.key.clone(), finished);
     }
@@ -86,7 +88,7 @@ fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
         return note(Reason::NotObservedYet, "the first reading of AWS is not through yet".to_owned());
     }
     let place = draft.place?;
-    let tagged = ownership::epoch_of(&place.load_balancer.tags);
+    let tagged = ownership::epoch_of(&place.load_balancer.tags, &world.settings.hub_id);
     if tagged > world.settings.epoch {
         let message = format!(
             "load balancer {} was last written under epoch {tagged}, this hub is at {}: its store is older than AWS \
@@ -162,20 +164,34 @@ fn add_moves(draft: &Draft<'_>, priorities: &Priorities, moved: &mut BTreeSet<Li
 }
 
 /// Before the first write of this epoch the load balancer is tagged with it, so that an older hub can see that it is old (I7).
-/// Each policy that writes does so itself: lanes do not wait for each other, and none may pass an unfenced write. The tag is the
-/// same every time.
-fn add_fence(world: &World<'_>, draft: &Draft<'_>, steps: &mut Vec<Step>) {
+/// One policy's lane does that, as its first step; those that come after it wait for the tag to be read back, since lanes do
+/// not wait for each other and none may write before it.
+fn fence(world: &World<'_>, draft: &mut Draft<'_>, fencing: &BTreeSet<LoadBalancerArn>, steps: &mut Vec<Step>) {
     let Some(place) = draft.place.filter(|_| !steps.is_empty()) else {
         return;
     };
-    let epoch = world.settings.epoch;
-    if ownership::epoch_of(&place.load_balancer.tags) >= epoch {
+    let Settings { epoch, hub_id, .. } = world.settings;
+    if ownership::epoch_of(&place.load_balancer.tags, hub_id) >= *epoch {
         return;
     }
-    let tags = BTreeMap::from([(ownership::TAG_EPOCH.to_owned(), epoch.to_string())]);
+    if fencing.contains(place.load_balancer_arn) {
+        let message = format!("load balancer {} is being tagged with epoch {epoch} first", place.load_balancer.name);
+        draft.note(None, Reason::InProgress, message);
+        steps.clear();
+        return;
+    }
+    let tags = ownership::epoch_tags(*epoch, hub_id);
     let action = Action::TagLoadBalancer { load_balancer: place.load_balancer_arn.clone(), tags };
     let why = format!("first write under epoch {epoch}");
     steps.insert(0, Step { policy: draft.record.policy.key.clone(), action, why });
+}
+
+/// The load balancer that these steps tag.
+fn tagged(steps: &[Step]) -> Option<LoadBalancerArn> {
+    steps.iter().find_map(|step| match &step.action {
+        Action::TagLoadBalancer { load_balancer, .. } => Some(load_balancer.clone()),
+        _ => None,
+    })
 }
 
 /// Rules and target groups that carry this hub's tags and belong to no policy it knows: left alone, for people to look at.

@@ -56,6 +56,8 @@ pub(super) struct Term {
     /// What a policy's calls touched and nobody has read since.
     pub(super) unread: BTreeMap<PolicyKey, Vec<Object>>,
     reported_orphans: BTreeSet<String>,
+    /// The epoch that was asked for in this term.
+    raised_to: Option<Epoch>,
     /// Since when the rule of a policy is not known.
     pub(super) unknown_since: BTreeMap<PolicyUid, Instant>,
 }
@@ -194,14 +196,18 @@ impl Engine {
     }
 
     /// A load balancer that knows a later epoch than ours is taken over only when that was asked for at the start.
-    async fn accept_restored(&self, settings: &Settings, observed: &Observed) {
-        let tagged = observed.load_balancers.values().map(|lb| ownership::epoch_of(&lb.tags)).max().unwrap_or_default();
-        if !self.options.accept_restored_store || tagged <= settings.epoch {
+    async fn accept_restored(&mut self, settings: &Settings, observed: &Observed) {
+        let tagged = observed.load_balancers.values().map(|lb| ownership::epoch_of(&lb.tags, &settings.hub_id)).max();
+        let to = Epoch(tagged.unwrap_or_default().0.saturating_add(1));
+        // Once in a term: the keeper of the lease brings the new epoch, and with it a new term.
+        if !self.options.accept_restored_store || to <= settings.epoch.next() || self.term.raised_to == Some(to) {
             return;
         }
-        let to = Epoch(tagged.0.saturating_add(1));
         match self.store.lease_raise_epoch(&self.options.scope(), self.options.holder, to).await {
-            Ok(_) => info!(from = %settings.epoch, %to, "the store is older than AWS and was accepted as it is"),
+            Ok(_) => {
+                info!(from = %settings.epoch, %to, "the store is older than AWS and was accepted as it is");
+                self.term.raised_to = Some(to);
+            }
             Err(error) => warn!(%error, %to, "the epoch could not be raised"),
         }
     }
