@@ -149,6 +149,7 @@ impl World {
         let world = Self::start().await;
         world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
         world.all_healthy("shop/checkout").await;
+        world.hub_knows("shop/checkout").await;
         world
     }
 
@@ -269,6 +270,20 @@ impl World {
             Ok::<_, String>(state)
         })
         .await
+    }
+
+    /// Waits until the hub, too, has seen that every target is healthy; it looks once in a health interval.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn hub_knows(&self, policy: &str) {
+        wait::until(&format!("the hub to know that all targets of {policy} are healthy"), async || {
+            let status = self.yardctl.status(policy).await.map_err(|e| e.to_string())?;
+            let clusters = status["status"]["clusters"].as_array().cloned().unwrap_or_default();
+            let known = |cluster: &serde_json::Value| cluster["targets"]["healthy"] == cluster["targets"]["desired"];
+            wait::check(!clusters.is_empty() && clusters.iter().all(known), || status["status"].to_string())
+        })
+        .await;
     }
 
     /// A rolling update of every pod in every cluster, begun but not waited for.

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     hub::{Database, Times},
-    load::{Load, Report},
+    load::Report,
     process::tail,
     sandbox::{Settings, WorkloadSpec},
     world::{Builder, World, folder},
@@ -52,14 +52,7 @@ struct Played {
 
 /// Plays the demo.
 pub async fn run(args: Args) -> ExitCode {
-    let ended = tokio::select! {
-        ended = play(&args) => ended,
-        name = interrupted() => {
-            eprintln!("\n{name}: the demo ends before its time");
-            return ExitCode::from(INTERRUPTED);
-        }
-    };
-    match ended {
+    match play(&args).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("the demo could not be played to its end: {error:#}");
@@ -107,13 +100,31 @@ fn builder(database: Database) -> Builder {
 async fn play(args: &Args) -> anyhow::Result<ExitCode> {
     println!("starting: a sandbox with the clusters blue and green, a hub with its private Postgres, two agents");
     let data = folder()?;
-    let world = builder(Database::Embedded(data.path().join("postgres"))).start().await?;
-    let outcome = if args.bench { bench::play(&world, args.rps).await } else { show(&world, args).await };
+    let world = tokio::select! {
+        world = builder(Database::Embedded(data.path().join("postgres"))).start() => world?,
+        name = interrupted() => return Ok(cut_short(name)),
+    };
+    let shown = async { if args.bench { bench::play(&world, args.rps).await } else { show(&world, args).await } };
+    let outcome = tokio::select! {
+        outcome = shown => outcome,
+        name = interrupted() => {
+            world.end().await?;
+            return Ok(cut_short(name));
+        }
+    };
     if outcome.is_err() {
         eprintln!("--- the end of the hub's log\n{}", tail(&world.folder().join("hub.log"), 20));
     }
+    if args.keep && outcome.is_ok() {
+        println!("{}: ending", interrupted().await);
+    }
     world.end().await?;
     outcome
+}
+
+fn cut_short(signal: &str) -> ExitCode {
+    eprintln!("\n{signal}: the demo ends before its time");
+    ExitCode::from(INTERRUPTED)
 }
 
 async fn show(world: &World, args: &Args) -> anyhow::Result<ExitCode> {
@@ -122,8 +133,7 @@ async fn show(world: &World, args: &Args) -> anyhow::Result<ExitCode> {
     let complaints = complaints(&played);
     print!("\n{}", view::summary(&played.report, &played.moves, played.rollouts, &complaints));
     if args.keep {
-        keep(world, &load).await;
-        print!("{}", view::summary(&load.finish().await?, &[], 0, &[]));
+        println!("\n{}", view::what_next(world, load.id()));
     }
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -139,10 +149,4 @@ fn complaints(played: &Played) -> Vec<String> {
     }
     complaints.extend(played.moves.iter().filter_map(Move::complaint));
     complaints
-}
-
-async fn keep(world: &World, load: &Load) {
-    println!("\n{}", view::what_next(world, load.id()));
-    let name = interrupted().await;
-    println!("\n{name}: ending");
 }

@@ -179,13 +179,15 @@ fn line(picture: &Picture) -> String {
     let pods: Vec<String> =
         picture.rollouts.iter().map(|r| format!("{} {}/{}+{}", r.cluster, r.ready, r.wanted, r.leaving)).collect();
     format!(
-        "{:>3}s {}; {}; requested {} effective {} programmed {}; pods {} (v{}); failed {} of {}",
+        "{:>3}s {}; {}; requested {} effective {} programmed {} converged {}; pods {} (v{}); failed {} of {}",
         picture.elapsed.as_secs(),
         picture.phase,
         shares.join(" "),
         join(|w| &w.requested),
         join(|w| &w.effective),
         join(|w| &w.programmed),
+        // The reason has its place on the page; here a word has to do.
+        converged(picture.status.as_ref()).split(':').next().unwrap_or_default(),
         pods.join(" "),
         picture.version,
         load.failed,
@@ -311,7 +313,7 @@ mod tests {
     fn the_line_stands_alone() {
         assert_eq!(
             line(&picture()),
-            " 12s moving; blue 25% green 75%; requested 25/75 effective 25/75 programmed -/0; pods blue 4/4+1 (v2); failed 3 of 2400"
+            " 12s moving; blue 25% green 75%; requested 25/75 effective 25/75 programmed -/0 converged no; pods blue 4/4+1 (v2); failed 3 of 2400"
         );
     }
 
