@@ -43,7 +43,7 @@ impl Move {
     /// A cluster of weight 0 that still answered after the move was called converged.
     pub fn complaint(&self) -> Option<String> {
         let weights = [("blue", self.weights.0), ("green", self.weights.1)];
-        let wrong = |(name, weight): &(&str, u32)| (*weight == 0) != (self.served.get(*name).is_none());
+        let wrong = |(name, weight): &(&str, u32)| (*weight == 0) == self.served.contains_key(*name);
         weights.iter().find(|pair| wrong(pair)).map(|(name, weight)| {
             format!("{name} has weight {weight}, and after converged the answers were {:?}", self.served)
         })

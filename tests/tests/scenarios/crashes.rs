@@ -64,7 +64,7 @@ async fn an_agent_that_stays_away_freezes_its_targets_and_the_status_says_so() {
     let (mut world, load) = under_load(Builder::default()).await;
     let before = world.elb().position().await.expect("the call log");
     world.agent("blue").kill_9();
-    world.yardctl.status_says(POLICY, &["stale", "ClusterStale", "its agent is away"]).await;
+    world.yardctl.status_says(POLICY, &["stale", "ClusterStale", "the agent of blue is away"]).await;
     load.more(400).await;
     let writes = world.elb().writes_since(before).await.expect("the call log").calls;
     assert!(writes.is_empty(), "an agent that is away changes nothing at AWS: {writes:#?}");

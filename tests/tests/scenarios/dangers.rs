@@ -23,14 +23,14 @@ impl Danger {
     }
 
     /// It is shown, with these words, and traffic goes on.
-    async fn is_shown(&self, words: &[&str]) -> String {
+    async fn shows(&self, words: &[&str]) -> String {
         let page = self.world.yardctl.status_says(POLICY, words).await;
         self.load.more(400).await;
         page
     }
 
     /// The cause is gone: everything is as it was.
-    async fn is_over(self) {
+    async fn ends_well(self) {
         self.world.yardctl.converged(POLICY).await;
         self.world.all_healthy(POLICY).await;
         self.load.finish_without_failures().await;
@@ -44,10 +44,10 @@ async fn a_deleted_service_does_not_empty_a_group_that_carries_weight() {
     let danger = Danger::begin().await;
     let blue = danger.world.cluster("blue");
     blue.delete_service("checkout").await.expect("the Service is deleted");
-    let page = danger.is_shown(&["RemovalsHeld", "the Service was deleted", "ServiceNotFound"]).await;
+    let page = danger.shows(&["RemovalsHeld", "the Service was deleted", "ServiceNotFound"]).await;
     assert!(page.contains("set the weight of blue to 0 first"), "the remedy is named: {page}");
     blue.create_service("checkout", "checkout", &[("http", 80, json!("http"))]).await.expect("the Service is back");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,9 +55,9 @@ async fn a_typo_in_the_selector_does_not_empty_a_group_that_carries_weight() {
     let danger = Danger::begin().await;
     let blue = danger.world.cluster("blue");
     blue.select("checkout", "chekcout").await.expect("the selector is changed");
-    danger.is_shown(&["RemovalsHeld", "no longer selects", "selects no pod"]).await;
+    danger.shows(&["RemovalsHeld", "no longer selects", "selects no pod"]).await;
     blue.select("checkout", "checkout").await.expect("the selector is corrected");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,9 +66,9 @@ async fn an_api_server_that_answers_empty_lists_after_a_restart_does_not_empty_a
     let blue = danger.world.cluster("blue");
     blue.api_server("wipe").await.expect("the API server has lost its data");
     blue.api_server("restart").await.expect("the API server restarts");
-    danger.is_shown(&["RemovalsHeld", "HELD OR WAITING"]).await;
+    danger.shows(&["RemovalsHeld", "HELD OR WAITING"]).await;
     blue.api_server("restore").await.expect("the data is back");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,9 +78,9 @@ async fn an_agent_that_restarts_against_an_empty_api_server_does_not_empty_a_gro
     blue.api_server("wipe").await.expect("the API server has lost its data");
     danger.world.agent("blue").kill_9();
     danger.world.agent("blue").start_again().expect("the agent starts again");
-    danger.is_shown(&["RemovalsHeld", "missing from the cluster's list"]).await;
+    danger.shows(&["RemovalsHeld", "missing from the cluster's list"]).await;
     blue.api_server("restore").await.expect("the data is back");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,13 +89,13 @@ async fn revoked_permissions_freeze_what_was_reported_and_remove_nothing() {
     let blue = danger.world.cluster("blue");
     let position = danger.world.elb().position().await.expect("the call log");
     blue.deny("*", "*").await.expect("the permissions are taken away");
-    danger.is_shown(&["SourceFailing", "blue"]).await;
+    danger.shows(&["SourceFailing", "blue"]).await;
     let clusters = danger.world.yardctl.expect(&["get", "clusters"], "").await.stdout;
     assert!(clusters.contains("orbidden"), "the API server's word is shown: {clusters}");
     let writes = danger.world.elb().writes_since(position).await.expect("the call log").calls;
     assert!(writes.is_empty(), "{writes:#?}");
     blue.allow_everything().await.expect("the permissions are back");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,9 +104,9 @@ async fn an_api_server_that_is_away_removes_nothing() {
     let blue = danger.world.cluster("blue");
     let position = danger.world.elb().position().await.expect("the call log");
     blue.api_server("stop").await.expect("the API server is stopped");
-    danger.is_shown(&["SourceFailing"]).await;
+    danger.shows(&["SourceFailing"]).await;
     let writes = danger.world.elb().writes_since(position).await.expect("the call log").calls;
     assert!(writes.is_empty(), "{writes:#?}");
     blue.api_server("start").await.expect("the API server is started");
-    danger.is_over().await;
+    danger.ends_well().await;
 }
