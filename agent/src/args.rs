@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_AGENT_VPC_ID", value_name = "ID")]
     pub vpc_id: String,
 
-    /// URL of the hub, such as https://hub.example.com:7400. Plain http:// is refused without --dev.
+    /// URL of the hub, such as `https://hub.example.com:7400`. Plain http:// is refused without --dev.
     #[arg(long, env = "SWITCHYARD_AGENT_HUB", value_name = "URL")]
     pub hub: String,
 

@@ -1,4 +1,4 @@
-//! Policies: what users write ([`spec`]), and the one function that turns it into a type that can be built ([`validate`]).
+//! Policies: what users write ([`spec`]), and the one function that turns it into a type that can be built ([`validate()`]).
 
 pub mod conditions;
 pub mod spec;
@@ -20,7 +20,7 @@ use crate::{
     status::{ConditionType, Reason},
 };
 
-/// A policy that passed [`validate`]; nothing built from it can fail.
+/// A policy that passed [`validate()`]; nothing built from it can fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidatedPolicy {

@@ -1,5 +1,5 @@
 //! The ClusterTrafficPolicy as users write it, `switchyard.dev/v1alpha1`. Parsing is lenient in values and strict in names:
-//! an unknown field is an error, a value out of range is found by [`super::validate`], which can name every fault at once.
+//! an unknown field is an error, a value out of range is found by [`super::validate()`], which can name every fault at once.
 
 use std::collections::BTreeMap;
 

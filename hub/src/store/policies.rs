@@ -1,6 +1,6 @@
 //! Writing policies: each change is one transaction that first takes the policies' lock (their change number), then looks for
 //! the first answer to the request id, checks the version, writes, audits, keeps the answer and notifies. What a change means is
-//! decided by core and by the pure functions of [`super::policy_change`].
+//! decided by core and by the pure functions of `policy_change`.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! Agents' sessions. A cluster has one session at a time, the newest; whatever an older one still wants to write is refused in
-//! the same transaction that locks the cluster's row (the fence). What is written is in [`super::inventory_write`].
+//! the same transaction that locks the cluster's row (the fence). What is written is in `inventory_write`.
 
 use switchyard_core::{
     ids::{ClusterName, Epoch, VpcId},

@@ -37,7 +37,7 @@ impl Default for Settings {
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// The time that [`Session::wake_at`] named has come, or there is room to write again.
+    /// The time that `Session::wake_at` named has come, or there is room to write again.
     Tick,
     /// The index was told something.
     IndexChanged,

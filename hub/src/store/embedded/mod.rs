@@ -1,6 +1,6 @@
 //! A private Postgres for development and tests, from the machine's own installation: no TCP, a unix socket that only its owner
 //! can reach, a data folder of its own. It belongs to one hub at a time and stops with it; when the hub was killed it is found
-//! running and taken over by the next. Programs, users and folders are in [`place`], the process is in [`process`].
+//! running and taken over by the next. Programs, users and folders are in `place`, the process is in `process`.
 //!
 //! ```text
 //! data folder/   lock          held by the hub that uses it
