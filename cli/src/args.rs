@@ -37,13 +37,7 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Address of the hub; http:// is for this machine only
-    #[arg(
-        long,
-        global = true,
-        env = "SWITCHYARD_HUB",
-        default_value = "http://127.0.0.1:7400",
-        value_name = "URL"
-    )]
+    #[arg(long, global = true, env = "SWITCHYARD_HUB", default_value = "http://127.0.0.1:7400", value_name = "URL")]
     pub hub: String,
     /// PEM file with the CA that signed the hub's certificate; https:// needs it
     #[arg(long, global = true, env = "SWITCHYARD_TLS_CA", value_name = "FILE")]
@@ -232,10 +226,7 @@ mod tests {
         let docs = include_str!("../../docs/yardctl.md");
         for code in 0..=9 {
             assert!(help.contains(&format!("\n  {code}  ")), "--help lacks exit code {code}");
-            assert!(
-                docs.contains(&format!("| {code} |")),
-                "docs/yardctl.md lacks exit code {code}"
-            );
+            assert!(docs.contains(&format!("| {code} |")), "docs/yardctl.md lacks exit code {code}");
         }
     }
 
@@ -244,10 +235,7 @@ mod tests {
         fn walk(path: &str, command: &clap::Command, docs: &str) {
             for argument in command.get_arguments() {
                 if let Some(long) = argument.get_long().filter(|long| *long != "help" && *long != "version") {
-                    assert!(
-                        docs.contains(&format!("--{long}")),
-                        "docs/yardctl.md lacks --{long} of `{path}`"
-                    );
+                    assert!(docs.contains(&format!("--{long}")), "docs/yardctl.md lacks --{long} of `{path}`");
                 }
             }
             for sub in command.get_subcommands() {

@@ -11,48 +11,24 @@ use crate::model::{ClusterStatus, Condition, Note, Policy};
 pub fn changes(before: Option<&Policy>, now: &Policy) -> Vec<String> {
     let old: BTreeMap<String, String> = before.map(facts).unwrap_or_default().into_iter().collect();
     let new = facts(now);
-    let mut lines: Vec<String> = new
-        .iter()
-        .filter(|(key, text)| old.get(key) != Some(text))
-        .map(|(_, text)| text.clone())
-        .collect();
-    let ended = old
-        .iter()
-        .filter(|(key, _)| key.starts_with("note/") && !new.iter().any(|(other, _)| other == *key));
+    let mut lines: Vec<String> =
+        new.iter().filter(|(key, text)| old.get(key) != Some(text)).map(|(_, text)| text.clone()).collect();
+    let ended = old.iter().filter(|(key, _)| key.starts_with("note/") && !new.iter().any(|(other, _)| other == *key));
     lines.extend(ended.map(|(_, text)| format!("over: {text}")));
     lines
 }
 
 /// Everything worth a line, in the order in which a person wants to read it.
 fn facts(policy: &Policy) -> Vec<(String, String)> {
-    let mut facts = vec![(
-        "version".to_owned(),
-        format!("version {} of {}", policy.version, policy.reference),
-    )];
+    let mut facts = vec![("version".to_owned(), format!("version {} of {}", policy.version, policy.reference))];
     if policy.deleting_since.is_some() {
         facts.push(("deleting".into(), "being deleted".into()));
     }
-    facts.extend(
-        policy
-            .status
-            .conditions
-            .iter()
-            .map(|c| (format!("condition/{}", c.r#type), condition_line(c))),
-    );
-    facts.extend(
-        policy
-            .status
-            .clusters
-            .iter()
-            .map(|c| (format!("cluster/{}", c.cluster), cluster_line(c))),
-    );
+    facts.extend(policy.status.conditions.iter().map(|c| (format!("condition/{}", c.r#type), condition_line(c))));
+    facts.extend(policy.status.clusters.iter().map(|c| (format!("cluster/{}", c.cluster), cluster_line(c))));
     // Two notes may share cluster and reason, so the message is part of the key.
     facts.extend(
-        policy
-            .status
-            .notes
-            .iter()
-            .map(|n| (format!("note/{}/{}/{}", n.cluster, n.reason, n.message), note_line(n))),
+        policy.status.notes.iter().map(|n| (format!("note/{}/{}/{}", n.cluster, n.reason, n.message), note_line(n))),
     );
     facts
 }
@@ -72,9 +48,7 @@ pub fn condition_line(condition: &Condition) -> String {
 
 /// `cluster blue: requested 90, effective 90, programmed 100; targets 3/3 healthy`.
 fn cluster_line(cluster: &ClusterStatus) -> String {
-    let programmed = cluster
-        .programmed_weight
-        .map_or("unknown".to_owned(), |weight| weight.to_string());
+    let programmed = cluster.programmed_weight.map_or("unknown".to_owned(), |weight| weight.to_string());
     let targets = &cluster.targets;
     let mut line = format!(
         "cluster {}: requested {}, effective {}, programmed {programmed}; {} desired, {} registered, {} healthy",
@@ -104,11 +78,7 @@ fn cluster_line(cluster: &ClusterStatus) -> String {
 
 /// `note for green: DeregistrationHeld: 2 targets are kept`.
 pub fn note_line(note: &Note) -> String {
-    let whom = if note.cluster.is_empty() {
-        String::new()
-    } else {
-        format!(" for {}", note.cluster)
-    };
+    let whom = if note.cluster.is_empty() { String::new() } else { format!(" for {}", note.cluster) };
     format!("note{whom}: {}: {}", note.reason, note.message)
 }
 
@@ -122,18 +92,8 @@ mod tests {
         let lines = changes(None, &fixtures::policy(7));
         assert_eq!(lines[0], "version 7 of shop/checkout");
         assert_eq!(lines[1], "Accepted is True (Stored) for version 7");
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.starts_with("cluster green: requested 10, effective 0")),
-            "{lines:?}"
-        );
-        assert!(
-            lines
-                .iter()
-                .any(|line| line == "note for green: Held: 1 target is kept"),
-            "{lines:?}"
-        );
+        assert!(lines.iter().any(|line| line.starts_with("cluster green: requested 10, effective 0")), "{lines:?}");
+        assert!(lines.iter().any(|line| line == "note for green: Held: 1 target is kept"), "{lines:?}");
     }
 
     #[test]
@@ -168,10 +128,7 @@ mod tests {
         let before = fixtures::policy(7);
         let mut now = before.clone();
         now.status.notes.clear();
-        assert_eq!(
-            changes(Some(&before), &now),
-            ["over: note for green: Held: 1 target is kept"]
-        );
+        assert_eq!(changes(Some(&before), &now), ["over: note for green: Held: 1 target is kept"]);
         assert!(changes(Some(&now), &now).is_empty());
     }
 }

@@ -60,13 +60,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(exit: Exit, what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
-        Self {
-            exit,
-            what: what.into(),
-            why: why.to_string(),
-            remedy: remedy.into(),
-            violations: Vec::new(),
-        }
+        Self { exit, what: what.into(), why: why.to_string(), remedy: remedy.into(), violations: Vec::new() }
     }
 
     pub fn usage(what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
@@ -80,11 +74,7 @@ impl Failure {
             text.push_str(&format!(
                 "  {} = {}\n    problem: {}\n    remedy:  {}\n",
                 plain(&violation.field),
-                if violation.value.is_empty() {
-                    "(empty)".into()
-                } else {
-                    plain(&violation.value)
-                },
+                if violation.value.is_empty() { "(empty)".into() } else { plain(&violation.value) },
                 plain(&violation.problem),
                 plain(&violation.remedy),
             ));
@@ -123,10 +113,7 @@ impl Report {
 /// One line without control characters. Texts come from other machines (an agent's error message travels through
 /// the hub to this terminal), and an escape sequence in them must not reach the terminal.
 pub fn plain(text: &str) -> String {
-    text.trim_end()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What the call was, which decides what an unanswered one means.
@@ -152,14 +139,8 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
         _ if trouble(status).is_some() => return unreachable(what, hub, &again, status),
         Code::InvalidArgument | Code::FailedPrecondition => return refused(what, status),
         Code::Aborted => return conflict(what, status),
-        Code::AlreadyExists => (
-            Exit::Conflict,
-            "give another --request-id, or none: each call has its own".to_owned(),
-        ),
-        Code::NotFound => (
-            Exit::NotFound,
-            "look for the right name with `yardctl get policies`".to_owned(),
-        ),
+        Code::AlreadyExists => (Exit::Conflict, "give another --request-id, or none: each call has its own".to_owned()),
+        Code::NotFound => (Exit::NotFound, "look for the right name with `yardctl get policies`".to_owned()),
         Code::PermissionDenied | Code::Unauthenticated => (
             Exit::Denied,
             "use a client certificate (--tls-cert, --tls-key) whose role allows this, or ask an admin of the hub"
@@ -170,10 +151,7 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
             format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),
         ),
         Code::DeadlineExceeded | Code::Cancelled => match kind {
-            Kind::Read => (
-                Exit::Unavailable,
-                format!("see that the hub at {hub} is well, or give a longer --timeout"),
-            ),
+            Kind::Read => (Exit::Unavailable, format!("see that the hub at {hub} is well, or give a longer --timeout")),
             Kind::Write { .. } => (Exit::Timeout, format!("give a longer --timeout{again}")),
         },
         Code::Unimplemented => (
@@ -195,10 +173,9 @@ fn refused(what: &str, status: &Status) -> Failure {
     if violations.is_empty() {
         // FAILED_PRECONDITION: the request is sound, the policy's state does not allow it now.
         let (exit, remedy) = match status.code() {
-            Code::FailedPrecondition => (
-                Exit::Conflict,
-                "look with `yardctl status`, and try again when it allows this",
-            ),
+            Code::FailedPrecondition => {
+                (Exit::Conflict, "look with `yardctl status`, and try again when it allows this")
+            }
             _ => (Exit::Invalid, "correct what the hub names, then try again"),
         };
         return Failure::new(exit, what, with_causes(status), remedy);
@@ -206,10 +183,7 @@ fn refused(what: &str, status: &Status) -> Failure {
     // The hub's message goes on to repeat the violations after its first words.
     let message = with_causes(status);
     let first = message.split(": ").next().unwrap_or_default();
-    Failure {
-        violations,
-        ..Failure::new(Exit::Invalid, what, first, "")
-    }
+    Failure { violations, ..Failure::new(Exit::Invalid, what, first, "") }
 }
 
 fn conflict(what: &str, status: &Status) -> Failure {
@@ -249,11 +223,7 @@ pub fn with_causes(status: &Status) -> String {
         }
         cause = error.source();
     }
-    if text.is_empty() {
-        format!("the hub answered {:?} and no message", status.code())
-    } else {
-        text
-    }
+    if text.is_empty() { format!("the hub answered {:?} and no message", status.code()) } else { text }
 }
 
 /// What went wrong on the way, where no answer of the hub came.
@@ -289,14 +259,12 @@ fn trouble(status: &Status) -> Option<Trouble> {
 
 fn unreachable(what: &str, hub: &str, again: &str, status: &Status) -> Failure {
     let (exit, remedy) = match trouble(status) {
-        Some(Trouble::UntrustedHub) => (
-            Exit::Unavailable,
-            "give the CA that signed the hub's certificate with --tls-ca".to_owned(),
-        ),
-        Some(Trouble::Unwelcome) => (
-            Exit::Denied,
-            "give a client certificate that the hub trusts with --tls-cert and --tls-key".to_owned(),
-        ),
+        Some(Trouble::UntrustedHub) => {
+            (Exit::Unavailable, "give the CA that signed the hub's certificate with --tls-ca".to_owned())
+        }
+        Some(Trouble::Unwelcome) => {
+            (Exit::Denied, "give a client certificate that the hub trusts with --tls-cert and --tls-key".to_owned())
+        }
         Some(Trouble::Broken) | None => (
             Exit::Unavailable,
             format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),

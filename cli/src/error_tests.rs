@@ -39,11 +39,7 @@ fn an_unanswered_write_names_the_request_id_that_makes_repeating_safe() {
     for code in [Code::Unavailable, Code::DeadlineExceeded] {
         let kind = Kind::Write { request_id: "r-77" };
         let failure = from_status("cannot set weights", "http://h", kind, &Status::new(code, "x"));
-        assert!(
-            failure.remedy.contains("--request-id r-77"),
-            "{code:?}: {}",
-            failure.remedy
-        );
+        assert!(failure.remedy.contains("--request-id r-77"), "{code:?}: {}", failure.remedy);
     }
 }
 
@@ -72,10 +68,7 @@ fn violations_are_reported_as_field_value_problem_and_remedy() {
 
 #[test]
 fn a_version_conflict_names_both_versions_and_the_flag_that_resolves_it() {
-    let details = pb::VersionConflict {
-        expected_version: 3,
-        present_version: 5,
-    };
+    let details = pb::VersionConflict { expected_version: 3, present_version: 5 };
     let status = Status::with_details(Code::Aborted, "stale", details.encode_to_vec().into());
     let failure = from_status("cannot apply", "http://h", Kind::Read, &status);
     assert_eq!(failure.exit, Exit::Conflict);
@@ -115,11 +108,7 @@ fn a_broken_connection_is_tried_again_and_ends_as_unavailable() {
             (failure.exit, failure.why.as_str()),
             (Exit::Unavailable, "transport error: connection reset by peer")
         );
-        assert_eq!(
-            is_transient(&Status::new(code, "said by the hub")),
-            code == Code::Unavailable,
-            "{code:?}"
-        );
+        assert_eq!(is_transient(&Status::new(code, "said by the hub")), code == Code::Unavailable, "{code:?}");
     }
 }
 
@@ -144,8 +133,5 @@ fn a_timeout_that_was_noticed_on_this_side_is_a_timeout_and_not_a_broken_connect
     let mut status = Status::cancelled("Timeout expired");
     status.set_source(std::sync::Arc::new(TimeoutExpired(())));
     assert!(!is_transient(&status));
-    assert_eq!(
-        from_status("x", "h", Kind::Write { request_id: "r" }, &status).exit,
-        Exit::Timeout
-    );
+    assert_eq!(from_status("x", "h", Kind::Write { request_id: "r" }, &status).exit, Exit::Timeout);
 }

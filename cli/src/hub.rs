@@ -58,18 +58,10 @@ impl Hub {
             .map_err(|error| Failure::new(Exit::Internal, "cannot name the client", error, "report this"))?;
         if let Some(ca) = &global.tls_ca {
             endpoint = endpoint.tls_config(tls(ca, global)?).map_err(|error| {
-                Failure::usage(
-                    "cannot use the TLS files",
-                    error,
-                    "give PEM files: --tls-ca, --tls-cert, --tls-key",
-                )
+                Failure::usage("cannot use the TLS files", error, "give PEM files: --tls-ca, --tls-cert, --tls-key")
             })?;
         }
-        Ok(Self {
-            channel: endpoint.connect_lazy(),
-            url: global.hub.clone(),
-            timeout,
-        })
+        Ok(Self { channel: endpoint.connect_lazy(), url: global.hub.clone(), timeout })
     }
 
     pub fn policies(channel: Channel) -> PolicyServiceClient<Channel> {
@@ -177,10 +169,8 @@ impl Watch {
 
     async fn open(&mut self) -> Result<News, Failure> {
         sleep_until(self.not_before).await;
-        let request = pb::WatchPoliciesRequest {
-            namespace: self.policy.namespace.clone(),
-            policy: Some((&self.policy).into()),
-        };
+        let request =
+            pb::WatchPoliciesRequest { namespace: self.policy.namespace.clone(), policy: Some((&self.policy).into()) };
         let mut client = Hub::policies(self.hub.channel.clone());
         match timeout(CONNECT, client.watch_policies(request)).await {
             Ok(Ok(response)) => {
@@ -200,12 +190,7 @@ impl Watch {
                 Ok(News::NotFound)
             }
             Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Err(from_status(
-                    &format!("cannot watch {}", self.policy),
-                    &self.hub.url,
-                    Kind::Read,
-                    status,
-                ))
+                Err(from_status(&format!("cannot watch {}", self.policy), &self.hub.url, Kind::Read, status))
             }
             _ => Ok(self.lost(with_causes(status))),
         }
@@ -233,23 +218,16 @@ fn address(text: &str, global: &Global) -> Result<Uri, Failure> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return bad("it has a path".into(), example);
     }
-    if uri
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return bad("it holds a user name".into(), "identify with --tls-cert and --tls-key");
     }
     let tls_files = global.tls_ca.is_some() || global.tls_cert.is_some() || global.tls_key.is_some();
     match scheme {
-        "https" if global.tls_ca.is_none() => bad(
-            "https:// needs the CA that signed the hub's certificate".into(),
-            "give it with --tls-ca FILE",
-        ),
+        "https" if global.tls_ca.is_none() => {
+            bad("https:// needs the CA that signed the hub's certificate".into(), "give it with --tls-ca FILE")
+        }
         "https" => Ok(uri),
-        "http" if tls_files => bad(
-            "TLS files are given, but http:// is not encrypted".into(),
-            "write https://",
-        ),
+        "http" if tls_files => bad("TLS files are given, but http:// is not encrypted".into(), "write https://"),
         "http" if global.insecure || is_loopback(host) => Ok(uri),
         "http" => bad(
             "http:// is allowed only to this machine: on the way anyone could read and change what moves your traffic"
@@ -278,11 +256,7 @@ fn tls(ca: &Path, global: &Global) -> Result<ClientTlsConfig, Failure> {
         (None, None) => {}
         _ => {
             let why = "--tls-cert and --tls-key belong together, one of them is missing";
-            return Err(Failure::usage(
-                "cannot use the client certificate",
-                why,
-                "give both, or neither",
-            ));
+            return Err(Failure::usage("cannot use the client certificate", why, "give both, or neither"));
         }
     }
     Ok(config)
@@ -299,31 +273,17 @@ mod tests {
         let mut line = vec!["yardctl", "version", "--hub"];
         line.extend(arguments);
         let global = Cli::try_parse_from(line).unwrap().global;
-        address(&global.hub, &global)
-            .map(drop)
-            .map_err(|failure| failure.report())
+        address(&global.hub, &global).map(drop).map_err(|failure| failure.report())
     }
 
     #[test]
     fn plain_text_goes_only_to_this_machine() {
-        for hub in [
-            "http://127.0.0.1:7400",
-            "http://127.8.9.1:1",
-            "http://localhost:7400",
-            "http://[::1]:7400/",
-        ] {
+        for hub in ["http://127.0.0.1:7400", "http://127.8.9.1:1", "http://localhost:7400", "http://[::1]:7400/"] {
             assert_eq!(check(&[hub]), Ok(()), "{hub}");
         }
-        for hub in [
-            "http://hub.example.com:7400",
-            "http://10.0.0.1:7400",
-            "http://localhost.example.com",
-        ] {
+        for hub in ["http://hub.example.com:7400", "http://10.0.0.1:7400", "http://localhost.example.com"] {
             let report = check(&[hub]).unwrap_err();
-            assert!(
-                report.contains("anyone could read and change") && report.contains("--insecure"),
-                "{report}"
-            );
+            assert!(report.contains("anyone could read and change") && report.contains("--insecure"), "{report}");
             assert_eq!(check(&[hub, "--insecure"]), Ok(()), "{hub}");
         }
     }
@@ -332,23 +292,14 @@ mod tests {
     fn https_needs_a_ca_and_http_takes_no_tls_files() {
         assert!(check(&["https://hub:7400"]).unwrap_err().contains("--tls-ca FILE"));
         assert_eq!(check(&["https://hub:7400", "--tls-ca", "ca.pem"]), Ok(()));
-        assert!(
-            check(&["http://localhost:7400", "--tls-ca", "ca.pem"])
-                .unwrap_err()
-                .contains("write https://")
-        );
+        assert!(check(&["http://localhost:7400", "--tls-ca", "ca.pem"]).unwrap_err().contains("write https://"));
     }
 
     #[test]
     fn an_address_that_is_none_is_refused_with_an_example() {
-        for hub in [
-            "",
-            "hub:7400",
-            "ftp://localhost",
-            "http://localhost/path",
-            "http://localhost?x=1",
-            "not an address",
-        ] {
+        for hub in
+            ["", "hub:7400", "ftp://localhost", "http://localhost/path", "http://localhost?x=1", "not an address"]
+        {
             let report = check(&[hub]).unwrap_err();
             assert!(report.contains("https://HOST:PORT"), "{hub}: {report}");
         }

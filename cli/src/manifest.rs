@@ -46,63 +46,37 @@ pub fn read(paths: &[PathBuf], namespace: Option<&str>) -> Result<Vec<Document>,
     let mut documents = Vec::new();
     for path in paths {
         for (source, text) in read_path(path)? {
-            documents.extend(
-                split(&source, &text)
-                    .into_iter()
-                    .map(|document| inspect(document, namespace)),
-            );
+            documents.extend(split(&source, &text).into_iter().map(|document| inspect(document, namespace)));
         }
         if documents.len() > MAX_DOCUMENTS {
             let why = format!("more than {MAX_DOCUMENTS} documents");
-            return Err(Failure::usage(
-                "cannot apply that much at once",
-                why,
-                "name fewer files",
-            ));
+            return Err(Failure::usage("cannot apply that much at once", why, "name fewer files"));
         }
     }
     if documents.is_empty() {
         let why = "no document in what was given";
-        return Err(Failure::usage(
-            "there is nothing to apply",
-            why,
-            "give a file with a ClusterTrafficPolicy",
-        ));
+        return Err(Failure::usage("there is nothing to apply", why, "give a file with a ClusterTrafficPolicy"));
     }
     Ok(documents)
 }
 
 fn read_path(path: &Path) -> Result<Vec<(String, String)>, Failure> {
     let unreadable = |at: &Path, error: &dyn std::fmt::Display| {
-        Failure::usage(
-            format!("cannot read {}", at.display()),
-            error,
-            "give a readable YAML or JSON file in UTF-8",
-        )
+        Failure::usage(format!("cannot read {}", at.display()), error, "give a readable YAML or JSON file in UTF-8")
     };
     if path.as_os_str() == "-" {
         let text = bounded(io::stdin().lock()).map_err(|error| unreadable(Path::new("stdin"), &error))?;
         return Ok(vec![("stdin".into(), text)]);
     }
-    let files = if path.is_dir() {
-        folder(path).map_err(|error| unreadable(path, &error))?
-    } else {
-        vec![path.into()]
-    };
+    let files = if path.is_dir() { folder(path).map_err(|error| unreadable(path, &error))? } else { vec![path.into()] };
     if files.is_empty() {
         let why = "no *.yaml, *.yml or *.json in this folder";
-        return Err(Failure::usage(
-            format!("nothing to apply in {}", path.display()),
-            why,
-            "name another folder",
-        ));
+        return Err(Failure::usage(format!("nothing to apply in {}", path.display()), why, "name another folder"));
     }
     files
         .into_iter()
         .map(|file| {
-            let text = fs::File::open(&file)
-                .and_then(bounded)
-                .map_err(|error| unreadable(&file, &error))?;
+            let text = fs::File::open(&file).and_then(bounded).map_err(|error| unreadable(&file, &error))?;
             Ok((file.display().to_string(), text))
         })
         .collect()
@@ -112,9 +86,7 @@ fn folder(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
-        let known = file
-            .extension()
-            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let known = file.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if known && file.is_file() {
             files.push(file);
         }
@@ -142,18 +114,12 @@ fn split(source: &str, text: &str) -> Vec<Document> {
         let content = |line: &str| !matches!(line.trim().chars().next(), None | Some('#' | '%'));
         let body = text.strip_prefix("---").unwrap_or(&text);
         if body.lines().any(content) {
-            documents.push(Document {
-                source: format!("{source}:{line}"),
-                name: None,
-                text,
-                problem: None,
-            });
+            documents.push(Document { source: format!("{source}:{line}"), name: None, text, problem: None });
         }
     };
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let marker = |mark: &str| {
-            line.strip_prefix(mark)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
+            line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
         };
         if marker("---") || marker("...") {
             close(start, &mut current);
@@ -172,33 +138,18 @@ fn split(source: &str, text: &str) -> Vec<Document> {
 /// Names the document, puts the namespace of `-n` in where it has none, and finds what the hub could not even read.
 fn inspect(mut document: Document, namespace: Option<&str>) -> Document {
     let refuse = |field: &str, value: String, problem: String, remedy: &str| {
-        Some(Violation {
-            field: field.into(),
-            value,
-            problem,
-            remedy: remedy.into(),
-        })
+        Some(Violation { field: field.into(), value, problem, remedy: remedy.into() })
     };
     if document.text.len() > MAX_MANIFEST {
         let problem = format!("the document is longer than {MAX_MANIFEST} bytes");
-        document.problem = refuse(
-            "(document)",
-            format!("{} bytes", document.text.len()),
-            problem,
-            "split the policy",
-        );
+        document.problem = refuse("(document)", format!("{} bytes", document.text.len()), problem, "split the policy");
         return document;
     }
     let mut value: Value = match serde_norway::from_str(&document.text) {
         Ok(value) => value,
         Err(error) => {
             let problem = format!("not readable as YAML or JSON: {error}");
-            document.problem = refuse(
-                "(document)",
-                String::new(),
-                problem,
-                "correct the syntax at the place named",
-            );
+            document.problem = refuse("(document)", String::new(), problem, "correct the syntax at the place named");
             return document;
         }
     };
@@ -207,12 +158,8 @@ fn inspect(mut document: Document, namespace: Option<&str>) -> Document {
     match (&own, namespace) {
         (Some(own), Some(flag)) if own != flag => {
             let problem = format!("-n asks for namespace '{flag}'");
-            document.problem = refuse(
-                "metadata.namespace",
-                own.clone(),
-                problem,
-                "leave out -n, or correct the document",
-            );
+            document.problem =
+                refuse("metadata.namespace", own.clone(), problem, "leave out -n, or correct the document");
         }
         (None, Some(flag)) => {
             if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_mapping_mut) {
@@ -238,20 +185,14 @@ mod tests {
     const B: &str = "# second\nmetadata:\n  name: b\n";
 
     fn names(text: &str) -> Vec<String> {
-        split("f", text)
-            .into_iter()
-            .map(|document| inspect(document, None).label())
-            .collect()
+        split("f", text).into_iter().map(|document| inspect(document, None).label()).collect()
     }
 
     #[test]
     fn several_documents_are_cut_at_their_markers_and_named_with_their_line() {
         let text = format!("{A}---\n{B}");
         assert_eq!(names(&text), ["shop/a (f:1)", "default/b (f:3)"]);
-        assert_eq!(
-            names(&format!("---\n{A}...\n---\n{B}---\n")),
-            ["shop/a (f:1)", "default/b (f:5)"]
-        );
+        assert_eq!(names(&format!("---\n{A}...\n---\n{B}---\n")), ["shop/a (f:1)", "default/b (f:5)"]);
     }
 
     #[test]
@@ -275,10 +216,7 @@ mod tests {
 
     #[test]
     fn json_is_a_document_too() {
-        assert_eq!(
-            names("{\"metadata\": {\"name\": \"a\", \"namespace\": \"shop\"}}"),
-            ["shop/a (f:1)"]
-        );
+        assert_eq!(names("{\"metadata\": {\"name\": \"a\", \"namespace\": \"shop\"}}"), ["shop/a (f:1)"]);
     }
 
     #[test]
@@ -287,10 +225,7 @@ mod tests {
         assert_eq!((filled.name.as_deref(), filled.problem), (Some("bar/b"), None));
         assert!(filled.text.contains("namespace: bar"), "{}", filled.text);
         let refused = inspect(split("f", A).remove(0), Some("bar")).problem.unwrap();
-        assert_eq!(
-            (refused.field.as_str(), refused.value.as_str()),
-            ("metadata.namespace", "shop")
-        );
+        assert_eq!((refused.field.as_str(), refused.value.as_str()), ("metadata.namespace", "shop"));
     }
 
     #[test]
@@ -305,12 +240,7 @@ mod tests {
     #[test]
     fn a_folder_gives_its_manifests_in_the_order_of_their_names() {
         let folder = tempfile::tempdir().unwrap();
-        for (file, text) in [
-            ("2.yml", B),
-            ("1.yaml", A),
-            ("notes.txt", "not: read"),
-            ("3.json", "{\"x\": 1}"),
-        ] {
+        for (file, text) in [("2.yml", B), ("1.yaml", A), ("notes.txt", "not: read"), ("3.json", "{\"x\": 1}")] {
             fs::write(folder.path().join(file), text).unwrap();
         }
         let documents = read(&[folder.path().into()], None).unwrap();

@@ -30,10 +30,7 @@ impl Output {
                 std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && on_terminal()
             }
         };
-        Self {
-            format,
-            paint: Paint { colored },
-        }
+        Self { format, paint: Paint { colored } }
     }
 
     /// Writes one result: the value as a document, or for people what `table` makes of it.
@@ -66,12 +63,7 @@ pub fn write(text: &str) -> Result<(), Failure> {
 }
 
 fn unwritable(error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        Exit::Internal,
-        "cannot write the result",
-        error,
-        "see that stdout is open and has room",
-    )
+    Failure::new(Exit::Internal, "cannot write the result", error, "see that stdout is open and has room")
 }
 
 /// A line of progress on stderr, with the time, fit for a log file.

@@ -41,16 +41,11 @@ pub fn weight(text: &str) -> Result<(String, u32), ParseError> {
     if cluster.is_empty() {
         return Err(ParseError::NoCluster(text.into()));
     }
-    let number: u64 = weight.parse().map_err(|_| ParseError::NotANumber {
-        cluster: cluster.into(),
-        weight: weight.into(),
-    })?;
+    let number: u64 =
+        weight.parse().map_err(|_| ParseError::NotANumber { cluster: cluster.into(), weight: weight.into() })?;
     match u32::try_from(number) {
         Ok(weight) if weight <= MAX_WEIGHT => Ok((cluster.into(), weight)),
-        _ => Err(ParseError::TooHeavy {
-            cluster: cluster.into(),
-            weight: number,
-        }),
+        _ => Err(ParseError::TooHeavy { cluster: cluster.into(), weight: number }),
     }
 }
 
@@ -80,14 +75,10 @@ pub struct PolicyName {
 pub fn policy_name(text: &str) -> Result<PolicyName, ParseError> {
     let parts: Vec<&str> = text.split('/').collect();
     match parts.as_slice() {
-        [name] if !name.is_empty() => Ok(PolicyName {
-            namespace: None,
-            name: (*name).into(),
-        }),
-        [namespace, name] if !namespace.is_empty() && !name.is_empty() => Ok(PolicyName {
-            namespace: Some((*namespace).into()),
-            name: (*name).into(),
-        }),
+        [name] if !name.is_empty() => Ok(PolicyName { namespace: None, name: (*name).into() }),
+        [namespace, name] if !namespace.is_empty() && !name.is_empty() => {
+            Ok(PolicyName { namespace: Some((*namespace).into()), name: (*name).into() })
+        }
         _ => Err(ParseError::PolicyName(text.into())),
     }
 }
@@ -107,10 +98,7 @@ impl PolicyName {
             (None, Some(flag)) => flag,
             (None, None) => "default",
         };
-        Ok(PolicyRef {
-            namespace: namespace.into(),
-            name: self.name.clone(),
-        })
+        Ok(PolicyRef { namespace: namespace.into(), name: self.name.clone() })
     }
 }
 
@@ -147,26 +135,11 @@ mod tests {
         for (text, expected) in [
             ("blue", "'blue' is not CLUSTER=WEIGHT; write for example blue=90"),
             ("=90", "'=90' names no cluster; write for example blue=90"),
-            (
-                "blue=",
-                "the weight '' of cluster 'blue' is not a whole number; use 0 to 999",
-            ),
-            (
-                "blue=-1",
-                "the weight '-1' of cluster 'blue' is not a whole number; use 0 to 999",
-            ),
-            (
-                "blue=9.5",
-                "the weight '9.5' of cluster 'blue' is not a whole number; use 0 to 999",
-            ),
-            (
-                "blue=90=1",
-                "the weight '90=1' of cluster 'blue' is not a whole number; use 0 to 999",
-            ),
-            (
-                "blue=1000",
-                "the weight 1000 of cluster 'blue' is above the load balancer's limit; use 0 to 999",
-            ),
+            ("blue=", "the weight '' of cluster 'blue' is not a whole number; use 0 to 999"),
+            ("blue=-1", "the weight '-1' of cluster 'blue' is not a whole number; use 0 to 999"),
+            ("blue=9.5", "the weight '9.5' of cluster 'blue' is not a whole number; use 0 to 999"),
+            ("blue=90=1", "the weight '90=1' of cluster 'blue' is not a whole number; use 0 to 999"),
+            ("blue=1000", "the weight 1000 of cluster 'blue' is above the load balancer's limit; use 0 to 999"),
             (
                 "blue=4294967296",
                 "the weight 4294967296 of cluster 'blue' is above the load balancer's limit; use 0 to 999",

@@ -86,14 +86,7 @@ pub type Stepped = (Wait, Vec<String>, Option<Ending>);
 impl Wait {
     /// A wait for what a call created. Its answer is the first look: what is true already needs no watch.
     pub fn start(until: Until, created: &Policy) -> Stepped {
-        let wait = Self {
-            until,
-            created: created.clone(),
-            last: None,
-            met: false,
-            in_picture: false,
-            connected: true,
-        };
+        let wait = Self { until, created: created.clone(), last: None, met: false, in_picture: false, connected: true };
         wait.look(created.clone())
     }
 
@@ -178,11 +171,7 @@ impl Wait {
 
 /// A picture from before the call: a watch may begin with one.
 fn is_older(created: &Policy, policy: &Policy) -> bool {
-    if policy.uid == created.uid {
-        policy.version < created.version
-    } else {
-        policy.created_at < created.created_at
-    }
+    if policy.uid == created.uid { policy.version < created.version } else { policy.created_at < created.created_at }
 }
 
 /// Whether one look at the policy, not older than `created`, ends the wait for it.
@@ -195,9 +184,9 @@ fn judge(until: Until, created: &Policy, policy: &Policy) -> Option<Ending> {
         });
     }
     match until {
-        Until::Gone if policy.deleting_since.is_none() && policy.version > version => Some(Ending::Superseded(
-            format!("version {} keeps the policy", policy.version),
-        )),
+        Until::Gone if policy.deleting_since.is_none() && policy.version > version => {
+            Some(Ending::Superseded(format!("version {} keeps the policy", policy.version)))
+        }
         Until::Gone => None,
         Until::True(goal) => judge_condition(goal, version, policy),
     }
@@ -215,10 +204,7 @@ fn judge_condition(goal: Goal, version: u64, policy: &Policy) -> Option<Ending> 
         return Some(Ending::Reached);
     }
     if policy.version > version {
-        return Some(Ending::Superseded(format!(
-            "version {} was accepted after version {version}",
-            policy.version
-        )));
+        return Some(Ending::Superseded(format!("version {} was accepted after version {version}", policy.version)));
     }
     if policy.deleting_since.is_some() {
         return Some(Ending::Deleted("the policy is being deleted".into()));

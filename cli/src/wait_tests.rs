@@ -65,11 +65,7 @@ trait Soften {
 impl Soften for Observation {
     /// Accepted=False is final, so the wait for Accepted begins with Unknown instead.
     fn without_accepted_false(self, goal: Goal) -> Observation {
-        if goal == Goal::Accepted {
-            seen(look(7, "Accepted", Truth::Unknown, 7))
-        } else {
-            self
-        }
+        if goal == Goal::Accepted { seen(look(7, "Accepted", Truth::Unknown, 7)) } else { self }
     }
 }
 
@@ -81,10 +77,7 @@ fn a_condition_that_was_true_of_an_older_version_does_not_end_it() {
 
 #[test]
 fn an_older_picture_of_the_policy_gives_no_verdict() {
-    let script = vec![
-        seen(look(6, "Converged", Truth::True, 6)),
-        seen(look(7, "Converged", Truth::True, 7)),
-    ];
+    let script = vec![seen(look(6, "Converged", Truth::True, 6)), seen(look(7, "Converged", Truth::True, 7))];
     let (ending, steps, _) = run(CONVERGED, 7, script);
     assert_eq!((ending, steps), (Some(Ending::Reached), 2));
 }
@@ -92,10 +85,7 @@ fn an_older_picture_of_the_policy_gives_no_verdict() {
 #[test]
 fn a_later_version_by_somebody_else_supersedes_it() {
     let (ending, _, _) = run(CONVERGED, 7, vec![seen(look(8, "Converged", Truth::False, 7))]);
-    assert_eq!(
-        ending,
-        Some(Ending::Superseded("version 8 was accepted after version 7".into()))
-    );
+    assert_eq!(ending, Some(Ending::Superseded("version 8 was accepted after version 7".into())));
 }
 
 #[test]
@@ -115,12 +105,7 @@ fn a_refused_version_fails_it_with_the_hubs_words() {
     let mut policy = look(7, "Accepted", Truth::False, 7);
     policy.status.conditions[0].message = "no such listener".into();
     let (ending, _, _) = run(CONVERGED, 7, vec![seen(policy)]);
-    assert_eq!(
-        ending,
-        Some(Ending::Failed(
-            "Accepted is False (Stored) for version 7: no such listener".into()
-        ))
-    );
+    assert_eq!(ending, Some(Ending::Failed("Accepted is False (Stored) for version 7: no such listener".into())));
 }
 
 #[test]
@@ -135,12 +120,7 @@ fn deletion_ends_it_however_it_is_seen() {
     deleting.deleting_since = deleting.updated_at;
     for script in [
         vec![Observation::Deleted(Box::new(created(7)))],
-        vec![
-            Observation::Connected,
-            seen(created(7)),
-            Observation::Connected,
-            Observation::Synced,
-        ],
+        vec![Observation::Connected, seen(created(7)), Observation::Connected, Observation::Synced],
         vec![Observation::Connected, seen(created(7)), Observation::Unknown],
         vec![seen(deleting)],
         vec![seen(anew("2026-01-02T04:00:00Z"))],
@@ -172,17 +152,9 @@ fn a_watch_that_lags_behind_the_answer_is_given_time() {
     ];
     let (ending, steps, _) = run(CONVERGED, 7, script);
     assert_eq!((ending, steps), (Some(Ending::Reached), 6));
-    let script = vec![
-        Observation::Connected,
-        Observation::Synced,
-        seen(look(7, "Converged", Truth::True, 7)),
-    ];
+    let script = vec![Observation::Connected, Observation::Synced, seen(look(7, "Converged", Truth::True, 7))];
     let (ending, steps, _) = run(CONVERGED, 7, script);
-    assert_eq!(
-        (ending, steps),
-        (Some(Ending::Reached), 3),
-        "a policy that is not in the first picture yet"
-    );
+    assert_eq!((ending, steps), (Some(Ending::Reached), 3), "a policy that is not in the first picture yet");
 }
 
 #[test]
@@ -203,16 +175,8 @@ fn a_broken_watch_is_told_once_and_does_not_end_it() {
     ];
     let (ending, steps, told) = run(CONVERGED, 7, script);
     assert_eq!((ending, steps), (Some(Ending::Reached), 6));
-    assert_eq!(
-        told.iter().filter(|line| line.starts_with("lost the hub")).count(),
-        1,
-        "{told:?}"
-    );
-    assert_eq!(
-        told.iter().filter(|line| *line == "the hub answers again").count(),
-        1,
-        "{told:?}"
-    );
+    assert_eq!(told.iter().filter(|line| line.starts_with("lost the hub")).count(), 1, "{told:?}");
+    assert_eq!(told.iter().filter(|line| *line == "the hub answers again").count(), 1, "{told:?}");
 }
 
 #[test]
@@ -226,10 +190,7 @@ fn a_policy_missing_from_the_picture_after_a_reconnect_is_deleted() {
         Observation::Synced,
     ];
     let (ending, steps, _) = run(CONVERGED, 7, script);
-    assert_eq!(
-        (ending, steps),
-        (Some(Ending::Deleted("the policy was deleted".into())), 6)
-    );
+    assert_eq!((ending, steps), (Some(Ending::Deleted("the policy was deleted".into())), 6));
 }
 
 #[test]
@@ -237,14 +198,7 @@ fn waiting_for_a_deletion_ends_when_the_policy_is_gone() {
     let mut deleting = created(8);
     deleting.deleting_since = deleting.updated_at;
     for (script, steps) in [
-        (
-            vec![
-                seen(deleting.clone()),
-                Observation::Synced,
-                Observation::Deleted(Box::new(deleting.clone())),
-            ],
-            3,
-        ),
+        (vec![seen(deleting.clone()), Observation::Synced, Observation::Deleted(Box::new(deleting.clone()))], 3),
         (vec![Observation::Connected, Observation::Synced], 2),
         (vec![Observation::Unknown], 1),
         (vec![seen(deleting), seen(anew("2026-01-02T04:00:00Z"))], 2),
@@ -270,8 +224,5 @@ fn what_is_pending_names_the_condition_and_every_note() {
         "Converged is Unknown (Pending) for version 7: not programmed yet; note for green: Held: 1 target is kept"
     );
     let (wait, _, _) = wait.step(seen(look(7, "Converged", Truth::True, 6)));
-    assert!(
-        wait.pending()
-            .starts_with("the hub has judged Converged of version 6 so far, not yet of version 7")
-    );
+    assert!(wait.pending().starts_with("the hub has judged Converged of version 6 so far, not yet of version 7"));
 }

@@ -48,11 +48,7 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
     let documents = manifest::read(&args.file, context.namespace())?;
     one_document_only(&args.change, documents.len())?;
     let hub = context.hub(args.wait.is_some())?;
-    let mut batch = Batch {
-        context,
-        exit: None,
-        failed: 0,
-    };
+    let mut batch = Batch { context, exit: None, failed: 0 };
     let mut results = Vec::new();
     for document in &documents {
         let result = match batch.exit {
@@ -75,11 +71,7 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
         context.output.show(&Results { results }, |_, _| String::new())?;
     }
     if batch.failed > 0 && documents.len() > 1 {
-        note(&format!(
-            "{} of {} documents failed or were not tried\n",
-            batch.failed,
-            documents.len()
-        ));
+        note(&format!("{} of {} documents failed or were not tried\n", batch.failed, documents.len()));
     }
     Ok(batch.exit)
 }
@@ -87,12 +79,8 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
 /// One id or one version cannot stand for several policies.
 fn one_document_only(change: &Change, documents: usize) -> Result<(), Failure> {
     let flag = match change {
-        Change {
-            request_id: Some(_), ..
-        } => "--request-id",
-        Change {
-            expected_version: 1.., ..
-        } => "--expected-version",
+        Change { request_id: Some(_), .. } => "--request-id",
+        Change { expected_version: 1.., .. } => "--expected-version",
         _ => return Ok(()),
     };
     if documents > 1 {
@@ -113,10 +101,7 @@ impl Batch<'_> {
     fn failed(&mut self, document: &Document, dry_run: bool, failure: &Failure) -> Applied {
         self.exit = self.exit.or(Some(failure.exit));
         note(&failure.report());
-        Applied {
-            error: Some(Report::new(failure)),
-            ..blank(document, "failed", dry_run)
-        }
+        Applied { error: Some(Report::new(failure)), ..blank(document, "failed", dry_run) }
     }
 
     fn show(&mut self, result: &Applied) -> Result<(), Failure> {
@@ -150,10 +135,7 @@ async fn apply(hub: &Hub, document: &Document, change: &Change) -> Result<Applie
     let what = format!("cannot apply {}", document.label());
     if let Some(violation) = &document.problem {
         let failure = Failure::new(Exit::Invalid, what, "the document is not valid", "");
-        return Err(Failure {
-            violations: vec![violation.clone()],
-            ..failure
-        });
+        return Err(Failure { violations: vec![violation.clone()], ..failure });
     }
     let id = request_id(change.request_id.clone());
     let message = pb::ApplyPolicyRequest {
@@ -163,12 +145,9 @@ async fn apply(hub: &Hub, document: &Document, change: &Change) -> Result<Applie
         dry_run: change.dry_run,
     };
     let answer = hub
-        .call(
-            &what,
-            Kind::Write { request_id: &id },
-            message,
-            async |channel, request| Hub::policies(channel).apply_policy(request).await,
-        )
+        .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {
+            Hub::policies(channel).apply_policy(request).await
+        })
         .await?;
     let outcome = match answer.outcome() {
         pb::ApplyOutcome::Created => "created",
@@ -223,10 +202,7 @@ fn line(result: &Applied, paint: Paint) -> String {
     };
     let mut text = format!("{} {}{version}\n", plain(name), paint.text(tone, &word));
     for warning in &result.warnings {
-        text.push_str(&format!(
-            "  {}\n",
-            paint.text(Tone::Doubt, &format!("warning: {}", plain(warning)))
-        ));
+        text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &format!("warning: {}", plain(warning)))));
     }
     if let Some(plan) = &result.plan {
         text.push_str(&render::plan(plan, paint));

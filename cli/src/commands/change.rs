@@ -58,21 +58,12 @@ pub async fn weights(context: &Context, args: Weights) -> Result<Option<Exit>, F
     }
     let what = format!("cannot set the weights of {policy}");
     let answer = hub
-        .call(
-            &what,
-            Kind::Write { request_id: &id },
-            message,
-            async |channel, request| Hub::policies(channel).set_weights(request).await,
-        )
+        .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {
+            Hub::policies(channel).set_weights(request).await
+        })
         .await?;
     let policy = present(&what, answer.policy)?;
-    let changed = Changed {
-        request_id: id,
-        dry_run,
-        policy,
-        plan: answer.plan.map(Plan::from),
-        wait: None,
-    };
+    let changed = Changed { request_id: id, dry_run, policy, plan: answer.plan.map(Plan::from), wait: None };
     finish(context, &hub, changed, args.wait.map(Until::True), deadline, "accepted").await
 }
 
@@ -93,30 +84,13 @@ pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: 
     }
     let what = format!("cannot delete {policy}");
     let answer = hub
-        .call(
-            &what,
-            Kind::Write { request_id: &id },
-            message,
-            async |channel, request| Hub::policies(channel).delete_policy(request).await,
-        )
+        .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {
+            Hub::policies(channel).delete_policy(request).await
+        })
         .await?;
     let policy = present(&what, answer.policy)?;
-    let changed = Changed {
-        request_id: id,
-        dry_run,
-        policy,
-        plan: None,
-        wait: None,
-    };
-    finish(
-        context,
-        &hub,
-        changed,
-        wait.then_some(Until::Gone),
-        deadline,
-        "marked for deletion",
-    )
-    .await
+    let changed = Changed { request_id: id, dry_run, policy, plan: None, wait: None };
+    finish(context, &hub, changed, wait.then_some(Until::Gone), deadline, "marked for deletion").await
 }
 
 /// A wait may be cut off by the CD system: then the log must hold the id that makes repeating safe.
@@ -143,20 +117,10 @@ async fn finish(
     context.output.show(&changed, |paint, _| {
         let policy = &changed.policy;
         if changed.dry_run {
-            let plan = changed
-                .plan
-                .as_ref()
-                .map(|plan| render::plan(plan, paint))
-                .unwrap_or_default();
-            return format!(
-                "{} would be {done} (dry run: nothing was changed)\n{plan}",
-                policy.reference
-            );
+            let plan = changed.plan.as_ref().map(|plan| render::plan(plan, paint)).unwrap_or_default();
+            return format!("{} would be {done} (dry run: nothing was changed)\n{plan}", policy.reference);
         }
-        let wait = changed
-            .wait
-            .as_ref()
-            .map(|wait| format!(", {} {}", wait.condition, wait.outcome));
+        let wait = changed.wait.as_ref().map(|wait| format!(", {} {}", wait.condition, wait.outcome));
         format!(
             "{} {done} (version {}, request {}){}\n",
             policy.reference,
@@ -175,11 +139,6 @@ async fn finish(
 /// An answer without its policy is a broken hub, not a success.
 pub fn present(what: &str, policy: Option<pb::Policy>) -> Result<Policy, Failure> {
     policy.map(Policy::from).ok_or_else(|| {
-        Failure::new(
-            Exit::Internal,
-            what,
-            "the hub answered without a policy",
-            "look into the hub's log",
-        )
+        Failure::new(Exit::Internal, what, "the hub answered without a policy", "look into the hub's log")
     })
 }

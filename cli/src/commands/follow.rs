@@ -44,16 +44,8 @@ pub struct End {
 pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Instant) -> End {
     let subject = subject(until, created);
     let started = Instant::now();
-    let this = This {
-        subject: &subject,
-        until,
-        created,
-        started,
-    };
-    progress(&format!(
-        "waiting for {subject}, at most {}",
-        seconds(deadline - started)
-    ));
+    let this = This { subject: &subject, until, created, started };
+    progress(&format!("waiting for {subject}, at most {}", seconds(deadline - started)));
     let mut watch = hub.watch(&created.reference);
     let mut stop = Stop::listen();
     let mut still = interval_at(started + STILL, STILL);
@@ -91,10 +83,7 @@ struct Stop {
 
 impl Stop {
     fn listen() -> Self {
-        Self {
-            interrupt: signal(SignalKind::interrupt()).ok(),
-            terminate: signal(SignalKind::terminate()).ok(),
-        }
+        Self { interrupt: signal(SignalKind::interrupt()).ok(), terminate: signal(SignalKind::terminate()).ok() }
     }
 
     async fn asked(&mut self) {
@@ -127,12 +116,7 @@ fn observation(news: News) -> Observation {
 /// `Converged of shop/checkout version 7`.
 fn subject(until: Until, created: &Policy) -> String {
     match until {
-        Until::True(goal) => format!(
-            "{} of {} version {}",
-            goal.condition(),
-            created.reference,
-            created.version
-        ),
+        Until::True(goal) => format!("{} of {} version {}", goal.condition(), created.reference, created.version),
         Until::Gone => format!("the deletion of {}", created.reference),
     }
 }
@@ -155,27 +139,16 @@ impl This<'_> {
         let look = format!("look with `yardctl status {}`", self.created.reference);
         let (outcome, message, remedy) = match ending {
             Ending::Reached => {
-                progress(&format!(
-                    "done: {}, after {}",
-                    self.subject,
-                    seconds(self.started.elapsed())
-                ));
+                progress(&format!("done: {}, after {}", self.subject, seconds(self.started.elapsed())));
                 return self.end("reached", String::new(), last, None);
             }
-            Ending::Superseded(why) => (
-                "superseded",
-                why,
-                format!("{look}; find out who changed it before you repeat your change"),
-            ),
+            Ending::Superseded(why) => {
+                ("superseded", why, format!("{look}; find out who changed it before you repeat your change"))
+            }
             Ending::Deleted(why) => ("deleted", why, format!("{look}; find out who deleted it")),
             Ending::Failed(why) => ("failed", why, format!("{look}, correct the policy and apply it again")),
         };
-        let failure = Failure::new(
-            Exit::Superseded,
-            format!("{} will not come", self.subject),
-            &message,
-            remedy,
-        );
+        let failure = Failure::new(Exit::Superseded, format!("{} will not come", self.subject), &message, remedy);
         self.end(outcome, message, last, Some(failure))
     }
 
@@ -184,11 +157,7 @@ impl This<'_> {
         let pending = wait.pending();
         let failure = Failure::new(
             Exit::Timeout,
-            format!(
-                "{} was not seen within {} ({outcome})",
-                self.subject,
-                seconds(self.started.elapsed())
-            ),
+            format!("{} was not seen within {} ({outcome})", self.subject, seconds(self.started.elapsed())),
             &pending,
             format!(
                 "the hub goes on by itself and the state is not known here: look with `yardctl status {} --watch`",
@@ -209,12 +178,7 @@ impl This<'_> {
             Until::True(goal) => goal.condition().to_lowercase(),
             Until::Gone => "deleted".into(),
         };
-        let waited = Waited {
-            condition,
-            outcome,
-            message,
-            seconds: rounded(self.started.elapsed()),
-        };
+        let waited = Waited { condition, outcome, message, seconds: rounded(self.started.elapsed()) };
         End { waited, last, failure }
     }
 }

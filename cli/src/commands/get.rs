@@ -22,24 +22,16 @@ pub async fn run(context: &Context, what: Get) -> Result<(), Failure> {
         Get::Policies { name: Some(name) } => one_policy(context, &name).await,
         Get::Policies { name: None } => policies(context).await,
         Get::Clusters { name } => clusters(context, name).await,
-        Get::Endpoints {
-            service,
-            cluster,
-            unready,
-        } => endpoints(context, service, cluster, unready).await,
+        Get::Endpoints { service, cluster, unready } => endpoints(context, service, cluster, unready).await,
     }
 }
 
 /// Reads one policy.
 pub async fn policy(hub: &Hub, policy: &PolicyRef) -> Result<Policy, Failure> {
     let what = format!("cannot read {policy}");
-    let message = pb::GetPolicyRequest {
-        policy: Some(policy.into()),
-    };
+    let message = pb::GetPolicyRequest { policy: Some(policy.into()) };
     let answer = hub
-        .call(&what, Kind::Read, message, async |channel, request| {
-            Hub::policies(channel).get_policy(request).await
-        })
+        .call(&what, Kind::Read, message, async |channel, request| Hub::policies(channel).get_policy(request).await)
         .await?;
     present(&what, answer.policy)
 }
@@ -47,9 +39,7 @@ pub async fn policy(hub: &Hub, policy: &PolicyRef) -> Result<Policy, Failure> {
 async fn one_policy(context: &Context, name: &PolicyName) -> Result<(), Failure> {
     let reference = name.resolve(context.namespace())?;
     let policy = policy(&context.hub(false)?, &reference).await?;
-    context.output.show(&policy, |paint, now| {
-        render::policies(std::slice::from_ref(&policy), paint, now)
-    })
+    context.output.show(&policy, |paint, now| render::policies(std::slice::from_ref(&policy), paint, now))
 }
 
 async fn policies(context: &Context) -> Result<(), Failure> {
@@ -58,11 +48,7 @@ async fn policies(context: &Context) -> Result<(), Failure> {
     let mut policies: Vec<Policy> = Vec::new();
     while let Some(page_token) = pages.next_token()? {
         let namespace = context.namespace().unwrap_or_default().to_owned();
-        let message = pb::ListPoliciesRequest {
-            namespace,
-            page_size: POLICIES_A_PAGE,
-            page_token,
-        };
+        let message = pb::ListPoliciesRequest { namespace, page_size: POLICIES_A_PAGE, page_token };
         let answer = hub
             .call(pages.what, Kind::Read, message, async |channel, request| {
                 Hub::policies(channel).list_policies(request).await
@@ -77,20 +63,15 @@ async fn policies(context: &Context) -> Result<(), Failure> {
         policies: Vec<Policy>,
     }
     let list = Policies { policies };
-    context
-        .output
-        .show(&list, |paint, now| render::policies(&list.policies, paint, now))
+    context.output.show(&list, |paint, now| render::policies(&list.policies, paint, now))
 }
 
 async fn clusters(context: &Context, name: Option<String>) -> Result<(), Failure> {
     let hub = context.hub(false)?;
     let answer = hub
-        .call(
-            "cannot list the clusters",
-            Kind::Read,
-            pb::ListClustersRequest {},
-            async |channel, request| Hub::clusters(channel).list_clusters(request).await,
-        )
+        .call("cannot list the clusters", Kind::Read, pb::ListClustersRequest {}, async |channel, request| {
+            Hub::clusters(channel).list_clusters(request).await
+        })
         .await?;
     let mut clusters: Vec<Cluster> = answer.clusters.into_iter().map(Cluster::from).collect();
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
@@ -99,25 +80,18 @@ async fn clusters(context: &Context, name: Option<String>) -> Result<(), Failure
         let Some(cluster) = clusters.into_iter().find(|cluster| cluster.name == name) else {
             let why = format!("no such cluster; known are: {}", known.join(", "));
             let remedy = "check the name; a cluster is known once its agent has connected";
-            return Err(Failure::new(
-                Exit::NotFound,
-                format!("cannot show cluster '{name}'"),
-                why,
-                remedy,
-            ));
+            return Err(Failure::new(Exit::NotFound, format!("cannot show cluster '{name}'"), why, remedy));
         };
-        return context.output.show(&cluster, |paint, now| {
-            render::clusters(std::slice::from_ref(&cluster), paint, now)
-        });
+        return context
+            .output
+            .show(&cluster, |paint, now| render::clusters(std::slice::from_ref(&cluster), paint, now));
     }
     #[derive(Serialize)]
     struct Clusters {
         clusters: Vec<Cluster>,
     }
     let list = Clusters { clusters };
-    context
-        .output
-        .show(&list, |paint, now| render::clusters(&list.clusters, paint, now))
+    context.output.show(&list, |paint, now| render::clusters(&list.clusters, paint, now))
 }
 
 async fn endpoints(
@@ -151,9 +125,7 @@ async fn endpoints(
         endpoints: Vec<Endpoint>,
     }
     let list = Endpoints { endpoints };
-    context
-        .output
-        .show(&list, |paint, now| render::endpoints(&list.endpoints, paint, now))
+    context.output.show(&list, |paint, now| render::endpoints(&list.endpoints, paint, now))
 }
 
 /// Page tokens, with an end: a hub that gives the same token twice would keep us for ever.
@@ -166,12 +138,7 @@ struct Pages {
 
 impl Pages {
     fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            token: Some(String::new()),
-            last: String::new(),
-            count: 0,
-        }
+        Self { what, token: Some(String::new()), last: String::new(), count: 0 }
     }
 
     fn next_token(&mut self) -> Result<Option<String>, Failure> {

@@ -36,11 +36,8 @@ struct Context {
 impl Context {
     /// A hub whose calls end in time.
     fn hub(&self, waits: bool) -> Result<Hub, Failure> {
-        let timeout = if waits {
-            self.wait_budget().min(CALL_BEFORE_WAIT)
-        } else {
-            self.global.timeout.unwrap_or(CALL)
-        };
+        let timeout =
+            if waits { self.wait_budget().min(CALL_BEFORE_WAIT) } else { self.global.timeout.unwrap_or(CALL) };
         Hub::new(&self.global, timeout)
     }
 
@@ -63,14 +60,7 @@ pub fn run_to_exit(cli: Cli) -> ExitCode {
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| {
-            Failure::new(
-                Exit::Internal,
-                "cannot start",
-                error,
-                "see that the machine has resources left",
-            )
-        })
+        .map_err(|error| Failure::new(Exit::Internal, "cannot start", error, "see that the machine has resources left"))
         .and_then(|runtime| runtime.block_on(run(cli)));
     match ended {
         Ok(None) => ExitCode::SUCCESS,
@@ -90,21 +80,13 @@ fn tell_programs(output: &Output, failure: &Failure) {
         error: Report,
     }
     if output.format != Format::Table {
-        let _ = output.show(
-            &Failed {
-                error: Report::new(failure),
-            },
-            |_, _| String::new(),
-        );
+        let _ = output.show(&Failed { error: Report::new(failure) }, |_, _| String::new());
     }
 }
 
 /// `Some(exit)` means that the command has already told what went wrong.
 async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
-    let context = Context {
-        output: Output::new(cli.global.output, cli.global.color),
-        global: cli.global,
-    };
+    let context = Context { output: Output::new(cli.global.output, cli.global.color), global: cli.global };
     match cli.command {
         Command::Apply(args) => return apply::run(&context, args).await,
         Command::Get(what) => get::run(&context, what).await,
@@ -124,12 +106,8 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
             struct Version {
                 yardctl: &'static str,
             }
-            let version = Version {
-                yardctl: env!("CARGO_PKG_VERSION"),
-            };
-            context
-                .output
-                .show(&version, |_, _| format!("yardctl {}\n", version.yardctl))
+            let version = Version { yardctl: env!("CARGO_PKG_VERSION") };
+            context.output.show(&version, |_, _| format!("yardctl {}\n", version.yardctl))
         }
     }?;
     Ok(None)

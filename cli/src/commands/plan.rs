@@ -17,22 +17,13 @@ pub async fn run(context: &Context, args: PlanArgs) -> Result<(), Failure> {
         Some(policy) => format!("cannot plan {policy}"),
         None => "cannot plan".to_owned(),
     };
-    let message = pb::GetPlanRequest {
-        policy: policy.as_ref().map(Into::into),
-    };
+    let message = pb::GetPlanRequest { policy: policy.as_ref().map(Into::into) };
     let answer = context
         .hub(false)?
-        .call(&what, Kind::Read, message, async |channel, request| {
-            Hub::policies(channel).get_plan(request).await
-        })
+        .call(&what, Kind::Read, message, async |channel, request| Hub::policies(channel).get_plan(request).await)
         .await?;
     let mut plan: Plan = answer.plan.map(Plan::from).ok_or_else(|| {
-        Failure::new(
-            Exit::Internal,
-            what,
-            "the hub answered without a plan",
-            "look into the hub's log",
-        )
+        Failure::new(Exit::Internal, what, "the hub answered without a plan", "look into the hub's log")
     })?;
     // The call knows one policy or all; a namespace is cut out here.
     if let (None, Some(namespace)) = (&policy, context.namespace()) {

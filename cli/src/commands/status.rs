@@ -26,9 +26,7 @@ pub async fn run(context: &Context, args: Status) -> Result<(), Failure> {
         return watch(context, &reference).await;
     }
     let policy = get::policy(&context.hub(false)?, &reference).await?;
-    context
-        .output
-        .show(&policy, |paint, now| render::status(&policy, paint, now))
+    context.output.show(&policy, |paint, now| render::status(&policy, paint, now))
 }
 
 /// How a watch is shown.
@@ -58,22 +56,11 @@ async fn watch(context: &Context, reference: &PolicyRef) -> Result<(), Failure> 
         Format::Table => View::Lines,
         Format::Yaml => {
             let why = "-o yaml is one document, a watch has no end";
-            return Err(Failure::usage(
-                "cannot watch",
-                why,
-                "use -o json for one object per line",
-            ));
+            return Err(Failure::usage("cannot watch", why, "use -o json for one object per line"));
         }
     };
     let mut watch = context.hub(false)?.watch(reference);
-    let mut state = Watched {
-        context,
-        reference,
-        view,
-        last: None,
-        pictured: false,
-        lost: None,
-    };
+    let mut state = Watched { context, reference, view, last: None, pictured: false, lost: None };
     let first = Instant::now() + context.call_timeout();
     let mut redraw = interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,11 +114,7 @@ impl Watched<'_> {
             }
             News::Synced if self.pictured => {
                 if self.view == View::Json {
-                    json_line(&Line {
-                        at: now(),
-                        event: Event::Synced,
-                        policy: None,
-                    })?;
+                    json_line(&Line { at: now(), event: Event::Synced, policy: None })?;
                 }
             }
             News::Synced | News::NotFound => return self.gone(None),
@@ -144,11 +127,7 @@ impl Watched<'_> {
     fn seen(&mut self, event: Event, policy: Policy) -> Result<(), Failure> {
         self.pictured = true;
         match self.view {
-            View::Json => json_line(&Line {
-                at: now(),
-                event,
-                policy: Some(&policy),
-            })?,
+            View::Json => json_line(&Line { at: now(), event, policy: Some(&policy) })?,
             View::Lines => {
                 for line in changes(self.last.as_ref(), &policy) {
                     write(&stamped(now(), &line))?;
@@ -169,11 +148,7 @@ impl Watched<'_> {
         match self.view {
             View::Json => {
                 let policy = policy.as_ref().or(self.last.as_ref());
-                json_line(&Line {
-                    at: now(),
-                    event: Event::Deleted,
-                    policy,
-                })?;
+                json_line(&Line { at: now(), event: Event::Deleted, policy })?;
             }
             View::Lines | View::Page => write(&stamped(now(), &format!("{} was deleted", self.reference)))?,
         }
@@ -196,9 +171,6 @@ impl Watched<'_> {
         let paint = self.context.output.paint;
         let page = render::live(self.reference, self.last.as_ref(), self.lost.as_deref(), paint, now());
         let page = render::fit(&page, terminal_rows());
-        write(&format!(
-            "\u{1b}[?7l\u{1b}[H{}\u{1b}[J\u{1b}[?7h",
-            page.replace('\n', "\u{1b}[K\n")
-        ))
+        write(&format!("\u{1b}[?7l\u{1b}[H{}\u{1b}[J\u{1b}[?7h", page.replace('\n', "\u{1b}[K\n")))
     }
 }

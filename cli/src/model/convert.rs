@@ -8,19 +8,13 @@ use super::*;
 
 impl From<pb::PolicyRef> for PolicyRef {
     fn from(from: pb::PolicyRef) -> Self {
-        Self {
-            namespace: from.namespace,
-            name: from.name,
-        }
+        Self { namespace: from.namespace, name: from.name }
     }
 }
 
 impl From<&PolicyRef> for pb::PolicyRef {
     fn from(from: &PolicyRef) -> Self {
-        Self {
-            namespace: from.namespace.clone(),
-            name: from.name.clone(),
-        }
+        Self { namespace: from.namespace.clone(), name: from.name.clone() }
     }
 }
 
@@ -102,26 +96,8 @@ impl From<pb::ClusterStatus> for ClusterStatus {
 
 impl From<pb::TargetCounts> for TargetCounts {
     fn from(from: pb::TargetCounts) -> Self {
-        let pb::TargetCounts {
-            desired,
-            registered,
-            healthy,
-            unhealthy,
-            initial,
-            draining,
-            unused,
-            held,
-        } = from;
-        Self {
-            desired,
-            registered,
-            healthy,
-            unhealthy,
-            initial,
-            draining,
-            unused,
-            held,
-        }
+        let pb::TargetCounts { desired, registered, healthy, unhealthy, initial, draining, unused, held } = from;
+        Self { desired, registered, healthy, unhealthy, initial, draining, unused, held }
     }
 }
 
@@ -150,11 +126,7 @@ impl From<pb::RuleStatus> for RuleStatus {
 
 impl From<pb::Plan> for Plan {
     fn from(from: pb::Plan) -> Self {
-        Self {
-            steps: each(from.steps),
-            notes: each(from.notes),
-            made_at: time(from.made_at),
-        }
+        Self { steps: each(from.steps), notes: each(from.notes), made_at: time(from.made_at) }
     }
 }
 
@@ -198,11 +170,7 @@ impl From<pb::Cluster> for Cluster {
 
 impl From<pb::SourceProblem> for SourceProblem {
     fn from(from: pb::SourceProblem) -> Self {
-        Self {
-            namespace: from.namespace,
-            kind: from.kind,
-            message: from.message,
-        }
+        Self { namespace: from.namespace, kind: from.kind, message: from.message }
     }
 }
 
@@ -230,11 +198,6 @@ impl From<pb::EndpointInfo> for Endpoint {
 
 impl From<pb::Violation> for Violation {
     fn from(from: pb::Violation) -> Self {
-        Self {
-            field: from.field,
-            value: from.value,
-            problem: from.problem,
-            remedy: from.remedy,
-        }
+        Self { field: from.field, value: from.value, problem: from.problem, remedy: from.remedy }
     }
 }

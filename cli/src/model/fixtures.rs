@@ -15,10 +15,7 @@ fn condition(kind: &str, status: Truth, reason: &str, message: &str, version: u6
 
 /// shop/checkout on its way from blue to green: accepted and resolved, not yet programmed, one note.
 pub fn policy(version: u64) -> Policy {
-    let reference = PolicyRef {
-        namespace: "shop".into(),
-        name: "checkout".into(),
-    };
+    let reference = PolicyRef { namespace: "shop".into(), name: "checkout".into() };
     let conditions = vec![
         condition("Accepted", Truth::True, "Stored", "", version),
         condition("ResolvedRefs", Truth::True, "Resolved", "", version),
@@ -30,12 +27,7 @@ pub fn policy(version: u64) -> Policy {
         requested_weight: 90,
         effective_weight: 100,
         programmed_weight: Some(100),
-        targets: TargetCounts {
-            desired: 3,
-            registered: 3,
-            healthy: 3,
-            ..TargetCounts::default()
-        },
+        targets: TargetCounts { desired: 3, registered: 3, healthy: 3, ..TargetCounts::default() },
         target_group_arn: "arn:tg/blue".into(),
         link: Link::Connected,
         ..ClusterStatus::default()
@@ -45,13 +37,7 @@ pub fn policy(version: u64) -> Policy {
         requested_weight: 10,
         reason: "NoHealthyTargets".into(),
         message: "no target of green is healthy yet".into(),
-        targets: TargetCounts {
-            desired: 2,
-            registered: 3,
-            initial: 2,
-            held: 1,
-            ..TargetCounts::default()
-        },
+        targets: TargetCounts { desired: 2, registered: 3, initial: 2, held: 1, ..TargetCounts::default() },
         link: Link::Stale,
         ..ClusterStatus::default()
     };

@@ -73,30 +73,14 @@ pub fn clusters(clusters: &[Cluster], paint: Paint, now: Timestamp) -> String {
     if clusters.is_empty() {
         return "No clusters: no agent has connected yet.\n".into();
     }
-    let mut table = Table::new(&[
-        "NAME",
-        "REGION",
-        "VPC",
-        "LINK",
-        "LAST SEEN",
-        "AGENT",
-        "ENDPOINTS",
-        "PROBLEMS",
-    ]);
+    let mut table = Table::new(&["NAME", "REGION", "VPC", "LINK", "LAST SEEN", "AGENT", "ENDPOINTS", "PROBLEMS"]);
     for cluster in clusters {
         let problems = cluster.problems.len();
         table.row(vec![
             Cell::left(&cluster.name),
             Cell::left(&cluster.region),
             Cell::left(&cluster.vpc_id),
-            Cell::toned(
-                cluster.link,
-                if cluster.link == Link::Connected {
-                    Tone::Good
-                } else {
-                    Tone::Doubt
-                },
-            ),
+            Cell::toned(cluster.link, if cluster.link == Link::Connected { Tone::Good } else { Tone::Doubt }),
             Cell::left(age(cluster.last_seen, now)),
             Cell::left(&cluster.agent_version),
             Cell::right(cluster.endpoints),
@@ -108,28 +92,16 @@ pub fn clusters(clusters: &[Cluster], paint: Paint, now: Timestamp) -> String {
         .iter()
         .flat_map(|cluster| cluster.problems.iter().map(move |problem| (cluster, problem)))
         .map(|(cluster, problem)| {
-            let place = if problem.namespace.is_empty() {
-                "all namespaces"
-            } else {
-                &problem.namespace
-            };
-            plain(&format!(
-                "{}: {} in {place}: {}",
-                cluster.name, problem.kind, problem.message
-            ))
+            let place = if problem.namespace.is_empty() { "all namespaces" } else { &problem.namespace };
+            plain(&format!("{}: {} in {place}: {}", cluster.name, problem.kind, problem.message))
         })
         .collect();
     if !lines.is_empty() {
         text.push_str(&format!(
             "\n{}\n",
-            paint.text(
-                Tone::Title,
-                "WATCHES THAT FAIL (what they reported before stays in force)"
-            )
+            paint.text(Tone::Title, "WATCHES THAT FAIL (what they reported before stays in force)")
         ));
-        lines
-            .iter()
-            .for_each(|line| text.push_str(&format!("  {}\n", paint.text(Tone::Bad, line))));
+        lines.iter().for_each(|line| text.push_str(&format!("  {}\n", paint.text(Tone::Bad, line))));
     }
     text
 }
@@ -138,18 +110,8 @@ pub fn endpoints(endpoints: &[Endpoint], paint: Paint, now: Timestamp) -> String
     if endpoints.is_empty() {
         return "No endpoints.\n".into();
     }
-    let mut table = Table::new(&[
-        "CLUSTER",
-        "NAMESPACE",
-        "SERVICE",
-        "PORT",
-        "ADDRESS",
-        "STATE",
-        "POD",
-        "NODE",
-        "ZONE",
-        "CHANGED",
-    ]);
+    let mut table =
+        Table::new(&["CLUSTER", "NAMESPACE", "SERVICE", "PORT", "ADDRESS", "STATE", "POD", "NODE", "ZONE", "CHANGED"]);
     for endpoint in endpoints {
         let (state, tone) = state(endpoint);
         let address = if endpoint.address.contains(':') {
@@ -201,11 +163,7 @@ pub fn plan(plan: &Plan, paint: Paint) -> String {
     if !plan.notes.is_empty() {
         text.push_str(&format!("\n{}\n", paint.text(Tone::Title, "HELD OR WAITING")));
         for note in &plan.notes {
-            let whom = if note.cluster.is_empty() {
-                String::new()
-            } else {
-                format!(" {}", note.cluster)
-            };
+            let whom = if note.cluster.is_empty() { String::new() } else { format!(" {}", note.cluster) };
             let line = plain(&format!("{}{whom}: {}: {}", note.policy, note.reason, note.message));
             text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &line)));
         }
@@ -305,10 +263,7 @@ blue     shop       checkout  http  10.0.0.3:8080   terminating, serving  checko
 
     #[test]
     fn a_plan_shows_steps_in_order_and_what_waits() {
-        let reference = PolicyRef {
-            namespace: "shop".into(),
-            name: "checkout".into(),
-        };
+        let reference = PolicyRef { namespace: "shop".into(), name: "checkout".into() };
         let step = |operation: &str, summary: &str| Step {
             policy: reference.clone(),
             operation: operation.into(),
@@ -322,10 +277,7 @@ blue     shop       checkout  http  10.0.0.3:8080   terminating, serving  checko
             message: "2 targets are kept".into(),
         };
         let given = Plan {
-            steps: vec![
-                step("RegisterTargets", "2 targets"),
-                step("ModifyRule", "blue 90, green 10"),
-            ],
+            steps: vec![step("RegisterTargets", "2 targets"), step("ModifyRule", "blue 90, green 10")],
             notes: vec![note],
             made_at: None,
         };
@@ -343,11 +295,7 @@ HELD OR WAITING
 
     #[test]
     fn nothing_is_said_in_words() {
-        let empty = Plan {
-            steps: vec![],
-            notes: vec![],
-            made_at: None,
-        };
+        let empty = Plan { steps: vec![], notes: vec![], made_at: None };
         assert_eq!(plan(&empty, BARE), "Nothing to do at the load balancer.\n");
         assert_eq!(policies(&[], BARE, now()), "No policies.\n");
         assert_eq!(endpoints(&[], BARE, now()), "No endpoints.\n");

@@ -43,14 +43,9 @@ mod tests {
 
     #[test]
     fn ages_have_at_most_two_units() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m00s"),
-            (3599, "59m59s"),
-            (3600, "1h00m"),
-            (90_000, "1d1h"),
-        ] {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"), (90_000, "1d1h")]
+        {
             assert_eq!(short(seconds), text);
         }
         let now = "2026-01-02T03:04:05Z".parse().unwrap();
@@ -60,9 +55,6 @@ mod tests {
 
     #[test]
     fn shares_are_percent_of_the_sum() {
-        assert_eq!(
-            (share(90, 100).as_str(), share(1, 3).as_str(), share(0, 0).as_str()),
-            ("90.0%", "33.3%", "-")
-        );
+        assert_eq!((share(90, 100).as_str(), share(1, 3).as_str(), share(0, 0).as_str()), ("90.0%", "33.3%", "-"));
     }
 }

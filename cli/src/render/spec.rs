@@ -7,34 +7,23 @@ use serde_json::Value;
 /// `shared-public:443  shop.example.com /checkout/*  ->  checkout:http`, as far as the spec says so.
 pub fn spec_line(spec: &Value) -> Option<String> {
     let at = |pointer: &str| spec.pointer(pointer).and_then(word);
-    let balancer = at("/listener/arn")
-        .or_else(|| at("/listener/loadBalancer"))
-        .or_else(|| tags(spec))?;
+    let balancer = at("/listener/arn").or_else(|| at("/listener/loadBalancer")).or_else(|| tags(spec))?;
     let listener = with_port(balancer, at("/listener/port"));
     let mut parts: Vec<String> = list(spec, "hostnames").iter().filter_map(word).collect();
     parts.extend(list(spec, "paths").iter().filter_map(path));
-    let more: usize = ["headers", "methods", "query", "sourceIps"]
-        .iter()
-        .map(|kind| list(spec, kind).len())
-        .sum();
+    let more: usize = ["headers", "methods", "query", "sourceIps"].iter().map(|kind| list(spec, kind).len()).sum();
     match more {
         0 => {}
         1 => parts.push("(and 1 more condition)".into()),
         _ => parts.push(format!("(and {more} more conditions)")),
     }
-    let matches = if parts.is_empty() {
-        "every request".to_owned()
-    } else {
-        parts.join(" ")
-    };
+    let matches = if parts.is_empty() { "every request".to_owned() } else { parts.join(" ") };
     let service = with_port(at("/backend/service/name")?, at("/backend/service/port"));
     Some(format!("{listener}  {matches}  ->  {service}"))
 }
 
 fn list<'a>(spec: &'a Value, kind: &str) -> &'a [Value] {
-    spec.pointer(&format!("/match/{kind}"))
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    spec.pointer(&format!("/match/{kind}")).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn word(value: &Value) -> Option<String> {
@@ -55,10 +44,7 @@ fn with_port(name: String, port: Option<String>) -> String {
 /// `team=shop,env=prod`.
 fn tags(spec: &Value) -> Option<String> {
     let tags = spec.pointer("/listener/tags")?.as_object()?;
-    let pairs: Vec<String> = tags
-        .iter()
-        .filter_map(|(key, value)| Some(format!("{key}={}", word(value)?)))
-        .collect();
+    let pairs: Vec<String> = tags.iter().filter_map(|(key, value)| Some(format!("{key}={}", word(value)?))).collect();
     (!pairs.is_empty()).then(|| pairs.join(","))
 }
 
@@ -80,11 +66,7 @@ mod tests {
     #[test]
     fn listener_match_and_service_are_named_however_they_are_given() {
         for (listener, matches, expected) in [
-            (
-                json!({"arn": "arn:l"}),
-                json!({}),
-                "arn:l  every request  ->  checkout:8080",
-            ),
+            (json!({"arn": "arn:l"}), json!({}), "arn:l  every request  ->  checkout:8080"),
             (
                 json!({"tags": {"team": "shop"}, "port": 443}),
                 json!({"paths": [{"value": "/"}, {"type": "Exact", "value": "/x"}]}),
@@ -104,11 +86,7 @@ mod tests {
 
     #[test]
     fn what_is_no_spec_gives_no_line() {
-        for spec in [
-            Value::Null,
-            Value::String("not a spec".into()),
-            json!({"listener": {"port": 443}}),
-        ] {
+        for spec in [Value::Null, Value::String("not a spec".into()), json!({"listener": {"port": 443}})] {
             assert_eq!(spec_line(&spec), None, "{spec}");
         }
     }

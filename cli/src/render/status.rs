@@ -36,11 +36,7 @@ pub fn live(reference: &PolicyRef, last: Option<&Policy>, lost: Option<&str>, pa
         None => format!("{}  waiting for the hub\n", plain(&reference.to_string())),
     };
     if let Some(why) = lost {
-        let old = if last.is_some() {
-            ", what stands above is old"
-        } else {
-            ""
-        };
+        let old = if last.is_some() { ", what stands above is old" } else { "" };
         let line = plain(&format!("THE HUB DOES NOT ANSWER{old}: {why}"));
         page.push_str(&format!("\n{}\n", paint.text(Tone::Bad, &line)));
     }
@@ -56,21 +52,14 @@ pub fn fit(page: &str, rows: usize) -> String {
     }
     let shown = rows.saturating_sub(2);
     let left = lines.len() - shown;
-    format!(
-        "{}\n... {left} more lines: make the window taller\n",
-        lines[..shown].join("\n")
-    )
+    format!("{}\n... {left} more lines: make the window taller\n", lines[..shown].join("\n"))
 }
 
 /// One line that says how it stands.
 fn headline(policy: &Policy, paint: Paint) -> String {
     let name = plain(&policy.reference.to_string());
     let (tone, verdict) = verdict(policy);
-    format!(
-        "{}  {}\n",
-        paint.text(Tone::Title, &name),
-        paint.text(tone, &plain(&verdict))
-    )
+    format!("{}  {}\n", paint.text(Tone::Title, &name), paint.text(tone, &plain(&verdict)))
 }
 
 fn verdict(policy: &Policy) -> (Tone, String) {
@@ -81,10 +70,7 @@ fn verdict(policy: &Policy) -> (Tone, String) {
         let seen = policy.status.observed_version;
         return (
             Tone::Doubt,
-            format!(
-                "NOT JUDGED YET: version {} is accepted, what follows speaks of version {seen}",
-                policy.version
-            ),
+            format!("NOT JUDGED YET: version {} is accepted, what follows speaks of version {seen}", policy.version),
         );
     }
     // The first condition that is not true, in the order in which they build on each other.
@@ -92,42 +78,25 @@ fn verdict(policy: &Policy) -> (Tone, String) {
         match policy.condition(kind) {
             Some(condition) if condition.status == Truth::True => {}
             Some(condition) => {
-                let tone = if condition.status == Truth::False {
-                    Tone::Bad
-                } else {
-                    Tone::Doubt
-                };
+                let tone = if condition.status == Truth::False { Tone::Bad } else { Tone::Doubt };
                 return (tone, format!("NOT CONVERGED: {}", condition_line(condition)));
             }
             None => return (Tone::Doubt, format!("NOT CONVERGED: {kind} is not judged yet")),
         }
     }
-    let differs = policy
-        .status
-        .clusters
-        .iter()
-        .any(|c| c.requested_weight != c.effective_weight);
+    let differs = policy.status.clusters.iter().any(|c| c.requested_weight != c.effective_weight);
     if differs {
-        return (
-            Tone::Doubt,
-            "CONVERGED, but not to the weights that were asked for".into(),
-        );
+        return (Tone::Doubt, "CONVERGED, but not to the weights that were asked for".into());
     }
     if policy.status.clusters.iter().any(|c| c.link == Link::Stale) {
-        return (
-            Tone::Doubt,
-            "CONVERGED, but a cluster is not heard of: its targets are frozen".into(),
-        );
+        return (Tone::Doubt, "CONVERGED, but a cluster is not heard of: its targets are frozen".into());
     }
     (Tone::Good, "CONVERGED".into())
 }
 
 fn facts(policy: &Policy, now: Timestamp) -> String {
     let mut lines = vec![
-        (
-            "version",
-            format!("{}, generation {}", policy.version, policy.generation),
-        ),
+        ("version", format!("{}, generation {}", policy.version, policy.generation)),
         ("changed", ago(policy.updated_at, now)),
     ];
     if policy.deleting_since.is_some() {
@@ -150,10 +119,7 @@ fn facts(policy: &Policy, now: Timestamp) -> String {
         None => lines.push(("rule", "none at the load balancer".into())),
     }
     lines.push(("status of", ago(policy.status.updated_at, now)));
-    lines
-        .iter()
-        .map(|(name, value)| format!("  {name:<11} {}\n", plain(value)))
-        .collect()
+    lines.iter().map(|(name, value)| format!("  {name:<11} {}\n", plain(value))).collect()
 }
 
 fn or_dash(text: &str) -> &str {
@@ -197,21 +163,11 @@ fn tone(condition: &Condition) -> Tone {
 
 /// SHARE is what clients get: of the weights that were read back from the load balancer, not of those asked for.
 fn weights(clusters: &[ClusterStatus]) -> Table {
-    let mut table = Table::new(&[
-        "CLUSTER",
-        "LINK",
-        "REQUESTED",
-        "EFFECTIVE",
-        "PROGRAMMED",
-        "SHARE",
-        "WHY",
-    ]);
+    let mut table = Table::new(&["CLUSTER", "LINK", "REQUESTED", "EFFECTIVE", "PROGRAMMED", "SHARE", "WHY"]);
     let sum: u32 = clusters.iter().filter_map(|c| c.programmed_weight).sum();
     for cluster in clusters {
         let settled = cluster.programmed_weight == Some(cluster.effective_weight);
-        let programmed = cluster
-            .programmed_weight
-            .map_or("-".to_owned(), |weight| weight.to_string());
+        let programmed = cluster.programmed_weight.map_or("-".to_owned(), |weight| weight.to_string());
         let mut effective = Cell::right(cluster.effective_weight);
         if cluster.effective_weight != cluster.requested_weight {
             effective = effective.tone(Tone::Doubt);
@@ -222,22 +178,11 @@ fn weights(clusters: &[ClusterStatus]) -> Table {
         }
         table.row(vec![
             Cell::left(&cluster.cluster),
-            Cell::toned(
-                cluster.link,
-                if cluster.link == Link::Connected {
-                    Tone::Good
-                } else {
-                    Tone::Doubt
-                },
-            ),
+            Cell::toned(cluster.link, if cluster.link == Link::Connected { Tone::Good } else { Tone::Doubt }),
             Cell::right(cluster.requested_weight),
             effective,
             programmed,
-            Cell::right(
-                cluster
-                    .programmed_weight
-                    .map_or("-".to_owned(), |weight| share(weight, sum)),
-            ),
+            Cell::right(cluster.programmed_weight.map_or("-".to_owned(), |weight| share(weight, sum))),
             Cell::left(cluster.why().map_or("", |_| &cluster.reason)),
         ]);
     }
@@ -270,11 +215,7 @@ fn targets(clusters: &[ClusterStatus]) -> Table {
     for cluster in clusters {
         let counts = &cluster.targets;
         let warn = |count: u32, tone| {
-            if count > 0 {
-                Cell::right(count).tone(tone)
-            } else {
-                Cell::right(count)
-            }
+            if count > 0 { Cell::right(count).tone(tone) } else { Cell::right(count) }
         };
         table.row(vec![
             Cell::left(&cluster.cluster),
@@ -298,11 +239,7 @@ fn notes(policy: &Policy, paint: Paint) -> String {
     }
     let mut text = format!("\n{}\n", paint.text(Tone::Title, "HELD OR WAITING"));
     for note in &policy.status.notes {
-        let whom = if note.cluster.is_empty() {
-            "(policy)"
-        } else {
-            &note.cluster
-        };
+        let whom = if note.cluster.is_empty() { "(policy)" } else { &note.cluster };
         let line = plain(&format!("{whom}: {}: {}", note.reason, note.message));
         text.push_str(&format!("  {}\n", paint.text(Tone::Doubt, &line)));
     }

@@ -58,10 +58,7 @@ HELD OR WAITING
 ";
     assert_eq!(page, expected, "\n{page}");
     let docs = include_str!("../../../docs/yardctl.md");
-    assert!(
-        docs.contains(expected),
-        "docs/yardctl.md shows another page than the program"
-    );
+    assert!(docs.contains(expected), "docs/yardctl.md shows another page than the program");
 }
 
 #[test]
@@ -87,10 +84,7 @@ fn converged_elsewhere_than_asked_is_said_in_the_first_line() {
     let mut policy = settled();
     policy.status.clusters[1].effective_weight = 0;
     let page = status(&policy, BARE, now());
-    assert!(
-        page.starts_with("shop/checkout  CONVERGED, but not to the weights that were asked for\n"),
-        "{page}"
-    );
+    assert!(page.starts_with("shop/checkout  CONVERGED, but not to the weights that were asked for\n"), "{page}");
 }
 
 #[test]
@@ -98,10 +92,7 @@ fn a_cluster_that_is_not_heard_of_is_said_in_the_first_line() {
     let mut policy = settled();
     policy.status.clusters[0].link = Link::Stale;
     let page = status(&policy, BARE, now());
-    assert!(
-        page.starts_with("shop/checkout  CONVERGED, but a cluster is not heard of"),
-        "{page}"
-    );
+    assert!(page.starts_with("shop/checkout  CONVERGED, but a cluster is not heard of"), "{page}");
 }
 
 #[test]
@@ -109,10 +100,7 @@ fn a_version_that_was_not_judged_yet_is_never_shown_as_converged() {
     let mut policy = settled();
     policy.version = 8;
     let page = status(&policy, BARE, now());
-    assert!(
-        page.starts_with("shop/checkout  NOT JUDGED YET: version 8 is accepted"),
-        "{page}"
-    );
+    assert!(page.starts_with("shop/checkout  NOT JUDGED YET: version 8 is accepted"), "{page}");
     assert!(page.contains("speaks of version 7"), "{page}");
 }
 
@@ -123,10 +111,7 @@ fn a_policy_without_any_status_is_shown_without_guesses() {
     policy.spec = serde_json::Value::Null;
     let page = status(&policy, BARE, now());
     assert!(page.contains("none at the load balancer"), "{page}");
-    assert!(
-        page.contains("The hub has not told anything about clusters yet."),
-        "{page}"
-    );
+    assert!(page.contains("The hub has not told anything about clusters yet."), "{page}");
 }
 
 #[test]
@@ -142,11 +127,7 @@ fn what_an_agent_wrote_cannot_steer_the_terminal() {
 #[test]
 fn colours_mark_good_bad_and_doubtful() {
     let page = status(&fixtures::policy(7), Paint { colored: true }, now());
-    for colored in [
-        "\u{1b}[32mTrue\u{1b}[0m",
-        "\u{1b}[31mFalse\u{1b}[0m",
-        "\u{1b}[33mstale\u{1b}[0m",
-    ] {
+    for colored in ["\u{1b}[32mTrue\u{1b}[0m", "\u{1b}[31mFalse\u{1b}[0m", "\u{1b}[33mstale\u{1b}[0m"] {
         assert!(page.contains(colored), "{page:?} lacks {colored:?}");
     }
 }
@@ -155,10 +136,7 @@ fn colours_mark_good_bad_and_doubtful() {
 fn a_watch_says_when_what_it_shows_is_old() {
     let policy = settled();
     let of = |last, lost| live(&policy.reference, last, lost, BARE, now());
-    assert_eq!(
-        of(None, None),
-        "shop/checkout  waiting for the hub\n\nctrl-c ends the watch\n"
-    );
+    assert_eq!(of(None, None), "shop/checkout  waiting for the hub\n\nctrl-c ends the watch\n");
     assert!(!of(None, Some("refused")).contains("old"));
     let page = of(Some(&policy), Some("connection\u{1b}refused"));
     assert!(page.starts_with("shop/checkout  CONVERGED\n"), "{page}");

@@ -28,11 +28,7 @@ impl Paint {
             Tone::Doubt => "33",
             Tone::Title => "1",
         };
-        if self.colored {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colored { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
 
@@ -46,19 +42,12 @@ pub struct Cell {
 
 impl Cell {
     pub fn toned(text: impl ToString, tone: Tone) -> Self {
-        Self {
-            tone,
-            ..Self::left(text)
-        }
+        Self { tone, ..Self::left(text) }
     }
 
     pub fn left(text: impl ToString) -> Self {
         let text = plain(&text.to_string());
-        Self {
-            text: if text.is_empty() { "-".into() } else { text },
-            tone: Tone::Plain,
-            right: false,
-        }
+        Self { text: if text.is_empty() { "-".into() } else { text }, tone: Tone::Plain, right: false }
     }
 
     /// The same cell with another meaning.
@@ -67,10 +56,7 @@ impl Cell {
     }
 
     pub fn right(text: impl ToString) -> Self {
-        Self {
-            right: true,
-            ..Self::left(text)
-        }
+        Self { right: true, ..Self::left(text) }
     }
 
     fn width(&self) -> usize {
@@ -87,10 +73,7 @@ pub struct Table {
 
 impl Table {
     pub fn new(titles: &[&'static str]) -> Self {
-        Self {
-            titles: titles.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { titles: titles.to_vec(), rows: Vec::new() }
     }
 
     pub fn row(&mut self, cells: Vec<Cell>) {
@@ -106,22 +89,12 @@ impl Table {
             .map(|(column, title)| Cell {
                 text: (*title).to_owned(),
                 tone: Tone::Title,
-                right: self
-                    .rows
-                    .first()
-                    .and_then(|row| row.get(column))
-                    .is_some_and(|cell| cell.right),
+                right: self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right),
             })
             .collect();
         let all: Vec<&Vec<Cell>> = std::iter::once(&titles).chain(&self.rows).collect();
         let widths: Vec<usize> = (0..self.titles.len())
-            .map(|column| {
-                all.iter()
-                    .filter_map(|row| row.get(column))
-                    .map(Cell::width)
-                    .max()
-                    .unwrap_or(0)
-            })
+            .map(|column| all.iter().filter_map(|row| row.get(column)).map(Cell::width).max().unwrap_or(0))
             .collect();
         let mut text = String::new();
         for row in all {
@@ -150,11 +123,7 @@ mod tests {
 
     fn sample() -> Table {
         let mut table = Table::new(&["NAME", "N", "WHY"]);
-        table.row(vec![
-            Cell::left("blue"),
-            Cell::right(100),
-            Cell::toned("fine", Tone::Good),
-        ]);
+        table.row(vec![Cell::left("blue"), Cell::right(100), Cell::toned("fine", Tone::Good)]);
         table.row(vec![Cell::left("a-long-name"), Cell::right(7), Cell::left("")]);
         table
     }
@@ -162,19 +131,13 @@ mod tests {
     #[test]
     fn columns_align_and_lines_have_no_blanks_at_the_end() {
         let text = sample().render(Paint { colored: false });
-        assert_eq!(
-            text,
-            "NAME           N  WHY\nblue         100  fine\na-long-name    7  -\n"
-        );
+        assert_eq!(text, "NAME           N  WHY\nblue         100  fine\na-long-name    7  -\n");
     }
 
     #[test]
     fn colours_do_not_move_columns() {
         let text = sample().render(Paint { colored: true });
-        let bare = text
-            .replace("\u{1b}[1m", "")
-            .replace("\u{1b}[32m", "")
-            .replace("\u{1b}[0m", "");
+        let bare = text.replace("\u{1b}[1m", "").replace("\u{1b}[32m", "").replace("\u{1b}[0m", "");
         assert_eq!(bare, sample().render(Paint { colored: false }));
         assert!(text.contains("\u{1b}[32mfine\u{1b}[0m"));
     }

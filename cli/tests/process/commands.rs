@@ -28,37 +28,19 @@ fn invalid() -> Answer<pb::ApplyPolicyResponse> {
             remedy: "use Pooled mode".into(),
         }],
     };
-    Answer::Refuse(Status::with_details(
-        Code::InvalidArgument,
-        "not valid",
-        details.encode_to_vec().into(),
-    ))
+    Answer::Refuse(Status::with_details(Code::InvalidArgument, "not valid", details.encode_to_vec().into()))
 }
 
 #[tokio::test]
 async fn apply_sends_each_document_as_written_and_shows_every_result() {
-    let script = Script {
-        apply: queue([invalid(), applied(pb::ApplyOutcome::Created)]),
-        ..Script::default()
-    };
+    let script = Script { apply: queue([invalid(), applied(pb::ApplyOutcome::Created)]), ..Script::default() };
     let hub = Hub::start(script).await;
     let ran = yardctl_with(&format!("--hub {} apply -f -", hub.url), TWO).await;
     assert_eq!(ran.code, 3, "{ran:?}");
     assert!(ran.out.contains("shop/checkout failed\n"), "{ran:?}");
-    assert!(
-        ran.out
-            .contains("shop/checkout created (version 1)\n  warning: the health check is slow\n"),
-        "{ran:?}"
-    );
-    assert!(
-        ran.err
-            .contains("error: cannot apply shop/checkout (stdin:1): not valid"),
-        "{ran:?}"
-    );
-    assert!(
-        ran.err.contains("spec.clusters = 6 entries") && ran.err.contains("remedy:  use Pooled mode"),
-        "{ran:?}"
-    );
+    assert!(ran.out.contains("shop/checkout created (version 1)\n  warning: the health check is slow\n"), "{ran:?}");
+    assert!(ran.err.contains("error: cannot apply shop/checkout (stdin:1): not valid"), "{ran:?}");
+    assert!(ran.err.contains("spec.clusters = 6 entries") && ran.err.contains("remedy:  use Pooled mode"), "{ran:?}");
     assert!(ran.err.contains("1 of 2 documents failed"), "{ran:?}");
     let seen = hub.seen.apply.lock().unwrap();
     assert_eq!(seen.len(), 2);
@@ -69,10 +51,7 @@ async fn apply_sends_each_document_as_written_and_shows_every_result() {
 
 #[tokio::test]
 async fn apply_shows_json_of_all_results_in_one_document() {
-    let script = Script {
-        apply: queue([applied(pb::ApplyOutcome::Unchanged), invalid()]),
-        ..Script::default()
-    };
+    let script = Script { apply: queue([applied(pb::ApplyOutcome::Unchanged), invalid()]), ..Script::default() };
     let hub = Hub::start(script).await;
     let ran = yardctl_with(&format!("--hub {} apply -f - -o json", hub.url), TWO).await;
     assert_eq!(ran.code, 3, "{ran:?}");
@@ -88,11 +67,7 @@ async fn apply_shows_json_of_all_results_in_one_document() {
 #[tokio::test]
 async fn apply_stops_at_a_hub_that_is_away_and_says_what_was_not_tried() {
     let away = || Answer::Refuse(Status::permission_denied("viewers may not apply"));
-    let hub = Hub::start(Script {
-        apply: queue([away()]),
-        ..Script::default()
-    })
-    .await;
+    let hub = Hub::start(Script { apply: queue([away()]), ..Script::default() }).await;
     let ran = yardctl_with(&format!("--hub {} apply -f -", hub.url), TWO).await;
     assert_eq!(ran.code, 9, "{ran:?}");
     assert!(ran.out.contains("shop/cart not tried"), "{ran:?}");
@@ -109,40 +84,21 @@ async fn apply_reads_a_folder_and_shows_the_plan_of_a_dry_run() {
         plan: Some(plan()),
         warnings: vec![],
     };
-    let hub = Hub::start(Script {
-        apply: queue([Answer::Ok(answer)]),
-        ..Script::default()
-    })
-    .await;
-    let ran = hub
-        .yardctl(&format!(
-            "-n shop apply -f {} --dry-run --expected-version 4",
-            folder.path().display()
-        ))
-        .await;
+    let hub = Hub::start(Script { apply: queue([Answer::Ok(answer)]), ..Script::default() }).await;
+    let ran =
+        hub.yardctl(&format!("-n shop apply -f {} --dry-run --expected-version 4", folder.path().display())).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.out
-            .starts_with("shop/checkout would be created (dry run: nothing was changed)\n"),
-        "{ran:?}"
-    );
+    assert!(ran.out.starts_with("shop/checkout would be created (dry run: nothing was changed)\n"), "{ran:?}");
     assert!(ran.out.contains("ModifyRule"), "{ran:?}");
     let seen = hub.seen.apply.lock().unwrap();
     assert!(seen[0].dry_run && seen[0].expected_version == 4);
-    assert!(
-        seen[0].manifest.contains("namespace: shop"),
-        "-n fills the gap: {:?}",
-        seen[0].manifest
-    );
+    assert!(seen[0].manifest.contains("namespace: shop"), "-n fills the gap: {:?}", seen[0].manifest);
 }
 
 #[tokio::test]
 async fn apply_waits_for_every_policy_that_it_applied() {
     let script = Script {
-        apply: queue([
-            applied(pb::ApplyOutcome::Configured),
-            applied(pb::ApplyOutcome::Configured),
-        ]),
+        apply: queue([applied(pb::ApplyOutcome::Configured), applied(pb::ApplyOutcome::Configured)]),
         watch: queue([
             Answer::Ok(vec![present(policy(1, 3)), Beat::Hold]),
             Answer::Ok(vec![present(policy(2, 1)), Beat::Hold]),
@@ -172,11 +128,7 @@ async fn apply_refuses_one_request_id_for_several_documents_and_nothing_to_apply
 
 #[tokio::test]
 async fn a_document_that_cannot_be_read_is_refused_and_the_others_are_applied() {
-    let hub = Hub::start(Script {
-        apply: queue([applied(pb::ApplyOutcome::Created)]),
-        ..Script::default()
-    })
-    .await;
+    let hub = Hub::start(Script { apply: queue([applied(pb::ApplyOutcome::Created)]), ..Script::default() }).await;
     let text = "metadata: {name: [\n---\nmetadata: {name: checkout}\n";
     let ran = yardctl_with(&format!("--hub {} apply -f -", hub.url), text).await;
     assert_eq!(ran.code, 3, "{ran:?}");
@@ -187,78 +139,37 @@ async fn a_document_that_cannot_be_read_is_refused_and_the_others_are_applied() 
 #[tokio::test]
 async fn lists_follow_the_pages_to_the_end() {
     let page = |token: &str| {
-        Answer::Ok(pb::ListPoliciesResponse {
-            policies: vec![policy(3, 3)],
-            next_page_token: token.into(),
-        })
+        Answer::Ok(pb::ListPoliciesResponse { policies: vec![policy(3, 3)], next_page_token: token.into() })
     };
-    let hub = Hub::start(Script {
-        list: queue([page("p2"), page("p3"), page("")]),
-        ..Script::default()
-    })
-    .await;
+    let hub = Hub::start(Script { list: queue([page("p2"), page("p3"), page("")]), ..Script::default() }).await;
     let ran = hub.yardctl("get policies -o json").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["policies"].as_array().map(Vec::len), Some(3));
-    let tokens: Vec<String> = hub
-        .seen
-        .list
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|seen| seen.page_token.clone())
-        .collect();
+    let tokens: Vec<String> = hub.seen.list.lock().unwrap().iter().map(|seen| seen.page_token.clone()).collect();
     assert_eq!(tokens, ["", "p2", "p3"]);
 }
 
 #[tokio::test]
 async fn endpoints_are_filtered_by_service_cluster_namespace_and_readiness() {
-    let endpoint = |address: &str, ready| pb::EndpointInfo {
-        address: address.into(),
-        port: 80,
-        ready,
-        ..Default::default()
-    };
+    let endpoint =
+        |address: &str, ready| pb::EndpointInfo { address: address.into(), port: 80, ready, ..Default::default() };
     let answer = pb::ListEndpointsResponse {
         endpoints: vec![endpoint("10.0.0.1", true), endpoint("10.0.0.2", false)],
         next_page_token: String::new(),
     };
-    let hub = Hub::start(Script {
-        endpoints: queue([Answer::Ok(answer)]),
-        ..Script::default()
-    })
-    .await;
-    let ran = hub
-        .yardctl("-n shop get endpoints checkout --cluster blue --unready")
-        .await;
+    let hub = Hub::start(Script { endpoints: queue([Answer::Ok(answer)]), ..Script::default() }).await;
+    let ran = hub.yardctl("-n shop get endpoints checkout --cluster blue --unready").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.out.contains("10.0.0.2:80") && !ran.out.contains("10.0.0.1:80"),
-        "{ran:?}"
-    );
+    assert!(ran.out.contains("10.0.0.2:80") && !ran.out.contains("10.0.0.1:80"), "{ran:?}");
     let seen = hub.seen.endpoints.lock().unwrap();
-    assert_eq!(
-        (&*seen[0].cluster, &*seen[0].namespace, &*seen[0].service),
-        ("blue", "shop", "checkout")
-    );
+    assert_eq!((&*seen[0].cluster, &*seen[0].namespace, &*seen[0].service), ("blue", "shop", "checkout"));
 }
 
 #[tokio::test]
 async fn a_cluster_that_is_not_known_is_not_found_and_the_known_ones_are_named() {
-    let cluster = pb::Cluster {
-        name: "blue".into(),
-        ..Default::default()
-    };
-    let answer = || {
-        Answer::Ok(pb::ListClustersResponse {
-            clusters: vec![cluster.clone()],
-        })
-    };
-    let hub = Hub::start(Script {
-        clusters: queue([answer(), answer()]),
-        ..Script::default()
-    })
-    .await;
+    let cluster = pb::Cluster { name: "blue".into(), ..Default::default() };
+    let answer = || Answer::Ok(pb::ListClustersResponse { clusters: vec![cluster.clone()] });
+    let hub = Hub::start(Script { clusters: queue([answer(), answer()]), ..Script::default() }).await;
     let ran = hub.yardctl("get clusters green").await;
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains("known are: blue"), "{ran:?}");
@@ -270,9 +181,7 @@ async fn a_cluster_that_is_not_known_is_not_found_and_the_known_ones_are_named()
 async fn status_shows_the_page_and_a_missing_policy_is_not_found() {
     let script = Script {
         get: queue([
-            Answer::Ok(pb::GetPolicyResponse {
-                policy: Some(policy(7, 3)),
-            }),
+            Answer::Ok(pb::GetPolicyResponse { policy: Some(policy(7, 3)) }),
             Answer::Refuse(Status::not_found("no policy shop/none")),
         ]),
         ..Script::default()
@@ -281,11 +190,7 @@ async fn status_shows_the_page_and_a_missing_policy_is_not_found() {
     let ran = hub.yardctl("status shop/checkout").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("shop/checkout  "), "{ran:?}");
-    assert!(
-        ran.out
-            .contains("HELD OR WAITING\n  green: DeregistrationHeld: 1 target is kept"),
-        "{ran:?}"
-    );
+    assert!(ran.out.contains("HELD OR WAITING\n  green: DeregistrationHeld: 1 target is kept"), "{ran:?}");
     assert!(!ran.out.contains('\u{1b}'), "no colours away from a terminal: {ran:?}");
     let ran = hub.yardctl("status shop/none").await;
     assert_eq!(ran.code, 4, "{ran:?}");
@@ -314,11 +219,7 @@ async fn a_watch_away_from_a_terminal_prints_one_line_with_the_time_for_each_cha
     let said = |text: &str| ran.out.lines().filter(|line| line.contains(text)).count();
     assert_eq!(said("Programmed is True"), 1, "{ran:?}");
     assert_eq!(said("Converged is True"), 1, "{ran:?}");
-    assert_eq!(
-        said("Accepted is True"),
-        1,
-        "told once although the watch was opened twice: {ran:?}"
-    );
+    assert_eq!(said("Accepted is True"), 1, "told once although the watch was opened twice: {ran:?}");
     assert_eq!(said("shop/checkout was deleted"), 1, "{ran:?}");
 }
 
@@ -330,27 +231,15 @@ async fn a_watch_in_json_prints_one_object_a_line() {
     let events: Vec<String> = ran
         .out
         .lines()
-        .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["event"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(events, ["present", "synced", "changed", "present", "synced", "deleted"]);
 }
 
 #[tokio::test]
 async fn a_watch_of_what_is_not_there_ends_as_not_found() {
-    for watch in [
-        Answer::Ok(vec![Beat::Synced, Beat::Hold]),
-        Answer::Refuse(Status::not_found("none")),
-    ] {
-        let hub = Hub::start(Script {
-            watch: queue([watch]),
-            ..Script::default()
-        })
-        .await;
+    for watch in [Answer::Ok(vec![Beat::Synced, Beat::Hold]), Answer::Refuse(Status::not_found("none"))] {
+        let hub = Hub::start(Script { watch: queue([watch]), ..Script::default() }).await;
         let ran = hub.yardctl("status shop/none --watch").await;
         assert_eq!(ran.code, 4, "{ran:?}");
     }
@@ -361,9 +250,7 @@ async fn a_delete_waits_until_the_policy_is_gone() {
     let mut deleting = policy(8, 1);
     deleting.deleting_since = deleting.created_at;
     let script = Script {
-        delete: queue([Answer::Ok(pb::DeletePolicyResponse {
-            policy: Some(deleting.clone()),
-        })]),
+        delete: queue([Answer::Ok(pb::DeletePolicyResponse { policy: Some(deleting.clone()) })]),
         watch: queue([Answer::Ok(vec![
             present(deleting.clone()),
             Beat::Synced,
@@ -372,14 +259,9 @@ async fn a_delete_waits_until_the_policy_is_gone() {
         ..Script::default()
     };
     let hub = Hub::start(script).await;
-    let ran = hub
-        .yardctl("delete policy shop/checkout --wait --expected-version 7")
-        .await;
+    let ran = hub.yardctl("delete policy shop/checkout --wait --expected-version 7").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.out.starts_with("shop/checkout marked for deletion (version 8"),
-        "{ran:?}"
-    );
+    assert!(ran.out.starts_with("shop/checkout marked for deletion (version 8"), "{ran:?}");
     assert!(ran.out.ends_with(", deleted reached\n"), "{ran:?}");
     assert_eq!(hub.seen.delete.lock().unwrap()[0].expected_version, 7);
 }
@@ -387,19 +269,11 @@ async fn a_delete_waits_until_the_policy_is_gone() {
 #[tokio::test]
 async fn a_plan_of_all_can_be_cut_to_one_namespace() {
     let answer = || Answer::Ok(pb::GetPlanResponse { plan: Some(plan()) });
-    let hub = Hub::start(Script {
-        plan: queue([answer(), answer()]),
-        ..Script::default()
-    })
-    .await;
+    let hub = Hub::start(Script { plan: queue([answer(), answer()]), ..Script::default() }).await;
     let ran = hub.yardctl("plan").await;
     assert!(ran.code == 0 && ran.out.contains("ModifyRule"), "{ran:?}");
     let ran = hub.yardctl("plan -n other").await;
-    assert_eq!(
-        (ran.code, ran.out.as_str()),
-        (0, "Nothing to do at the load balancer.\n"),
-        "{ran:?}"
-    );
+    assert_eq!((ran.code, ran.out.as_str()), (0, "Nothing to do at the load balancer.\n"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -409,15 +283,9 @@ async fn completion_version_and_help_need_no_hub() {
         assert!(ran.code == 0 && ran.out.contains("yardctl"), "{shell}: {ran:?}");
     }
     let ran = yardctl_with("version -o json", "").await;
-    assert_eq!(
-        (ran.code, ran.json()["yardctl"].as_str()),
-        (0, Some(env!("CARGO_PKG_VERSION")))
-    );
+    assert_eq!((ran.code, ran.json()["yardctl"].as_str()), (0, Some(env!("CARGO_PKG_VERSION"))));
     let ran = yardctl_with("--help", "").await;
-    assert!(
-        ran.code == 0 && ran.out.contains("8  superseded by another change"),
-        "{ran:?}"
-    );
+    assert!(ran.code == 0 && ran.out.contains("8  superseded by another change"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -427,14 +295,8 @@ async fn a_reader_that_goes_away_does_not_make_it_panic() {
         policies: (0..2000).map(|version| policy(version, 3)).collect(),
         next_page_token: String::new(),
     };
-    let hub = Hub::start(Script {
-        list: queue([Answer::Ok(many)]),
-        ..Script::default()
-    })
-    .await;
-    let mut child = command(&format!("--hub {} get policies -o json", hub.url))
-        .spawn()
-        .unwrap();
+    let hub = Hub::start(Script { list: queue([Answer::Ok(many)]), ..Script::default() }).await;
+    let mut child = command(&format!("--hub {} get policies -o json", hub.url)).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -46,13 +46,8 @@ async fn mutual_tls(folder: &Path, script: Script) -> Hub {
 }
 
 fn one_status() -> Script {
-    let answer = switchyard_proto::api::v1::GetPolicyResponse {
-        policy: Some(policy(7, 3)),
-    };
-    Script {
-        get: queue([Answer::Ok(answer)]),
-        ..Script::default()
-    }
+    let answer = switchyard_proto::api::v1::GetPolicyResponse { policy: Some(policy(7, 3)) };
+    Script { get: queue([Answer::Ok(answer)]), ..Script::default() }
 }
 
 #[tokio::test]
@@ -72,18 +67,10 @@ async fn a_hub_of_another_ca_is_refused_at_once_and_not_tried_again() {
     certificates(right.path());
     certificates(wrong.path());
     let hub = mutual_tls(right.path(), one_status()).await;
-    let ran = hub
-        .yardctl(&format!(
-            "--tls-ca {}/ca.pem status shop/checkout",
-            wrong.path().display()
-        ))
-        .await;
+    let ran = hub.yardctl(&format!("--tls-ca {}/ca.pem status shop/checkout", wrong.path().display())).await;
     assert_eq!(ran.code, 6, "{ran:?}");
     assert!(ran.err.contains("certificate"), "{ran:?}");
-    assert!(
-        !ran.err.contains("trying for up to"),
-        "a wrong certificate stays wrong: {ran:?}"
-    );
+    assert!(!ran.err.contains("trying for up to"), "a wrong certificate stays wrong: {ran:?}");
 }
 
 #[tokio::test]
@@ -91,10 +78,7 @@ async fn a_client_without_a_certificate_is_not_admitted() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let hub = mutual_tls(folder.path(), one_status()).await;
-    let line = format!(
-        "--tls-ca {}/ca.pem --timeout 2s status shop/checkout",
-        folder.path().display()
-    );
+    let line = format!("--tls-ca {}/ca.pem --timeout 2s status shop/checkout", folder.path().display());
     let ran = hub.yardctl(&line).await;
     // In TLS 1.3 the client learns of it only with its first read, and its own write may meet the closed end before.
     let told = ran.err.contains("received fatal alert: CertificateRequired\nremedy: ");
@@ -108,10 +92,7 @@ async fn half_a_client_certificate_and_unreadable_files_are_usage_errors() {
     certificates(folder.path());
     let at = folder.path().display();
     for (flags, part) in [
-        (
-            format!("--tls-ca {at}/ca.pem --tls-cert {at}/client.pem"),
-            "belong together",
-        ),
+        (format!("--tls-ca {at}/ca.pem --tls-cert {at}/client.pem"), "belong together"),
         (format!("--tls-ca {at}/none.pem"), "none.pem"),
         (String::new(), "--tls-ca FILE"),
     ] {
@@ -132,10 +113,7 @@ async fn a_connection_that_breaks_under_a_call_is_made_again_with_the_same_call(
     let mut arrived = [0; 24];
     first.read_exact(&mut arrived).await.unwrap();
     drop(first);
-    let script = Script {
-        weights: queue([weights_answer(policy(7, 0))]),
-        ..Script::default()
-    };
+    let script = Script { weights: queue([weights_answer(policy(7, 0))]), ..Script::default() };
     let hub = Hub::serve(script, listener, Server::builder(), "http");
     let ran = run.await.unwrap();
     assert_eq!(ran.code, 0, "{ran:?}");
@@ -150,10 +128,7 @@ async fn an_interrupted_wait_says_that_the_state_is_not_known() {
         ..Script::default()
     };
     let hub = Hub::start(script).await;
-    let line = format!(
-        "--hub {} weights shop/checkout blue=1 --wait converged -o json",
-        hub.url
-    );
+    let line = format!("--hub {} weights shop/checkout blue=1 --wait converged -o json", hub.url);
     let mut child = command(&line).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let programmed = async {
@@ -164,9 +139,7 @@ async fn an_interrupted_wait_says_that_the_state_is_not_known() {
         }
         panic!("stderr ended before the wait was under way");
     };
-    timeout(Duration::from_secs(30), programmed)
-        .await
-        .expect("the wait gets under way");
+    timeout(Duration::from_secs(30), programmed).await.expect("the wait gets under way");
     kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(7));
@@ -183,24 +156,15 @@ async fn a_change_that_may_not_be_watched_is_shown_as_made() {
         ..Script::default()
     };
     let hub = Hub::start(script).await;
-    let ran = hub
-        .yardctl("weights shop/checkout blue=1 --wait converged -o json")
-        .await;
+    let ran = hub.yardctl("weights shop/checkout blue=1 --wait converged -o json").await;
     assert_eq!(ran.code, 9, "{ran:?}");
     assert_eq!(ran.json()["wait"]["outcome"], "unknown");
-    assert!(
-        ran.err
-            .contains("version 7 was accepted, but cannot watch shop/checkout"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("version 7 was accepted, but cannot watch shop/checkout"), "{ran:?}");
 }
 
 #[tokio::test]
 async fn programs_get_a_failure_as_a_document_too() {
-    let script = || Script {
-        get: queue([Answer::Refuse(Status::not_found("none"))]),
-        ..Script::default()
-    };
+    let script = || Script { get: queue([Answer::Refuse(Status::not_found("none"))]), ..Script::default() };
     let ran = Hub::start(script()).await.yardctl("status shop/none -o json").await;
     assert_eq!(ran.code, 4, "{ran:?}");
     assert_eq!(ran.json()["error"]["kind"], "not_found");

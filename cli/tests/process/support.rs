@@ -119,14 +119,10 @@ impl PolicyService for Service {
         let beats = next("WatchPolicies", &self.script.watch).await?;
         let stream = tokio_stream::iter(beats).then(|beat| async move {
             match beat {
-                Beat::Event(event, policy) => Ok(pb::WatchPoliciesResponse {
-                    event: event as i32,
-                    policy: Some(*policy),
-                }),
-                Beat::Synced => Ok(pb::WatchPoliciesResponse {
-                    event: pb::WatchEvent::Synced as i32,
-                    policy: None,
-                }),
+                Beat::Event(event, policy) => {
+                    Ok(pb::WatchPoliciesResponse { event: event as i32, policy: Some(*policy) })
+                }
+                Beat::Synced => Ok(pb::WatchPoliciesResponse { event: pb::WatchEvent::Synced as i32, policy: None }),
                 Beat::Break(status) => Err(status),
                 Beat::Hold => std::future::pending().await,
             }
@@ -189,10 +185,7 @@ impl Hub {
     pub fn serve(script: Script, listener: TcpListener, mut server: Server, scheme: &str) -> Self {
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
-        let service = Service {
-            script: Arc::new(script),
-            seen: seen.clone(),
-        };
+        let service = Service { script: Arc::new(script), seen: seen.clone() };
         let server = server
             .add_service(PolicyServiceServer::new(service.clone()))
             .add_service(ClusterServiceServer::new(service))
@@ -243,10 +236,7 @@ pub async fn yardctl_with(line: &str, stdin: &str) -> Ran {
 pub fn command(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_yardctl"));
     command.args(line.split_whitespace()).kill_on_drop(true);
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     for name in ["HUB", "TLS_CA", "TLS_CERT", "TLS_KEY", "NAMESPACE"] {
         command.env_remove(format!("SWITCHYARD_{name}"));
     }
@@ -260,18 +250,11 @@ pub fn policy(version: u64, reached: usize) -> pb::Policy {
         .enumerate()
         .map(|(index, kind)| pb::Condition {
             r#type: (*kind).into(),
-            status: if index < reached {
-                pb::ConditionStatus::True
-            } else {
-                pb::ConditionStatus::Unknown
-            } as i32,
+            status: if index < reached { pb::ConditionStatus::True } else { pb::ConditionStatus::Unknown } as i32,
             reason: "AsScripted".into(),
             message: String::new(),
             observed_version: version,
-            last_transition_time: Some(prost_types::Timestamp {
-                seconds: 1_767_322_800,
-                nanos: 0,
-            }),
+            last_transition_time: Some(prost_types::Timestamp { seconds: 1_767_322_800, nanos: 0 }),
         })
         .collect();
     let cluster = |name: &str, weight: u32| pb::ClusterStatus {
@@ -279,28 +262,17 @@ pub fn policy(version: u64, reached: usize) -> pb::Policy {
         requested_weight: weight,
         effective_weight: weight,
         programmed_weight: Some(weight),
-        targets: Some(pb::TargetCounts {
-            desired: 2,
-            registered: 2,
-            healthy: 2,
-            ..Default::default()
-        }),
+        targets: Some(pb::TargetCounts { desired: 2, registered: 2, healthy: 2, ..Default::default() }),
         link: pb::ClusterLink::Connected as i32,
         ..Default::default()
     };
     pb::Policy {
-        r#ref: Some(pb::PolicyRef {
-            namespace: "shop".into(),
-            name: "checkout".into(),
-        }),
+        r#ref: Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() }),
         uid: "u-1".into(),
         version,
         generation: 1,
         spec_json: "{\"order\":100}".into(),
-        created_at: Some(prost_types::Timestamp {
-            seconds: 1_767_322_800,
-            nanos: 0,
-        }),
+        created_at: Some(prost_types::Timestamp { seconds: 1_767_322_800, nanos: 0 }),
         status: Some(pb::PolicyStatus {
             observed_version: version,
             conditions,
@@ -326,17 +298,11 @@ pub fn present(policy: pb::Policy) -> Beat {
 }
 
 pub fn weights_answer(policy: pb::Policy) -> Answer<pb::SetWeightsResponse> {
-    Answer::Ok(pb::SetWeightsResponse {
-        policy: Some(policy),
-        plan: None,
-    })
+    Answer::Ok(pb::SetWeightsResponse { policy: Some(policy), plan: None })
 }
 
 pub fn plan() -> pb::Plan {
-    let policy = Some(pb::PolicyRef {
-        namespace: "shop".into(),
-        name: "checkout".into(),
-    });
+    let policy = Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() });
     pb::Plan {
         steps: vec![pb::PlanStep {
             policy,

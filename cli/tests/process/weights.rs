@@ -6,10 +6,7 @@ use switchyard_proto::api::v1 as pb;
 use tonic::{Code, Status};
 
 fn weights(answers: impl IntoIterator<Item = Answer<pb::SetWeightsResponse>>) -> Script {
-    Script {
-        weights: queue(answers),
-        ..Script::default()
-    }
+    Script { weights: queue(answers), ..Script::default() }
 }
 
 fn waiting(watch: Vec<Vec<Beat>>) -> Script {
@@ -31,10 +28,7 @@ async fn the_call_carries_everything_that_was_typed() {
     let seen = hub.seen.weights.lock().unwrap();
     let expected = pb::SetWeightsRequest {
         request_id: "r-1".into(),
-        policy: Some(pb::PolicyRef {
-            namespace: "shop".into(),
-            name: "checkout".into(),
-        }),
+        policy: Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() }),
         weights: [("blue".into(), 90), ("green".into(), 10)].into(),
         expected_version: 6,
         dry_run: false,
@@ -49,11 +43,7 @@ async fn retries_of_one_call_carry_the_same_new_request_id() {
     let hub = Hub::start(weights([down(), down(), weights_answer(policy(7, 0))])).await;
     let ran = hub.yardctl("weights shop/checkout blue=1").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.err
-            .contains("is not available, trying for up to 10s: no leader yet"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("is not available, trying for up to 10s: no leader yet"), "{ran:?}");
     let seen = hub.seen.weights.lock().unwrap();
     assert_eq!(seen.len(), 3);
     assert!(seen.iter().all(|request| request.request_id == seen[0].request_id));
@@ -63,18 +53,8 @@ async fn retries_of_one_call_carry_the_same_new_request_id() {
 
 #[tokio::test]
 async fn only_unavailable_is_tried_again() {
-    for code in [
-        Code::Internal,
-        Code::Aborted,
-        Code::ResourceExhausted,
-        Code::InvalidArgument,
-        Code::Unknown,
-    ] {
-        let hub = Hub::start(weights([
-            Answer::Refuse(Status::new(code, "x")),
-            weights_answer(policy(7, 0)),
-        ]))
-        .await;
+    for code in [Code::Internal, Code::Aborted, Code::ResourceExhausted, Code::InvalidArgument, Code::Unknown] {
+        let hub = Hub::start(weights([Answer::Refuse(Status::new(code, "x")), weights_answer(policy(7, 0))])).await;
         let ran = hub.yardctl("weights shop/checkout blue=1").await;
         assert_ne!(ran.code, 0, "{code:?}: {ran:?}");
         assert_eq!(hub.seen.weights.lock().unwrap().len(), 1, "{code:?}");
@@ -98,8 +78,7 @@ async fn each_refusal_has_its_exit_code_and_a_remedy() {
         let ran = hub.yardctl("weights shop/checkout blue=1").await;
         assert_eq!(ran.code, exit, "{code:?}: {ran:?}");
         assert!(
-            ran.err
-                .starts_with("error: cannot set the weights of shop/checkout: as the hub says\nremedy: "),
+            ran.err.starts_with("error: cannot set the weights of shop/checkout: as the hub says\nremedy: "),
             "{code:?}: {ran:?}"
         );
         assert_eq!(ran.out, "", "{code:?}");
@@ -120,59 +99,37 @@ async fn violations_are_shown_with_field_value_problem_and_remedy() {
     let hub = Hub::start(weights([Answer::Refuse(status)])).await;
     let ran = hub.yardctl("weights shop/checkout purple=5").await;
     assert_eq!(ran.code, 3, "{ran:?}");
-    for part in [
-        "weights[purple] = 5",
-        "problem: the policy has no cluster purple",
-        "remedy:  use blue or green",
-    ] {
+    for part in ["weights[purple] = 5", "problem: the policy has no cluster purple", "remedy:  use blue or green"] {
         assert!(ran.err.contains(part), "{ran:?} lacks {part}");
     }
 }
 
 #[tokio::test]
 async fn a_stale_version_is_a_conflict_that_names_the_present_one() {
-    let details = pb::VersionConflict {
-        expected_version: 3,
-        present_version: 9,
-    };
+    let details = pb::VersionConflict { expected_version: 3, present_version: 9 };
     let status = Status::with_details(Code::Aborted, "stale", details.encode_to_vec().into());
     let hub = Hub::start(weights([Answer::Refuse(status)])).await;
     let ran = hub.yardctl("weights shop/checkout blue=1 --expected-version 3").await;
     assert_eq!(ran.code, 5, "{ran:?}");
-    assert!(
-        ran.err.contains("version 3 was expected, version 9 is there"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("version 3 was expected, version 9 is there"), "{ran:?}");
 }
 
 #[tokio::test]
 async fn a_call_that_is_never_answered_ends_as_unknown_and_names_the_request_id() {
     let hub = Hub::start(weights([Answer::Never])).await;
-    let ran = hub
-        .yardctl("weights shop/checkout blue=1 --timeout 300ms --request-id r-9")
-        .await;
+    let ran = hub.yardctl("weights shop/checkout blue=1 --timeout 300ms --request-id r-9").await;
     assert_eq!(ran.code, 7, "{ran:?}");
     assert!(ran.err.contains("--request-id r-9 is safe to repeat"), "{ran:?}");
 }
 
 #[tokio::test]
 async fn a_dry_run_shows_the_plan_and_says_that_nothing_changed() {
-    let answer = pb::SetWeightsResponse {
-        policy: Some(policy(7, 0)),
-        plan: Some(plan()),
-    };
+    let answer = pb::SetWeightsResponse { policy: Some(policy(7, 0)), plan: Some(plan()) };
     let hub = Hub::start(weights([Answer::Ok(answer)])).await;
     let ran = hub.yardctl("weights shop/checkout blue=90 --dry-run").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.out
-            .starts_with("shop/checkout would be accepted (dry run: nothing was changed)\n"),
-        "{ran:?}"
-    );
-    assert!(
-        ran.out.contains("ModifyRule") && ran.out.contains("weights changed"),
-        "{ran:?}"
-    );
+    assert!(ran.out.starts_with("shop/checkout would be accepted (dry run: nothing was changed)\n"), "{ran:?}");
+    assert!(ran.out.contains("ModifyRule") && ran.out.contains("weights changed"), "{ran:?}");
     assert!(hub.seen.weights.lock().unwrap()[0].dry_run);
 }
 
@@ -186,9 +143,7 @@ async fn a_wait_follows_the_policy_until_it_converged() {
         Beat::Hold,
     ]]);
     let hub = Hub::start(script).await;
-    let ran = hub
-        .yardctl("weights shop/checkout blue=90 green=10 --wait converged")
-        .await;
+    let ran = hub.yardctl("weights shop/checkout blue=90 green=10 --wait converged").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.ends_with(", converged reached\n"), "{ran:?}");
     for part in [
@@ -199,15 +154,9 @@ async fn a_wait_follows_the_policy_until_it_converged() {
     ] {
         assert!(ran.err.contains(part), "{ran:?} lacks {part}");
     }
-    assert!(
-        ran.err.lines().all(|line| line.get(19..21) == Some("Z ")),
-        "each line has a time: {ran:?}"
-    );
+    assert!(ran.err.lines().all(|line| line.get(19..21) == Some("Z ")), "each line has a time: {ran:?}");
     let watch = hub.seen.watch.lock().unwrap();
-    assert_eq!(
-        watch[0].policy.as_ref().map(|policy| policy.name.as_str()),
-        Some("checkout")
-    );
+    assert_eq!(watch[0].policy.as_ref().map(|policy| policy.name.as_str()), Some("checkout"));
 }
 
 #[tokio::test]
@@ -221,11 +170,7 @@ async fn a_wait_for_what_is_true_already_needs_no_watch() {
 #[tokio::test]
 async fn a_wait_survives_a_broken_watch() {
     let script = waiting(vec![
-        vec![
-            present(policy(7, 1)),
-            Beat::Synced,
-            Beat::Break(Status::unavailable("going away")),
-        ],
+        vec![present(policy(7, 1)), Beat::Synced, Beat::Break(Status::unavailable("going away"))],
         vec![present(policy(7, 2)), Beat::Synced],
         vec![present(policy(7, 3)), Beat::Hold],
     ]);
@@ -234,11 +179,7 @@ async fn a_wait_survives_a_broken_watch() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.err.contains("lost the hub, trying again: going away"), "{ran:?}");
     assert!(ran.err.contains("the hub answers again"), "{ran:?}");
-    assert_eq!(
-        hub.seen.weights.lock().unwrap().len(),
-        1,
-        "the change is not made again"
-    );
+    assert_eq!(hub.seen.weights.lock().unwrap().len(), 1, "the change is not made again");
 }
 
 #[tokio::test]
@@ -249,59 +190,34 @@ async fn a_wait_that_is_superseded_or_sees_a_deletion_ends_with_its_own_exit_cod
     status.conditions[0].message = "no such listener".into();
     let deleted = Beat::Event(pb::WatchEvent::Deleted, Box::new(policy(8, 0)));
     for (beat, outcome, why) in [
-        (
-            changed(policy(8, 1)),
-            "superseded",
-            "version 8 was accepted after version 7",
-        ),
+        (changed(policy(8, 1)), "superseded", "version 8 was accepted after version 7"),
         (deleted, "deleted", "the policy was deleted"),
         (changed(refused), "failed", "no such listener"),
     ] {
-        let hub = Hub::start(waiting(vec![vec![
-            present(policy(7, 1)),
-            Beat::Synced,
-            beat,
-            Beat::Hold,
-        ]]))
-        .await;
-        let ran = hub
-            .yardctl("weights shop/checkout blue=90 --wait converged -o json")
-            .await;
+        let hub = Hub::start(waiting(vec![vec![present(policy(7, 1)), Beat::Synced, beat, Beat::Hold]])).await;
+        let ran = hub.yardctl("weights shop/checkout blue=90 --wait converged -o json").await;
         assert_eq!(ran.code, 8, "{outcome}: {ran:?}");
         assert_eq!(ran.json()["wait"]["outcome"], outcome, "{ran:?}");
         assert!(ran.err.contains(why), "{outcome}: {ran:?}");
-        assert!(
-            ran.err.contains("look with `yardctl status shop/checkout`"),
-            "{outcome}: {ran:?}"
-        );
+        assert!(ran.err.contains("look with `yardctl status shop/checkout`"), "{outcome}: {ran:?}");
     }
 }
 
 #[tokio::test]
 async fn a_wait_that_runs_out_of_time_says_what_it_waited_for_and_how_to_look() {
     let hub = Hub::start(waiting(vec![vec![present(policy(7, 2)), Beat::Synced, Beat::Hold]])).await;
-    let ran = hub
-        .yardctl("weights shop/checkout blue=90 --wait converged --timeout 700ms")
-        .await;
+    let ran = hub.yardctl("weights shop/checkout blue=90 --wait converged --timeout 700ms").await;
     assert_eq!(ran.code, 7, "{ran:?}");
-    assert!(
-        ran.err.contains("Converged is Unknown (AsScripted) for version 7"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("Converged is Unknown (AsScripted) for version 7"), "{ran:?}");
     assert!(ran.err.contains("note for green: DeregistrationHeld"), "{ran:?}");
-    assert!(
-        ran.err.contains("look with `yardctl status shop/checkout --watch`"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("look with `yardctl status shop/checkout --watch`"), "{ran:?}");
     assert!(ran.out.contains("converged timeout"), "{ran:?}");
 }
 
 #[tokio::test]
 async fn the_json_of_a_change_has_stable_names() {
     let hub = Hub::start(waiting(vec![vec![present(policy(7, 3)), Beat::Hold]])).await;
-    let ran = hub
-        .yardctl("weights shop/checkout blue=90 --wait converged -o json --request-id r-1")
-        .await;
+    let ran = hub.yardctl("weights shop/checkout blue=90 --wait converged -o json --request-id r-1").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let json = ran.json();
     assert_eq!(json["request_id"], "r-1");
@@ -323,25 +239,13 @@ async fn the_json_of_a_change_has_stable_names() {
 async fn a_wrong_command_line_is_a_usage_error_that_names_argument_and_remedy() {
     for (line, part) in [
         ("weights shop/checkout", "CLUSTER=WEIGHT"),
-        (
-            "weights shop/checkout blue",
-            "'blue' is not CLUSTER=WEIGHT; write for example blue=90",
-        ),
+        ("weights shop/checkout blue", "'blue' is not CLUSTER=WEIGHT; write for example blue=90"),
         ("weights shop/checkout blue=1000", "use 0 to 999"),
         ("weights a/b/c blue=1", "write NAME or NAMESPACE/NAME"),
         ("weights shop/checkout blue=1 blue=2", "'blue' is given twice"),
-        (
-            "weights shop/checkout blue=1 --wait tomorrow",
-            "accepted, programmed, converged",
-        ),
-        (
-            "weights shop/checkout blue=1 --timeout 5",
-            "write for example 30s, 5m or 1h30m",
-        ),
-        (
-            "weights shop/checkout blue=1 --wait converged --dry-run",
-            "cannot be used with",
-        ),
+        ("weights shop/checkout blue=1 --wait tomorrow", "accepted, programmed, converged"),
+        ("weights shop/checkout blue=1 --timeout 5", "write for example 30s, 5m or 1h30m"),
+        ("weights shop/checkout blue=1 --wait converged --dry-run", "cannot be used with"),
         ("weights -n bar shop/checkout blue=1", "leave out one of the two"),
     ] {
         let ran = yardctl_with(line, "").await;
@@ -354,10 +258,7 @@ async fn a_wrong_command_line_is_a_usage_error_that_names_argument_and_remedy() 
 async fn plain_text_to_another_machine_is_refused_before_anything_is_sent() {
     let ran = yardctl_with("--hub http://192.0.2.1:7400 weights shop/checkout blue=1", "").await;
     assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        ran.err.contains("anyone could read and change") && ran.err.contains("--insecure"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("anyone could read and change") && ran.err.contains("--insecure"), "{ran:?}");
 }
 
 #[tokio::test]
