@@ -1,5 +1,7 @@
 //! `switchyard-sandbox`: parses the command line, starts the sandbox, waits for a signal, ends it.
 
+use std::io::IsTerminal;
+
 use clap::{CommandFactory, Parser};
 use switchyard_sandbox::args::Args;
 use switchyard_sandbox::compose::Sandbox;
@@ -13,7 +15,9 @@ async fn main() -> anyhow::Result<()> {
         Args::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
     }
     let filter = EnvFilter::try_new(&args.log)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log that goes to a file or a pipe is read by programs, to which colours are noise.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     // Before anything listens: a signal that comes early must not be lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
