@@ -262,13 +262,27 @@ impl<'a> Play<'a> {
         let tags = group.arn.as_ref().and_then(|arn| self.world.observed.target_groups.get(arn)).map(|g| &g.tags);
         let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
         let known = cluster.as_ref().and_then(|name| self.world.inventory.clusters.get(name));
-        if known.is_none_or(|known| known.link != Link::Connected) {
+        let heard = known.is_some_and(|known| match known.link {
+            Link::Connected => true,
+            Link::Syncing => gone.iter().all(|target| self.seen_to_go(known, *target)),
+            Link::Stale => false,
+        });
+        if !heard {
             self.broken("I3", format!("{} belongs to a cluster that is not connected", group.name));
         }
         let wanted = cluster.and_then(|name| self.wanted.get(&name));
         if let Some(target) = gone.iter().find(|target| wanted.is_some_and(|wanted| wanted.contains(target))) {
             self.broken("I4", format!("{target} belongs to a ready pod and would be removed from {}", group.name));
         }
+    }
+
+    /// True when the agent's present session told of a pod at this address.
+    fn seen_to_go(&self, cluster: &crate::inventory::Cluster, target: Target) -> bool {
+        let mut at = self.world.inventory.endpoints_of(&cluster.name, &self.record.policy.service);
+        at.any(|(known, _, endpoint)| {
+            let now = cluster.session_since.is_some_and(|since| endpoint.updated_at >= since);
+            known == target && now && endpoint.state.was_seen_to_go()
+        })
     }
 
     fn carries(&self, arn: &TargetGroupArn) -> bool {

@@ -32,6 +32,8 @@ pub struct Cluster {
     pub vpc_id: VpcId,
     /// How the hub stands with its agent.
     pub link: Link,
+    /// When the agent's present session began; none when it never had one.
+    pub session_since: Option<Timestamp>,
     /// Sources that the agent cannot read now, for people: (namespace, kind, message).
     pub problems: Vec<SourceProblem>,
 }
@@ -47,7 +49,8 @@ pub struct SourceProblem {
     pub message: String,
 }
 
-/// How the hub stands with an agent. Only [`Link::Connected`] lets anything be removed (I3, I4).
+/// How the hub stands with an agent. Only [`Link::Connected`] lets anything be removed on what was not said in this session
+/// (I3, I4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Link {
     /// Connected, and what is stored is complete as of this session.
@@ -148,6 +151,11 @@ impl EndpointState {
     /// True when the endpoint should get new requests.
     pub fn wants_traffic(self) -> bool {
         matches!(self, EndpointState::Present { ready: true, terminating: false, .. })
+    }
+
+    /// True when the pod itself was seen to end: it never comes back.
+    pub fn was_seen_to_go(self) -> bool {
+        matches!(self, EndpointState::Present { terminating: true, .. } | EndpointState::Gone(Evidence::PodDeleted))
     }
 }
 

@@ -383,6 +383,7 @@ fn nothing_leaves_a_cluster_that_is_not_heard_or_not_heard_out() {
                 let mut group = Group::of(4);
                 group.carrying = carrying;
                 group.pods(0..3, state);
+                group.later(std::time::Duration::from_secs(1));
                 group.link(link);
                 let decided = group.decide();
                 assert!(decided.deregister.is_empty(), "{link:?} {state:?}");
@@ -391,6 +392,22 @@ fn nothing_leaves_a_cluster_that_is_not_heard_or_not_heard_out() {
             }
         }
     }
+}
+
+#[test]
+fn a_pod_that_a_syncing_agent_saw_go_leaves_and_nothing_else_does() {
+    let mut group = Group::of(6);
+    group.pod(0, TERMINATING);
+    group.later(std::time::Duration::from_secs(1));
+    group.link(Link::Syncing);
+    group.pod(1, TERMINATING);
+    group.pod(2, EndpointState::Gone(Evidence::PodDeleted));
+    group.pod(3, NOT_READY);
+    group.pod(4, EndpointState::Gone(Evidence::Absent));
+    let decided = group.decide();
+    assert_eq!(gone(&decided), [address(1), address(2)]);
+    assert_eq!(decided.counts.held, 3);
+    assert!(note(&decided, Reason::ClusterSyncing).message.starts_with("3 targets of blue are not removed"));
 }
 
 #[test]

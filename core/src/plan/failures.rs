@@ -42,6 +42,7 @@ pub fn step_key(action: &Action) -> String {
 /// Remembers the outcome of a step: a success forgets what went wrong before.
 pub fn remember(memory: &mut PolicyMemory, step: &Step, outcome: &Outcome, now: Timestamp) {
     let key = step_key(&step.action);
+    let attempts = memory.failures.get(&key).map_or(0, |failure| failure.attempts).saturating_add(1);
     let (reason, message, wait) = match outcome {
         // A batch that went through says nothing about its neighbours: the smaller chunks stay until nothing is missing.
         Outcome::Done { .. } if matches!(&step.action, Action::RegisterTargets { targets, .. } if targets.len() > 1) => {
@@ -64,10 +65,10 @@ pub fn remember(memory: &mut PolicyMemory, step: &Step, outcome: &Outcome, now: 
         }
         Outcome::Unknown { message } => {
             let text = format!("{} had no answer, its effect is being read back: {message}", step.action.operation());
-            (Reason::OutcomeUnknown, text, false)
+            // Once is an accident; again and again (AWS answering 5xx) must not take the whole request budget.
+            (Reason::OutcomeUnknown, text, attempts > 1)
         }
     };
-    let attempts = memory.failures.get(&key).map_or(0, |failure| failure.attempts).saturating_add(1);
     let not_before = if wait { now.saturating_add(wait_after(attempts)).unwrap_or(now) } else { now };
     memory.failures.insert(key, Failure { reason, message, attempts, not_before });
 }

@@ -191,9 +191,17 @@ fn removals(
     }
     // A Service that was not reported yet (its policy is new, or names it since a moment ago) says nothing about what is gone.
     let reported = inventory.services.contains_key(&(name.clone(), input.service.clone()));
+    let mut frozen_count = 0;
     if input.cluster.link != Link::Connected || !reported {
-        notes.push(frozen(input, candidates.len()));
-        return (Vec::new(), count(candidates.len()));
+        let all = candidates.len();
+        candidates.retain(|(_, _, target)| {
+            let records = records.get(target).map_or(&[][..], Vec::as_slice);
+            seen_to_go_in_this_session(input.cluster, records)
+        });
+        frozen_count = count(all - candidates.len());
+    }
+    if frozen_count > 0 {
+        notes.push(frozen(input, frozen_count));
     }
     // What is strong goes before what is weak, and then the dead before the living, whatever the words.
     candidates.sort_by_key(|(ground, health, target)| (matches!(ground, Ground::Weak(_)), *health, *target));
@@ -225,7 +233,15 @@ fn removals(
         notes.push(held_note(input, inventory, present.len(), floor, baseline, &held));
     }
     gone.sort();
-    (gone, held.count())
+    (gone, held.count() + frozen_count)
+}
+
+/// While an agent has not said everything, what it says of a pod is true all the same: it saw it go. An agent that may not
+/// list one namespace would else keep the dead targets of all others.
+fn seen_to_go_in_this_session(cluster: &Cluster, records: &[(&PodUid, &Endpoint)]) -> bool {
+    let Some(since) = cluster.session_since.filter(|_| cluster.link == Link::Syncing) else { return false };
+    let last = records.iter().max_by_key(|(uid, endpoint)| (endpoint.updated_at, *uid));
+    last.is_some_and(|(_, endpoint)| endpoint.updated_at >= since && endpoint.state.was_seen_to_go())
 }
 
 /// What a group keeps although nobody wants it.
@@ -294,7 +310,7 @@ fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(
     }
 }
 
-fn frozen(input: &Input<'_>, candidates: usize) -> Note {
+fn frozen(input: &Input<'_>, candidates: u32) -> Note {
     let (name, service) = (&input.cluster.name, input.service);
     let (reason, why) = match input.cluster.link {
         Link::Stale => {
@@ -347,7 +363,8 @@ fn next_baseline(last: &Baseline, wanted: u32, held: u32, now: Timestamp) -> Bas
     if held > 0 {
         return Baseline { targets: last.targets, below_since: None };
     }
-    let since = last.below_since.unwrap_or(now);
+    // A clock that was set back begins the window anew.
+    let since = last.below_since.filter(|since| *since <= now).unwrap_or(now);
     if now.duration_since(since).unsigned_abs() >= BASELINE_WINDOW {
         return Baseline { targets: wanted, below_since: None };
     }

@@ -122,6 +122,7 @@ impl Model {
             region: "eu-central-1".into(),
             vpc_id: VpcId::new(VPC).unwrap(),
             link,
+            session_since: Some(self.now),
             problems: Vec::new(),
         };
         self.inventory.clusters.insert(cluster_name(name), cluster);

@@ -74,6 +74,7 @@ struct HeadRow {
     agent_version: String,
     session_id: Option<Uuid>,
     hub_instance: Option<Uuid>,
+    opened_at: Option<jiff_sqlx::Timestamp>,
     complete_in_epoch: Option<i64>,
     problems: Json<Value>,
     rev: i64,
@@ -96,6 +97,7 @@ impl HeadRow {
             region: self.region,
             vpc_id: VpcId::new(self.vpc_id).map_err(|error| unreadable(&what, error))?,
             link,
+            session_since: self.opened_at.map(at),
             problems: from_json(&what, self.problems)?,
         };
         let info = ClusterInfo {
@@ -239,7 +241,7 @@ impl Store {
         let heads = "select last, clock_timestamp() from policy_changes";
         let heads = sqlx::query_as::<_, (i64, jiff_sqlx::Timestamp)>(heads);
         let (head, now) = self.run(Query::MirrorHeads, heads.fetch_one(&self.pool)).await?;
-        let rows = "select c.name, c.region, c.vpc_id, c.agent_version, c.session_id, c.hub_instance, c.complete_in_epoch, \
+        let rows = "select c.name, c.region, c.vpc_id, c.agent_version, c.session_id, c.hub_instance, c.opened_at, c.complete_in_epoch, \
                     c.problems, c.rev, c.purged_rev, h.at as heard_at, \
                     coalesce(h.session_id = c.session_id and h.at > clock_timestamp() - make_interval(secs => $1), false) as fresh \
                     from clusters c left join heartbeats h on h.cluster = c.name order by c.name collate \"C\"";

@@ -43,6 +43,7 @@ fn picture(policies: &[StoredPolicy], link: Option<Link>) -> Picture {
             region: "eu-central-1".to_owned(),
             vpc_id: "vpc-1".parse().unwrap(),
             link,
+            session_since: None,
             problems: Vec::new(),
         };
         inventory.clusters.insert(name, cluster);
