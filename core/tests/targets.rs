@@ -411,6 +411,18 @@ fn a_pod_that_a_syncing_agent_saw_go_leaves_and_nothing_else_does() {
 }
 
 #[test]
+fn a_pod_that_another_service_selects_too_leaves_this_one_on_weak_evidence() {
+    let mut group = Group::of(6);
+    for pod in 0..6 {
+        group.model.pod("blue", "other", &format!("pod-{pod}"), &address(pod), READY);
+    }
+    group.pods(0..6, EndpointState::Gone(Evidence::NotSelected));
+    let decided = group.decide();
+    assert_eq!(decided.deregister.len(), 3, "a selector typo takes the budget and no more");
+    assert_eq!(decided.counts.held, 3);
+}
+
+#[test]
 fn a_service_that_was_not_reported_yet_says_nothing_about_what_is_gone() {
     // The policy names another Service since a moment ago: none of its pods are known, and the old ones still serve.
     let mut group = Group::of(4);

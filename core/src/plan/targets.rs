@@ -285,10 +285,10 @@ fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &Servic
 }
 
 fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
-    let lives = |e: &Endpoint| matches!(e.state, EndpointState::Present { terminating: false, .. });
     if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
         let here = owner.cluster == input.cluster.name;
-        let ours = records.iter().any(|(uid, e)| lives(e) && **uid == owner.pod_uid && here);
+        // The same pod, selected by another Service too: what this Service says of it counts, below.
+        let ours = records.iter().any(|(uid, _)| **uid == owner.pod_uid && here);
         // Without a record of its own the target is most likely one of the Service that the policy named before: its pods
         // live, and are replaced by the new ones at leisure.
         let named_before = records.is_empty() && here && owner.service.namespace == input.service.namespace;
