@@ -33,7 +33,7 @@ fn facts(policy: &Policy) -> Vec<(String, String)> {
     facts
 }
 
-/// `Programmed is False (Pending) for version 7: 2 calls to make`.
+/// `Programmed is False (InProgress) for version 7: the weights are being written`.
 pub fn condition_line(condition: &Condition) -> String {
     let mut line = format!("{} is {}", condition.r#type, condition.status);
     if !condition.reason.is_empty() {
@@ -76,7 +76,7 @@ fn cluster_line(cluster: &ClusterStatus) -> String {
     line
 }
 
-/// `note for green: DeregistrationHeld: 2 targets are kept`.
+/// `note for green: ClusterStale: the agent of green is away: ...`.
 pub fn note_line(note: &Note) -> String {
     let whom = if note.cluster.is_empty() { String::new() } else { format!(" for {}", note.cluster) };
     format!("note{whom}: {}: {}", note.reason, note.message)
@@ -91,9 +91,10 @@ mod tests {
     fn the_first_look_gives_every_line() {
         let lines = changes(None, &fixtures::policy(7));
         assert_eq!(lines[0], "version 7 of shop/checkout");
-        assert_eq!(lines[1], "Accepted is True (Stored) for version 7");
+        assert_eq!(lines[1], "Accepted is True (AsRequested) for version 7: version 7 is stored");
         assert!(lines.iter().any(|line| line.starts_with("cluster green: requested 10, effective 0")), "{lines:?}");
-        assert!(lines.iter().any(|line| line == "note for green: Held: 1 target is kept"), "{lines:?}");
+        let note = format!("note for green: ClusterStale: {}", fixtures::CLUSTER_STALE);
+        assert!(lines.contains(&note), "{lines:?}");
     }
 
     #[test]
@@ -127,8 +128,9 @@ mod tests {
     fn a_note_that_ended_is_told_once() {
         let before = fixtures::policy(7);
         let mut now = before.clone();
-        now.status.notes.clear();
-        assert_eq!(changes(Some(&before), &now), ["over: note for green: Held: 1 target is kept"]);
+        now.status.notes.truncate(1);
+        let over = format!("over: note for green: ClusterStale: {}", fixtures::CLUSTER_STALE);
+        assert_eq!(changes(Some(&before), &now), [over]);
         assert!(changes(Some(&now), &now).is_empty());
     }
 }

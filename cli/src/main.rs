@@ -14,6 +14,8 @@ mod manifest;
 mod model;
 mod output;
 mod parse;
+#[cfg(test)]
+mod reasons_tests;
 mod render;
 mod wait;
 

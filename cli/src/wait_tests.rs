@@ -103,9 +103,11 @@ fn ours_counts_as_reached_when_the_later_version_came_after_it() {
 #[test]
 fn a_refused_version_fails_it_with_the_hubs_words() {
     let mut policy = look(7, "Accepted", Truth::False, 7);
-    policy.status.conditions[0].message = "no such listener".into();
+    policy.status.conditions[0].reason = "ListenerUnsuitable".into();
+    policy.status.conditions[0].message = "the listener cannot forward".into();
     let (ending, _, _) = run(CONVERGED, 7, vec![seen(policy)]);
-    assert_eq!(ending, Some(Ending::Failed("Accepted is False (Stored) for version 7: no such listener".into())));
+    let why = "Accepted is False (ListenerUnsuitable) for version 7: the listener cannot forward";
+    assert_eq!(ending, Some(Ending::Failed(why.into())));
 }
 
 #[test]
@@ -219,10 +221,13 @@ fn what_is_pending_names_the_condition_and_every_note() {
     let (wait, _, _) = Wait::start(CONVERGED, &created(7));
     assert!(wait.pending().starts_with("Converged is Unknown"), "{}", wait.pending());
     let (wait, _, _) = wait.step(seen(fixtures::policy(7)));
-    assert_eq!(
-        wait.pending(),
-        "Converged is Unknown (Pending) for version 7: not programmed yet; note for green: Held: 1 target is kept"
+    let expected = format!(
+        "Converged is False (WeightsHeld) for version 7: the change of weights waits as a whole for green; \
+         note for blue: RemovalsHeld: {}; note for green: ClusterStale: {}",
+        fixtures::REMOVALS_HELD,
+        fixtures::CLUSTER_STALE
     );
+    assert_eq!(wait.pending(), expected);
     let (wait, _, _) = wait.step(seen(look(7, "Converged", Truth::True, 6)));
     assert!(wait.pending().starts_with("the hub has judged Converged of version 6 so far, not yet of version 7"));
 }

@@ -184,10 +184,13 @@ mod tests {
 
     #[test]
     fn policies_show_requested_and_programmed_weights_and_the_three_truths() {
-        let text = policies(&[fixtures::policy(7)], BARE, now());
+        let mut policy = fixtures::policy(7);
+        policy.status.clusters[1].programmed_weight = None;
+        policy.status.conditions[3].status = Truth::Unknown;
+        let text = policies(&[policy], BARE, now());
         let expected = "\
 NAMESPACE  NAME      VERSION  REQUESTED         AT LB             ACCEPTED  PROGRAMMED  CONVERGED  NOTES  AGE
-shop       checkout        7  blue=90,green=10  blue=100,green=?  True      False       Unknown        1  1d3h
+shop       checkout        7  blue=90,green=10  blue=100,green=?  True      False       Unknown        2  1d3h
 ";
         assert_eq!(text, expected, "\n{text}");
     }
@@ -268,27 +271,30 @@ blue     shop       checkout  http  10.0.0.3:8080   terminating, serving  checko
             policy: reference.clone(),
             operation: operation.into(),
             summary: summary.into(),
-            reason: "weights changed".into(),
+            reason: "weights differ from what is wanted".into(),
         };
         let note = Note {
             policy: reference.clone(),
             cluster: "green".into(),
-            reason: "Held".into(),
-            message: "2 targets are kept".into(),
+            reason: "ClusterStale".into(),
+            message: "the agent of green is away".into(),
         };
         let given = Plan {
-            steps: vec![step("RegisterTargets", "2 targets"), step("ModifyRule", "blue 90, green 10")],
+            steps: vec![
+                step("RegisterTargets", "register 1 in sy-checkout-green-618be120: 10.1.0.1:8080"),
+                step("ModifyRule", "change rule: weights sy-checkout-blue-4758d4ca=90 sy-checkout-green-618be120=10"),
+            ],
             notes: vec![note],
             made_at: None,
         };
         let text = plan(&given, BARE);
         let expected = "\
-STEP  POLICY         OPERATION        WHAT               WHY
-   1  shop/checkout  RegisterTargets  2 targets          weights changed
-   2  shop/checkout  ModifyRule       blue 90, green 10  weights changed
+STEP  POLICY         OPERATION        WHAT                                                                             WHY
+   1  shop/checkout  RegisterTargets  register 1 in sy-checkout-green-618be120: 10.1.0.1:8080                          weights differ from what is wanted
+   2  shop/checkout  ModifyRule       change rule: weights sy-checkout-blue-4758d4ca=90 sy-checkout-green-618be120=10  weights differ from what is wanted
 
 HELD OR WAITING
-  shop/checkout green: Held: 2 targets are kept
+  shop/checkout green: ClusterStale: the agent of green is away
 ";
         assert_eq!(text, expected, "\n{text}");
     }

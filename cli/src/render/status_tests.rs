@@ -13,6 +13,8 @@ fn settled() -> Policy {
     let mut policy = fixtures::policy(7);
     for condition in &mut policy.status.conditions {
         condition.status = Truth::True;
+        condition.reason = "AsRequested".into();
+        condition.message.clear();
     }
     for cluster in &mut policy.status.clusters {
         cluster.effective_weight = cluster.requested_weight;
@@ -26,10 +28,10 @@ fn settled() -> Policy {
 }
 
 #[test]
-fn the_page_shows_a_shift_that_waits_for_healthy_targets() {
+fn the_page_shows_a_shift_that_waits_and_removals_that_are_held() {
     let page = status(&fixtures::policy(7), BARE, now());
     let expected = "\
-shop/checkout  NOT CONVERGED: Programmed is False (Pending) for version 7: 2 calls to make
+shop/checkout  NOT CONVERGED: Programmed is False (WeightsHeld) for version 7: the change of weights waits as a whole for green
   version     7, generation 3
   changed     2026-01-02T03:00:00Z (4m05s ago)
   spec        shared-public:443  shop.example.com /checkout/*  ->  checkout:http
@@ -38,23 +40,25 @@ shop/checkout  NOT CONVERGED: Programmed is False (Pending) for version 7: 2 cal
   programmed  2026-01-02T02:00:00Z (1h04m ago)
   status of   2026-01-02T03:04:00Z (5s ago)
 
-CONDITION     STATUS   VERSION  SINCE  REASON    MESSAGE
-Accepted      True           7  4m05s  Stored    -
-ResolvedRefs  True           7  4m05s  Resolved  -
-Programmed    False          7  4m05s  Pending   2 calls to make
-Converged     Unknown        7  4m05s  Pending   not programmed yet
+CONDITION     STATUS  VERSION  SINCE  REASON       MESSAGE
+Accepted      True          7  4m05s  AsRequested  version 7 is stored
+ResolvedRefs  True          7  4m05s  AsRequested  listener, clusters and Services were found
+Programmed    False         7  4m05s  WeightsHeld  the change of weights waits as a whole for green
+Converged     False         7  4m05s  WeightsHeld  the change of weights waits as a whole for green
 
 CLUSTER  LINK       REQUESTED  EFFECTIVE  PROGRAMMED   SHARE  WHY
-blue     connected         90        100         100  100.0%  -
-green    stale             10          0           -       -  NoHealthyTargets
-  green: NoHealthyTargets: no target of green is healthy yet
+blue     connected         90        100         100  100.0%  WeightsHeld
+green    stale             10          0           0    0.0%  NoTargets
+  blue: WeightsHeld: the change of weights waits as a whole for green
+  green: NoTargets: green has no registered target; give it ready pods, or set its weight to 0 to go on without it
 
 TARGETS  DESIRED  REGISTERED  HEALTHY  UNHEALTHY  INITIAL  DRAINING  UNUSED  HELD  TARGET GROUP
-blue           3           3        3          0        0         0       0     0  arn:tg/blue
-green          2           3        0          0        2         0       0     1  -
+blue           1           2        2          0        0         1       0     1  arn:tg/blue
+green          0           0        0          0        0         3       0     0  arn:tg/green
 
 HELD OR WAITING
-  green: Held: 1 target is kept
+  blue: RemovalsHeld: 1 of 2 targets of blue are held: 1 because the pod is not ready. The group carries weight and keeps at least 2 targets (deregistrationBudgetPercent 50 of 3). If they are meant to go, set the weight of blue to 0 first, or raise spec.safety.deregistrationBudgetPercent
+  green: ClusterStale: the agent of green is away: its targets are frozen, the load balancer's health checks decide
 ";
     assert_eq!(page, expected, "\n{page}");
     let docs = include_str!("../../../docs/yardctl.md");
@@ -70,13 +74,27 @@ fn a_settled_policy_says_converged_and_that_nothing_waits() {
 }
 
 #[test]
+fn a_cluster_without_anything_at_the_load_balancer_shows_dashes() {
+    let mut policy = settled();
+    let green = &mut policy.status.clusters[1];
+    green.programmed_weight = None;
+    green.target_group_arn.clear();
+    let page = status(&policy, BARE, now());
+    let of_green: Vec<&str> = page.lines().filter(|line| line.starts_with("green ")).collect();
+    assert_eq!(of_green[0].split_whitespace().nth(4), Some("-"), "{page}");
+    assert!(of_green[1].ends_with("  -"), "{page}");
+}
+
+#[test]
 fn a_reason_that_only_says_as_asked_is_not_shown() {
     let mut policy = settled();
     for cluster in &mut policy.status.clusters {
         cluster.reason = "AsRequested".into();
     }
     let page = status(&policy, BARE, now());
-    assert!(!page.contains("AsRequested"), "{page}");
+    // The table of conditions shows the word, the clusters' part of the page does not.
+    let (_, of_clusters) = page.split_once("\nCLUSTER ").expect("the page has clusters");
+    assert!(!of_clusters.contains("AsRequested"), "{page}");
 }
 
 #[test]

@@ -190,7 +190,7 @@ async fn status_shows_the_page_and_a_missing_policy_is_not_found() {
     let ran = hub.yardctl("status shop/checkout").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("shop/checkout  "), "{ran:?}");
-    assert!(ran.out.contains("HELD OR WAITING\n  green: DeregistrationHeld: 1 target is kept"), "{ran:?}");
+    assert!(ran.out.contains("HELD OR WAITING\n  green: RemovalsHeld: 1 of 2 targets of green are held"), "{ran:?}");
     assert!(!ran.out.contains('\u{1b}'), "no colours away from a terminal: {ran:?}");
     let ran = hub.yardctl("status shop/none").await;
     assert_eq!(ran.code, 4, "{ran:?}");

@@ -251,8 +251,8 @@ pub fn policy(version: u64, reached: usize) -> pb::Policy {
         .map(|(index, kind)| pb::Condition {
             r#type: (*kind).into(),
             status: if index < reached { pb::ConditionStatus::True } else { pb::ConditionStatus::Unknown } as i32,
-            reason: "AsScripted".into(),
-            message: String::new(),
+            reason: if index < reached { "AsRequested" } else { "NotObservedYet" }.into(),
+            message: if index < reached { "" } else { "the engine has not planned this policy yet" }.into(),
             observed_version: version,
             last_transition_time: Some(prost_types::Timestamp { seconds: 1_767_322_800, nanos: 0 }),
         })
@@ -279,8 +279,12 @@ pub fn policy(version: u64, reached: usize) -> pb::Policy {
             clusters: vec![cluster("blue", 90), cluster("green", 10)],
             notes: vec![pb::PlanNote {
                 cluster: "green".into(),
-                reason: "DeregistrationHeld".into(),
-                message: "1 target is kept until it has drained".into(),
+                reason: "RemovalsHeld".into(),
+                message:
+                    "1 of 2 targets of green are held: 1 because the pod is not ready. The group carries weight and \
+                          keeps at least 2 targets (deregistrationBudgetPercent 50 of 3). If they are meant to go, set \
+                          the weight of green to 0 first, or raise spec.safety.deregistrationBudgetPercent"
+                        .into(),
                 ..Default::default()
             }],
             ..Default::default()
@@ -307,8 +311,8 @@ pub fn plan() -> pb::Plan {
         steps: vec![pb::PlanStep {
             policy,
             operation: "ModifyRule".into(),
-            summary: "blue 90, green 10".into(),
-            reason: "weights changed".into(),
+            summary: "change rule: weights sy-checkout-blue-4758d4ca=90 sy-checkout-green-618be120=10".into(),
+            reason: "weights differ from what is wanted".into(),
         }],
         notes: vec![],
         made_at: None,

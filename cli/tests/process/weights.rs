@@ -129,7 +129,7 @@ async fn a_dry_run_shows_the_plan_and_says_that_nothing_changed() {
     let ran = hub.yardctl("weights shop/checkout blue=90 --dry-run").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("shop/checkout would be accepted (dry run: nothing was changed)\n"), "{ran:?}");
-    assert!(ran.out.contains("ModifyRule") && ran.out.contains("weights changed"), "{ran:?}");
+    assert!(ran.out.contains("ModifyRule") && ran.out.contains("weights differ from what is wanted"), "{ran:?}");
     assert!(hub.seen.weights.lock().unwrap()[0].dry_run);
 }
 
@@ -148,8 +148,8 @@ async fn a_wait_follows_the_policy_until_it_converged() {
     assert!(ran.out.ends_with(", converged reached\n"), "{ran:?}");
     for part in [
         "waiting for Converged of shop/checkout version 7, at most 5m00s",
-        "Programmed is True (AsScripted) for version 7",
-        "note for green: DeregistrationHeld: 1 target is kept until it has drained",
+        "Programmed is True (AsRequested) for version 7",
+        "note for green: RemovalsHeld: 1 of 2 targets of green are held: 1 because the pod is not ready.",
         "done: Converged of shop/checkout version 7",
     ] {
         assert!(ran.err.contains(part), "{ran:?} lacks {part}");
@@ -208,8 +208,8 @@ async fn a_wait_that_runs_out_of_time_says_what_it_waited_for_and_how_to_look() 
     let hub = Hub::start(waiting(vec![vec![present(policy(7, 2)), Beat::Synced, Beat::Hold]])).await;
     let ran = hub.yardctl("weights shop/checkout blue=90 --wait converged --timeout 700ms").await;
     assert_eq!(ran.code, 7, "{ran:?}");
-    assert!(ran.err.contains("Converged is Unknown (AsScripted) for version 7"), "{ran:?}");
-    assert!(ran.err.contains("note for green: DeregistrationHeld"), "{ran:?}");
+    assert!(ran.err.contains("Converged is Unknown (NotObservedYet) for version 7"), "{ran:?}");
+    assert!(ran.err.contains("note for green: RemovalsHeld"), "{ran:?}");
     assert!(ran.err.contains("look with `yardctl status shop/checkout --watch`"), "{ran:?}");
     assert!(ran.out.contains("converged timeout"), "{ran:?}");
 }
