@@ -15,8 +15,10 @@ use crate::{
     world::{HOST, World},
 };
 
-/// Characters of a bar that stands for all requests.
-const BAR: usize = 40;
+/// Characters of a bar that stands for all requests: the row of a cluster just fits on a terminal of 80.
+const BAR: usize = 20;
+/// A line that wrapped would be counted as one and spoil the next page.
+const MOST_COLUMNS: usize = 79;
 
 /// A rolling update in one cluster.
 #[derive(Clone, Debug)]
@@ -130,7 +132,10 @@ fn converged(status: Option<&Value>) -> String {
 fn page(picture: &Picture) -> String {
     let mut page = String::new();
     let load = &picture.load;
-    let mut row = |text: &str| page.push_str(&format!("{}\n", text.trim_end()));
+    let mut row = |text: &str| {
+        page.extend(text.trim_end().chars().take(MOST_COLUMNS));
+        page.push('\n');
+    };
     row(&format!("{:>3} s  {}", picture.elapsed.as_secs(), picture.phase));
     row("");
     row("cluster  requested  effective  programmed  healthy  share of the last second");
@@ -303,9 +308,10 @@ mod tests {
     #[test]
     fn the_page_shows_weights_shares_errors_and_what_is_missing() {
         let page = page(&picture());
-        assert!(page.contains("blue            25         25           -        4   25.0% ##########"), "{page}");
+        assert!(page.contains("blue            25         25           -        4   25.0% #####"), "{page}");
         assert!(page.contains("converged  no: the settle time is running"), "{page}");
         assert!(page.contains("failed     3"), "{page}");
+        assert!(page.lines().all(|line| line.chars().count() <= MOST_COLUMNS), "{page}");
         assert!(page.contains("blue: 4/4 ready, 1 leaving, update to v2 under way"), "{page}");
     }
 
