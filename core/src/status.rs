@@ -56,6 +56,8 @@ pub enum Reason {
     QuotaExceeded,
     /// No rule priority is free.
     NoPriorityFree,
+    /// Another policy on the same listener has the same match and comes first, so this one gets no requests.
+    Shadowed,
     /// AWS refused a call.
     CallRefused,
     /// AWS throttles; the call is made again when the budget allows.

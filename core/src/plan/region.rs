@@ -17,6 +17,7 @@ use crate::{
     arn::{ListenerArn, LoadBalancerArn},
     check,
     ids::PolicyKey,
+    observed::Condition,
     ownership::{self, Owner},
     status::{Note, Reason},
 };
@@ -32,6 +33,7 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
             draft::make(world, &index, record, memory, now)
         })
         .collect();
+    name_shadowed(&mut drafts);
     let priorities = assign_priorities(world, &drafts);
     let mut ledger = Ledger::new(world.observed, &drafts);
     let mut fencing = BTreeSet::new();
@@ -60,6 +62,30 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         policies.insert(draft.record.policy.key.clone(), finished);
     }
     RegionPlan { policies }
+}
+
+/// Two policies with one match on one listener: the load balancer asks the rule with the smaller priority only.
+fn name_shadowed(drafts: &mut [Draft<'_>]) {
+    let mut first: BTreeMap<(ListenerArn, Vec<Condition>), (u32, PolicyKey)> = BTreeMap::new();
+    let place_of = |draft: &Draft<'_>| {
+        let listener = draft.place.filter(|_| draft.record.deleting_since.is_none())?.listener_arn.clone();
+        let policy = &draft.record.policy;
+        Some(((listener, policy.conditions.clone()), (policy.order, policy.key.clone())))
+    };
+    for (place, rank) in drafts.iter().filter_map(place_of) {
+        let winner = first.entry(place).or_insert_with(|| rank.clone());
+        *winner = rank.min(winner.clone());
+    }
+    for draft in drafts {
+        let Some((place, rank)) = place_of(draft) else { continue };
+        if let Some((_, winner)) = first.get(&place).filter(|winner| **winner != rank) {
+            let message = format!(
+                "spec.match: {winner} on the same listener has the same match and comes first, so this policy gets no requests; \
+                 change spec.match, or spec.order of one of them"
+            );
+            draft.note(None, Reason::Shadowed, message);
+        }
+    }
 }
 
 /// Checks the steps against the invariants, independently of how they were made; a plan that breaks one is thrown away.

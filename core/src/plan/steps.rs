@@ -396,10 +396,21 @@ pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp)
             kept.push(step);
         }
     }
-    let failed: Vec<(Reason, String)> =
-        draft.memory.failures.values().map(|failure| (failure.reason, failure.message.clone())).collect();
-    for (reason, message) in failed {
-        draft.note(None, reason, message);
-    }
+    failure_notes(draft);
     kept
+}
+
+/// One note for each reason and group: a thousand bad addresses are one thing to look at.
+fn failure_notes(draft: &mut Draft<'_>) {
+    let mut failed: BTreeMap<(Reason, String), (String, usize)> = BTreeMap::new();
+    for (key, failure) in &draft.memory.failures {
+        // The operation and the group, without the single target that may follow.
+        let what: Vec<&str> = key.splitn(3, ' ').take(2).collect();
+        let entry = failed.entry((failure.reason, what.join(" "))).or_insert_with(|| (failure.message.clone(), 0));
+        entry.1 += 1;
+    }
+    for ((reason, what), (message, count)) in failed {
+        let more = if count > 1 { format!(" (one of {count}: {what})") } else { String::new() };
+        draft.note(None, reason, format!("{message}{more}"));
+    }
 }
