@@ -333,6 +333,54 @@ async fn a_bad_hello_is_refused_and_names_the_field() {
 }
 
 #[tokio::test]
+async fn an_agent_that_names_another_vpc_or_region_does_not_take_over_a_cluster_that_a_policy_names() {
+    let hub = hub().await;
+    hub.apply(&manifest("web", &[("blue", 1)])).await.unwrap();
+    let agent = live_agent(&hub, "blue", &["10.0.0.1"]).await;
+    link_is(&hub, "blue", ClusterLink::Connected).await;
+    let cases = [
+        (agent::Hello { vpc_id: "vpc-2".to_owned(), ..hello("blue") }, "hello.vpc_id: \"vpc-2\"", "\"vpc-1\""),
+        (
+            agent::Hello { region: "eu-west-1".to_owned(), ..hello("blue") },
+            "hello.region: \"eu-west-1\"",
+            "\"eu-central-1\"",
+        ),
+    ];
+    for (hello, value, known) in cases {
+        let status = Agent::connect(&hub, hello).await.end().await;
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+        for part in [value, known, "cluster blue", "policy shop/web", "take it out of every policy first"] {
+            assert!(status.message().contains(part), "{part}: {status:?}");
+        }
+    }
+    let counted = hub.metrics.encoded().unwrap();
+    assert!(counted.lines().any(|line| line.contains("reason=\"moved\"") && line.ends_with(" 2")), "{counted}");
+    // The one that was there goes on.
+    link_is(&hub, "blue", ClusterLink::Connected).await;
+    endpoints_are(&hub, "blue", &["10.0.0.1"]).await;
+    assert_eq!(hub.feed.picture().inventory.clusters.values().next().unwrap().vpc_id.as_str(), "vpc-1");
+    drop(agent);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_no_policy_names_may_come_back_in_another_vpc() {
+    let hub = hub().await;
+    let agent = live_agent(&hub, "blue", &[]).await;
+    link_is(&hub, "blue", ClusterLink::Connected).await;
+    drop(agent);
+    let mut agent = Agent::connect(&hub, agent::Hello { vpc_id: "vpc-2".to_owned(), ..hello("blue") }).await;
+    agent.welcome().await;
+    eventually("the new VPC to be known", async || {
+        let picture = hub.feed.picture();
+        (picture.inventory.clusters.values().next()?.vpc_id.as_str() == "vpc-2").then_some(())
+    })
+    .await;
+    drop(agent);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_past_the_size_limit_ends_the_stream_and_not_the_hub() {
     let hub = hub().await;
     let mut agent = Agent::connect(&hub, hello("blue")).await;

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::{parse::Malformed, state::Refusal};
+use super::{home::Moved, parse::Malformed, state::Refusal};
 use crate::store::{SessionError, StoreError};
 
 /// The end of a session.
@@ -38,6 +38,9 @@ pub enum End {
     /// A field is out of bounds.
     #[error(transparent)]
     Malformed(Malformed),
+    /// The cluster is known to be elsewhere.
+    #[error(transparent)]
+    Moved(Box<Moved>),
     /// The order of the session was broken.
     #[error(transparent)]
     Refused(Refusal),
@@ -66,6 +69,7 @@ impl End {
             End::NoEpoch => "no_epoch",
             End::NoPicture => "no_picture",
             End::Malformed(_) => "malformed",
+            End::Moved(_) => "moved",
             End::Refused(Refusal::OlderHub { .. }) => "older_hub",
             End::Refused(_) => "refused",
             End::Store(_) => "store",
@@ -84,7 +88,9 @@ impl End {
         let text = self.to_string();
         match self {
             End::AgentClosed | End::Transport(_) => None,
-            End::TakenOver | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
+            End::TakenOver | End::Moved(_) | End::Refused(Refusal::OlderHub { .. }) => {
+                Some(Status::failed_precondition(text))
+            }
             End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))

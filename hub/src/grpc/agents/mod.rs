@@ -1,6 +1,7 @@
 //! AgentService: takes what agents report into the store and tells them what to watch. Must not import `elb` or `engine`.
 
 mod end;
+mod home;
 mod parse;
 mod registry;
 mod session;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     AgentParts,
     end::End,
+    home,
     parse::{self, Parsed},
     registry::Place,
     state::{Effect, Hello, Input, State, Work, Write},
@@ -193,7 +194,12 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
         Ok(Err(_)) => return Err(End::Shutdown),
         Err(_) => return Err(End::NoPicture),
     }
-    let policies = Arc::clone(&picture.borrow_and_update().policies);
+    let present = Arc::clone(&picture.borrow_and_update());
+    // Before the store takes the new place for the cluster's.
+    home::check(&hello.agent, &present).map_err(|moved| End::Moved(Box::new(moved)))?;
+    let policies = Arc::clone(&present.policies);
+    // Not held for the life of the session: it holds the whole inventory.
+    drop(present);
     let cluster = hello.agent.cluster.clone();
     let set = watch_set(&cluster, &policies);
     let (effects, state) = State::AwaitHello.step(Input::Hello(hello.clone(), epoch));
