@@ -1,6 +1,6 @@
 //! What the agents reported: clusters, Services and endpoints, with the evidence for what is gone.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, ops::Bound, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -259,10 +259,23 @@ impl Inventory {
         targets.flat_map(|(target, at)| at.iter().map(|(uid, endpoint)| (*target, uid, endpoint)))
     }
 
+    /// The Services with endpoints, gone ones included, in the order of [`Inventory::endpoints`]: from this one on, or all. What
+    /// lies before is not looked at.
+    pub fn services_from<'a>(
+        &'a self,
+        from: Option<(&'a ClusterName, &'a ServiceKey)>,
+    ) -> impl Iterator<Item = (&'a ClusterName, &'a ServiceKey)> {
+        let first = from.map_or(Bound::Unbounded, |(cluster, _)| Bound::Included(cluster));
+        self.endpoints.range::<ClusterName, _>((first, Bound::Unbounded)).flat_map(move |(cluster, services)| {
+            let in_cluster = from.filter(|(first, _)| *first == cluster);
+            let first = in_cluster.map_or(Bound::Unbounded, |(_, service)| Bound::Included(service));
+            services.range::<ServiceKey, _>((first, Bound::Unbounded)).map(move |(service, _)| (cluster, service))
+        })
+    }
+
     /// All endpoints, by cluster and Service.
     pub fn endpoints(&self) -> impl Iterator<Item = (EndpointKey, &Endpoint)> {
-        let services = self.endpoints.iter().flat_map(|(cluster, services)| services.keys().map(move |s| (cluster, s)));
-        services.flat_map(|(cluster, service)| {
+        self.services_from(None).flat_map(|(cluster, service)| {
             self.endpoints_of(cluster, service).map(move |(target, uid, endpoint)| {
                 let (cluster, service, pod_uid) = (cluster.clone(), service.clone(), uid.clone());
                 (EndpointKey { cluster, service, target, pod_uid }, endpoint)
@@ -321,5 +334,62 @@ impl Inventory {
         let (_, endpoint) = at.iter().find(|(uid, _)| *uid == key.pod_uid)?;
         let lives = matches!(endpoint.state, EndpointState::Present { terminating: false, .. });
         Some((endpoint.first_seen, lives))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(places: &[(&str, &str, &str)]) -> Inventory {
+        let mut inventory = Inventory::default();
+        for (cluster, service, address) in places {
+            let service = ServiceKey {
+                namespace: "shop".parse().unwrap(),
+                name: service.parse().unwrap(),
+                port: "http".parse().unwrap(),
+            };
+            let key = EndpointKey {
+                cluster: cluster.parse().unwrap(),
+                service,
+                target: Target { address: address.parse().unwrap(), port: 8080 },
+                pod_uid: "uid".parse().unwrap(),
+            };
+            let endpoint = Endpoint {
+                state: EndpointState::Gone(Evidence::Absent),
+                pod_name: String::new(),
+                node: String::new(),
+                zone: String::new(),
+                eni_ids: Vec::new(),
+                first_seen: Timestamp::UNIX_EPOCH,
+                updated_at: Timestamp::UNIX_EPOCH,
+            };
+            inventory.upsert(key, endpoint);
+        }
+        inventory
+    }
+
+    #[test]
+    fn services_from_a_place_on_are_the_rest_of_all_of_them_also_when_the_place_is_gone() {
+        let names = [("blue", "api"), ("blue", "web"), ("green", "api"), ("green", "shop"), ("red", "api")];
+        let places: Vec<_> = names.iter().rev().map(|(cluster, service)| (*cluster, *service, "10.0.0.1")).collect();
+        let inventory = inventory(&places);
+        let listed = |from: Option<(&ClusterName, &ServiceKey)>| -> Vec<(String, String)> {
+            inventory.services_from(from).map(|(cluster, key)| (cluster.to_string(), key.name.to_string())).collect()
+        };
+        let all = listed(None);
+        assert_eq!(all, names.map(|(cluster, service)| (cluster.to_owned(), service.to_owned())));
+        for cluster in ["amber", "blue", "cyan", "green", "red", "zinc"] {
+            for service in ["api", "mail", "web", "zoo"] {
+                let key = ServiceKey {
+                    namespace: "shop".parse().unwrap(),
+                    name: service.parse().unwrap(),
+                    port: "http".parse().unwrap(),
+                };
+                let place = (cluster.to_owned(), service.to_owned());
+                let rest: Vec<_> = all.iter().filter(|listed| **listed >= place).cloned().collect();
+                assert_eq!(listed(Some((&cluster.parse().unwrap(), &key))), rest, "from {cluster} {service}");
+            }
+        }
     }
 }

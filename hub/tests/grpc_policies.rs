@@ -359,6 +359,58 @@ async fn lists_come_in_pages_that_hold_each_item_once() {
 }
 
 #[tokio::test]
+async fn pages_of_endpoints_go_on_behind_their_token_across_services_and_clusters() {
+    let hub = hub().await;
+    for name in ["api", "web"] {
+        hub.apply(&manifest(name, &[("blue", 1), ("green", 1)])).await.unwrap();
+    }
+    let mut agents = Vec::new();
+    let mut expected = Vec::new();
+    for cluster in ["blue", "green"] {
+        let mut agent = Agent::connect(&hub, hello(cluster)).await;
+        agent.welcome().await;
+        agent.watch_set().await;
+        for service in ["api", "web"] {
+            let addresses: Vec<String> = (1..=4).map(|i| format!("10.0.{}.{i}", expected.len())).collect();
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            let mut report = grpc_support::changes(service, &addresses);
+            // One that is gone again is on no page.
+            report.tombstones.push(grpc_support::tombstone(service, "10.0.99.9"));
+            let seq = agent.changes(report).await;
+            agent.acked(seq).await;
+            expected.extend(addresses.iter().map(|a| (cluster.to_owned(), service.to_owned(), (*a).to_owned())));
+        }
+        agents.push(agent);
+    }
+    let pages = async |filter: api::ListEndpointsRequest| {
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = api::ListEndpointsRequest { page_size: 3, page_token: token, ..filter.clone() };
+            let page = hub.clusters().list_endpoints(request).await.unwrap().into_inner();
+            assert!(page.endpoints.len() <= 3);
+            seen.extend(page.endpoints.into_iter().map(|e| (e.cluster, e.service, e.address)));
+            token = page.next_page_token;
+            if token.is_empty() {
+                return seen;
+            }
+        }
+    };
+    let all = api::ListEndpointsRequest::default();
+    eventually("every endpoint", async || (pages(all.clone()).await == expected).then_some(())).await;
+    let web = api::ListEndpointsRequest { service: "web".to_owned(), ..Default::default() };
+    let of_web: Vec<_> = expected.iter().filter(|(_, service, _)| service == "web").cloned().collect();
+    assert_eq!(pages(web).await, of_web);
+    let green = api::ListEndpointsRequest { cluster: "green".to_owned(), ..Default::default() };
+    let of_green: Vec<_> = expected.iter().filter(|(cluster, ..)| cluster == "green").cloned().collect();
+    assert_eq!(pages(green).await, of_green);
+    // Hexadecimal and of seven parts, and still none of ours: the cluster's name is empty.
+    let forged = api::ListEndpointsRequest { page_token: "0a0a0a0a0a0a".to_owned(), ..Default::default() };
+    assert_eq!(violations(&hub.clusters().list_endpoints(forged).await.unwrap_err())[0].field, "page_token");
+    drop(agents);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_service_that_a_cluster_does_not_have_is_a_warning() {
     let hub = hub().await;
     let text = manifest("web", &[("blue", 1)]);

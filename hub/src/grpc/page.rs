@@ -27,14 +27,7 @@ pub fn parse(token: &str, parts: usize) -> Result<Option<Vec<String>>, ApiError>
     if token.is_empty() {
         return Ok(None);
     }
-    let bad = || {
-        ApiError::Invalid(vec![Violation {
-            field: "page_token".to_owned(),
-            value: switchyard_core::ids::cut(token),
-            problem: "is not a token of this list".to_owned(),
-            remedy: "use next_page_token of the answer before, or leave it out for the first page".to_owned(),
-        }])
-    };
+    let bad = || not_ours(token);
     if token.len() > 4096 || !token.len().is_multiple_of(2) || !token.is_ascii() {
         return Err(bad());
     }
@@ -43,6 +36,16 @@ pub fn parse(token: &str, parts: usize) -> Result<Option<Vec<String>>, ApiError>
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
     let found: Vec<String> = text.split(SEPARATOR).map(str::to_owned).collect();
     if found.len() == parts { Ok(Some(found)) } else { Err(bad()) }
+}
+
+/// The violation of a token that no answer gave.
+pub fn not_ours(token: &str) -> ApiError {
+    ApiError::Invalid(vec![Violation {
+        field: "page_token".to_owned(),
+        value: switchyard_core::ids::cut(token),
+        problem: "is not a token of this list".to_owned(),
+        remedy: "use next_page_token of the answer before, or leave it out for the first page".to_owned(),
+    }])
 }
 
 /// The number of items on a page.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use switchyard_core::{
-    ids::{ClusterName, Namespace, ServiceName},
-    inventory::{EndpointKey, EndpointState, Inventory},
+    ids::{ClusterName, Namespace, PodUid, ServiceName},
+    inventory::{Endpoint, EndpointKey, EndpointState, Inventory, ServiceKey},
+    observed::Target,
 };
 use switchyard_proto::api::v1::{self as proto, cluster_service_server::ClusterService};
 use tonic::{Request, Response, Status};
@@ -33,11 +34,11 @@ impl Clusters {
 
     fn list_clusters(&self) -> Result<proto::ListClustersResponse, ApiError> {
         let picture = self.reading.picture()?;
-        let mut counts: BTreeMap<ClusterName, u32> = BTreeMap::new();
-        for (key, endpoint) in picture.inventory.endpoints() {
-            if matches!(endpoint.state, EndpointState::Present { .. }) {
-                *counts.entry(key.cluster).or_default() += 1;
-            }
+        let mut counts: BTreeMap<&ClusterName, u32> = BTreeMap::new();
+        for (cluster, service) in picture.inventory.services_from(None) {
+            let present = |(_, _, endpoint): &(Target, &PodUid, &Endpoint)| is_present(endpoint);
+            let count = picture.inventory.endpoints_of(cluster, service).filter(present).count();
+            *counts.entry(cluster).or_default() += u32::try_from(count).unwrap_or(u32::MAX);
         }
         let clusters = picture.inventory.clusters.iter().map(|(name, cluster)| {
             let count = counts.get(name).copied().unwrap_or(0);
@@ -50,15 +51,20 @@ impl Clusters {
         let picture = self.reading.picture()?;
         let filter = Filter::new(request)?;
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
-        let after = page::parse(&request.page_token, 7)?;
-        let mut found = matching(&picture.inventory, &filter, after.as_deref());
-        let endpoints: Vec<(EndpointKey, proto::EndpointInfo)> = found.by_ref().take(size).collect();
+        let after = parse_token(&request.page_token)?;
+        let mut found = matching(&picture.inventory, &filter, after.as_ref());
+        let endpoints: Vec<(EndpointKey, &Endpoint)> =
+            found.by_ref().take(size).map(|place| (place.key(), place.endpoint)).collect();
         let last = endpoints.last().filter(|_| found.next().is_some());
         Ok(proto::ListEndpointsResponse {
             next_page_token: last.map(|(key, _)| token(key)).unwrap_or_default(),
-            endpoints: endpoints.into_iter().map(|(_, endpoint)| endpoint).collect(),
+            endpoints: endpoints.iter().filter_map(|(key, endpoint)| to_proto_endpoint(key, endpoint)).collect(),
         })
     }
+}
+
+fn is_present(endpoint: &Endpoint) -> bool {
+    matches!(endpoint.state, EndpointState::Present { .. })
 }
 
 struct Filter {
@@ -76,62 +82,79 @@ impl Filter {
         })
     }
 
-    fn takes(&self, key: &EndpointKey) -> bool {
-        self.cluster.as_ref().is_none_or(|cluster| *cluster == key.cluster)
-            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.service.namespace)
-            && self.service.as_ref().is_none_or(|service| *service == key.service.name)
+    fn takes(&self, cluster: &ClusterName, service: &ServiceKey) -> bool {
+        self.cluster.as_ref().is_none_or(|wanted| wanted == cluster)
+            && self.namespace.as_ref().is_none_or(|wanted| *wanted == service.namespace)
+            && self.service.as_ref().is_none_or(|wanted| *wanted == service.name)
     }
 }
 
-/// The parts of a key in the order in which the inventory lists endpoints, the port in a width that sorts as a number does.
-fn parts(key: &EndpointKey) -> [String; 7] {
-    [
-        key.cluster.to_string(),
-        key.service.namespace.to_string(),
-        key.service.name.to_string(),
-        key.service.port.to_string(),
-        key.target.address.to_string(),
-        key.target.port.to_string(),
-        key.pod_uid.to_string(),
-    ]
+/// One endpoint where it lies in the inventory; only what is shown is copied.
+struct Place<'a> {
+    cluster: &'a ClusterName,
+    service: &'a ServiceKey,
+    target: Target,
+    pod_uid: &'a PodUid,
+    endpoint: &'a Endpoint,
 }
 
-fn token(key: &EndpointKey) -> String {
-    page::token(&parts(key).each_ref().map(String::as_str))
-}
-
-/// Whether the key comes after the one of the token, in the inventory's own order. A token whose address does not parse any more
-/// begins at the address's Service.
-fn is_after(key: &EndpointKey, after: &[String]) -> bool {
-    let service = |key: &EndpointKey| {
-        let [cluster, namespace, name, port, ..] = parts(key);
-        [cluster, namespace, name, port]
-    };
-    let place = service(key);
-    match place.as_slice().cmp(&after[..4]) {
-        std::cmp::Ordering::Greater => true,
-        std::cmp::Ordering::Less => false,
-        std::cmp::Ordering::Equal => {
-            let target = (after[4].parse().ok(), after[5].parse().ok());
-            let (Some(address), Some(port)) = target else {
-                return true;
-            };
-            let target = switchyard_core::observed::Target { address, port };
-            (key.target, key.pod_uid.as_str()) > (target, after[6].as_str())
+impl Place<'_> {
+    fn key(&self) -> EndpointKey {
+        EndpointKey {
+            cluster: self.cluster.clone(),
+            service: self.service.clone(),
+            target: self.target,
+            pod_uid: self.pod_uid.clone(),
         }
     }
+
+    /// In the inventory's own order.
+    fn is_behind(&self, key: &EndpointKey) -> bool {
+        let place = (self.cluster, self.service, self.target, self.pod_uid);
+        place > (&key.cluster, &key.service, key.target, &key.pod_uid)
+    }
 }
 
+/// What is present and asked for, behind the key of the page before. Services before that key are not looked at.
 fn matching<'a>(
     inventory: &'a Inventory,
     filter: &'a Filter,
-    after: Option<&'a [String]>,
-) -> impl Iterator<Item = (EndpointKey, proto::EndpointInfo)> + 'a {
-    inventory.endpoints().filter_map(move |(key, endpoint)| {
-        let wanted = filter.takes(&key) && after.is_none_or(|after| is_after(&key, after));
-        let info = wanted.then(|| to_proto_endpoint(&key, endpoint)).flatten()?;
-        Some((key, info))
-    })
+    after: Option<&'a EndpointKey>,
+) -> impl Iterator<Item = Place<'a>> {
+    let from = after.map(|key| (&key.cluster, &key.service));
+    let services = inventory.services_from(from).filter(|(cluster, service)| filter.takes(cluster, service));
+    let places = services.flat_map(|(cluster, service)| {
+        let endpoints = inventory.endpoints_of(cluster, service).filter(|(_, _, endpoint)| is_present(endpoint));
+        endpoints.map(move |(target, pod_uid, endpoint)| Place { cluster, service, target, pod_uid, endpoint })
+    });
+    places.filter(move |place| after.is_none_or(|key| place.is_behind(key)))
+}
+
+/// Parts of a key in a token.
+const TOKEN_PARTS: usize = 7;
+
+fn token(key: &EndpointKey) -> String {
+    let EndpointKey { cluster, service, target, pod_uid } = key;
+    let (address, port) = (target.address.to_string(), target.port.to_string());
+    let service = [service.namespace.as_str(), service.name.as_str(), service.port.as_str()];
+    page::token(&[cluster.as_str(), service[0], service[1], service[2], &address, &port, pod_uid.as_str()])
+}
+
+fn parse_token(text: &str) -> Result<Option<EndpointKey>, ApiError> {
+    let Some(parts) = page::parse(text, TOKEN_PARTS)? else { return Ok(None) };
+    let [cluster, namespace, name, service_port, address, port, pod_uid] = parts.as_slice() else {
+        return Err(page::not_ours(text));
+    };
+    let key = || {
+        let service = ServiceKey {
+            namespace: namespace.parse().ok()?,
+            name: name.parse().ok()?,
+            port: service_port.parse().ok()?,
+        };
+        let target = Target { address: address.parse().ok()?, port: port.parse().ok()? };
+        Some(EndpointKey { cluster: cluster.parse().ok()?, service, target, pod_uid: pod_uid.parse().ok()? })
+    };
+    key().map(Some).ok_or_else(|| page::not_ours(text))
 }
 
 #[tonic::async_trait]
