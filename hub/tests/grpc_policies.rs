@@ -359,6 +359,23 @@ async fn lists_come_in_pages_that_hold_each_item_once() {
 }
 
 #[tokio::test]
+async fn endpoints_of_a_cluster_that_nobody_knows_are_not_found_and_the_known_ones_are_named() {
+    let hub = hub().await;
+    hub.apply(&manifest("web", &[("blue", 1), ("green", 0)])).await.unwrap();
+    let of = |cluster: &str| api::ListEndpointsRequest { cluster: cluster.to_owned(), ..Default::default() };
+    let status = hub.clusters().list_endpoints(of("zz")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.message(), "there is no cluster zz; the hub knows blue, green");
+    // Named by a policy, and its agent never came: known, and empty.
+    assert_eq!(hub.clusters().list_endpoints(of("green")).await.unwrap().into_inner().endpoints, []);
+    // Announced by its agent, and no policy names it.
+    let mut agent = Agent::connect(&hub, hello("red")).await;
+    agent.welcome().await;
+    eventually("red to be known", async || hub.clusters().list_endpoints(of("red")).await.ok().map(drop)).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn pages_of_endpoints_go_on_behind_their_token_across_services_and_clusters() {
     let hub = hub().await;
     for name in ["api", "web"] {

@@ -1,9 +1,11 @@
 //! The one place where what went wrong becomes a gRPC status. Details carry the message itself, without an `Any` around it:
 //! `switchyard.api.v1.Violations` with INVALID_ARGUMENT, `switchyard.api.v1.VersionConflict` with ABORTED.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use switchyard_core::{
-    ids::{IdError, PolicyKey},
+    ids::{ClusterName, IdError, PolicyKey},
     policy::Violation,
 };
 use switchyard_proto::api::v1 as proto;
@@ -14,6 +16,8 @@ use crate::store::{ApplyError, StoreError};
 
 /// Violations whose sentences go into the status message; the details hold more.
 const MOST_IN_MESSAGE: usize = 10;
+/// Names of clusters in a message.
+const MOST_NAMES: usize = 20;
 /// Bytes of the message and of the details. Both travel in headers, percent- and base64-encoded, and clients bound the size of
 /// all headers (16 KiB is usual): past that the caller would see a broken stream instead of its faults.
 const MOST_MESSAGE: usize = 2 * 1024;
@@ -34,6 +38,14 @@ pub enum ApiError {
     /// Nothing was read from the store since this hub started.
     #[error("the hub has not read its store yet; try again")]
     NotLoaded,
+    /// There is no such cluster.
+    #[error("there is no cluster {asked}; {}", known_clusters(.known))]
+    UnknownCluster {
+        /// Who was asked for.
+        asked: ClusterName,
+        /// Those that agents announced or policies name.
+        known: BTreeSet<ClusterName>,
+    },
     /// The engine has not read AWS yet, so there is no plan.
     #[error("AWS was not read yet, so no plan can be made; try again")]
     NotObserved,
@@ -76,6 +88,16 @@ fn sentence(violations: &[Violation]) -> String {
     text
 }
 
+fn known_clusters(known: &BTreeSet<ClusterName>) -> String {
+    if known.is_empty() {
+        return "no agent has announced any yet, and no policy names one".to_owned();
+    }
+    let names: Vec<&str> = known.iter().take(MOST_NAMES).map(ClusterName::as_str).collect();
+    let more = known.len().saturating_sub(MOST_NAMES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("the hub knows {}{more}", names.join(", "))
+}
+
 fn count(n: usize) -> String {
     if n == 1 { "1 field is".to_owned() } else { format!("{n} fields are") }
 }
@@ -86,7 +108,7 @@ pub fn to_status(error: &ApiError) -> Status {
     match error {
         ApiError::Apply(error) => apply_status(error),
         ApiError::Invalid(violations) => invalid(violations),
-        ApiError::NotFound(_) => Status::not_found(text),
+        ApiError::NotFound(_) | ApiError::UnknownCluster { .. } => Status::not_found(text),
         ApiError::NotLoaded | ApiError::NotObserved | ApiError::Shutdown => Status::unavailable(text),
         ApiError::Internal => Status::internal(text),
     }
@@ -175,6 +197,19 @@ mod tests {
         assert_eq!(proto::Violations::decode(few.details()).unwrap().violations.len(), 11);
     }
 
+    fn unknown_cluster(known: usize) -> ApiError {
+        let known = (0..known).map(|i| format!("c{i:02}").parse().unwrap()).collect();
+        ApiError::UnknownCluster { asked: "zz".parse().unwrap(), known }
+    }
+
+    #[test]
+    fn an_unknown_cluster_is_answered_with_the_names_that_are_known() {
+        let text = |known| to_status(&unknown_cluster(known)).message().to_owned();
+        assert_eq!(text(2), "there is no cluster zz; the hub knows c00, c01");
+        assert_eq!(text(0), "there is no cluster zz; no agent has announced any yet, and no policy names one");
+        assert!(text(23).ends_with("c18, c19 and 3 more"), "{}", text(23));
+    }
+
     #[test]
     fn a_conflict_carries_both_versions() {
         let conflict = ApplyError::VersionConflict { expected: 3, present: 5 };
@@ -197,6 +232,8 @@ mod tests {
             (unavailable().into(), Code::Unavailable),
             (broken.into(), Code::Internal),
             (ApiError::NotFound(key()), Code::NotFound),
+            (unknown_cluster(0), Code::NotFound),
+            (unknown_cluster(3), Code::NotFound),
             (ApiError::NotLoaded, Code::Unavailable),
             (ApiError::NotObserved, Code::Unavailable),
             (ApiError::Shutdown, Code::Unavailable),

@@ -16,6 +16,7 @@ use super::{
     errors::ApiError,
     page,
 };
+use crate::feed::Picture;
 
 /// Endpoints on one page; see the .proto file.
 const DEFAULT_PAGE: u32 = 500;
@@ -52,6 +53,9 @@ impl Clusters {
         let filter = Filter::new(request)?;
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
         let after = parse_token(&request.page_token)?;
+        if let Some(cluster) = &filter.cluster {
+            must_be_known(cluster, &picture)?;
+        }
         let mut found = matching(&picture.inventory, &filter, after.as_ref());
         let endpoints: Vec<(EndpointKey, &Endpoint)> =
             found.by_ref().take(size).map(|place| (place.key(), place.endpoint)).collect();
@@ -61,6 +65,17 @@ impl Clusters {
             endpoints: endpoints.iter().filter_map(|(key, endpoint)| to_proto_endpoint(key, endpoint)).collect(),
         })
     }
+}
+
+/// A cluster is known when an agent announced it or a policy names it: its agent may still come.
+fn must_be_known(asked: &ClusterName, picture: &Picture) -> Result<(), ApiError> {
+    let named =
+        || picture.policies.values().flat_map(|stored| stored.record.policy.clusters.iter().map(|(name, _)| name));
+    if picture.inventory.clusters.contains_key(asked) || named().any(|name| name == asked) {
+        return Ok(());
+    }
+    let known = picture.inventory.clusters.keys().chain(named()).cloned().collect();
+    Err(ApiError::UnknownCluster { asked: asked.clone(), known })
 }
 
 fn is_present(endpoint: &Endpoint) -> bool {
