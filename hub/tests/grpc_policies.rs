@@ -210,10 +210,11 @@ async fn a_dry_run_shows_the_change_and_its_plan_and_stores_nothing() {
     let hub = hub().await;
     let text = manifest("web", &[("blue", 100), ("green", 0)]);
     let request = api::ApplyPolicyRequest { manifest: text.clone(), dry_run: true, ..Default::default() };
+    hub.aws_was_read();
     let answer = hub.policies().apply_policy(request).await.unwrap().into_inner();
     assert_eq!(answer.outcome(), api::ApplyOutcome::Created);
     let plan = answer.plan.unwrap();
-    assert!(!plan.notes.is_empty(), "nothing was observed yet, and the plan says so: {plan:?}");
+    assert!(!plan.notes.is_empty(), "there is no load balancer at all, and the plan says so: {plan:?}");
     let list = hub.policies().list_policies(api::ListPoliciesRequest::default()).await.unwrap().into_inner();
     assert_eq!(list.policies, []);
 
@@ -235,6 +236,34 @@ async fn a_dry_run_shows_the_change_and_its_plan_and_stores_nothing() {
     assert!(plan.made_at.is_some());
     let missing = api::GetPlanRequest { policy: Some(policy_ref("none")) };
     assert_eq!(hub.policies().get_plan(missing).await.unwrap_err().code(), Code::NotFound);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn no_plan_is_made_before_aws_was_read() {
+    let hub = hub().await;
+    let text = manifest("web", &[("blue", 100), ("green", 0)]);
+    hub.apply(&text).await.unwrap();
+    let apply = || api::ApplyPolicyRequest { manifest: text.clone(), dry_run: true, ..Default::default() };
+    let weights = || api::SetWeightsRequest { dry_run: true, ..set_weights("web", &[("green", 50)]) };
+    let plan = api::GetPlanRequest::default;
+    let answers = [
+        hub.policies().apply_policy(apply()).await.err(),
+        hub.policies().set_weights(weights()).await.err(),
+        hub.policies().get_plan(plan()).await.err(),
+    ];
+    for answer in answers {
+        let status = answer.expect("a plan over nothing");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("AWS was not read by this replica yet"), "{status:?}");
+    }
+    // A fault of the caller's is told all the same.
+    let unknown = api::SetWeightsRequest { dry_run: true, ..set_weights("web", &[("red", 1)]) };
+    assert_eq!(set(&hub, unknown).await.unwrap_err().code(), Code::InvalidArgument);
+    hub.aws_was_read();
+    hub.policies().apply_policy(apply()).await.unwrap();
+    hub.policies().set_weights(weights()).await.unwrap();
+    hub.policies().get_plan(plan()).await.unwrap();
     hub.stop().await;
 }
 

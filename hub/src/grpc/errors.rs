@@ -46,8 +46,8 @@ pub enum ApiError {
         /// Those that agents announced or policies name.
         known: BTreeSet<ClusterName>,
     },
-    /// The engine has not read AWS yet, so there is no plan.
-    #[error("AWS was not read yet, so no plan can be made; try again")]
+    /// AWS was not read through yet, so a plan would be one over nothing.
+    #[error("AWS was not read by this replica yet, so no plan can be made; ask again in a moment")]
     NotObserved,
     /// The hub is going down.
     #[error("the hub is shutting down; try again, at any replica")]

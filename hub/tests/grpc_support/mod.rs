@@ -149,6 +149,12 @@ impl Hub {
         answer.endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint.ready)).collect()
     }
 
+    /// As if the engine had read AWS through and found nothing there.
+    pub fn aws_was_read(&self) {
+        let audited_at = Some(jiff::Timestamp::now());
+        self.observed.send_replace(Arc::new(Observed { audited_at, ..Observed::default() }));
+    }
+
     /// The answer to a GET of a page, headers included.
     pub async fn page(&self, path: &str) -> String {
         get(self.http, path).await

@@ -95,6 +95,9 @@ impl Policies {
         let parts = &self.parts;
         let (settings, epoch) = (parts.settings.clone(), *parts.epoch.borrow());
         let observed = Arc::clone(&parts.observed.borrow());
+        if observed.audited_at.is_none() {
+            return Err(ApiError::NotObserved);
+        }
         // Off the threads that serve: with 100,000 endpoints this takes a good part of a second.
         let work = tokio::task::spawn_blocking(move || {
             let now = Timestamp::now();
