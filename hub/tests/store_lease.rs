@@ -5,15 +5,15 @@ mod store_support;
 use std::time::Duration;
 
 use futures::future::join_all;
-use store_support::{Db, database, eventually, key};
+use jiff::{SignedDuration, Timestamp};
+use store_support::{Db, SCOPE, database, eventually, expire_leases, key};
 use switchyard_core::{
     ids::Epoch,
     plan::step::{Action, GroupRef, Step},
 };
-use switchyard_hub::store::{IntentError, LeaseAnswer, Retention};
+use switchyard_hub::store::{FencedError, LeaseAnswer, Retention, Store, StoreOptions};
 use uuid::Uuid;
 
-const SCOPE: &str = "aws:111111111111:eu-central-1";
 const LONG: Duration = Duration::from_secs(600);
 const A: Uuid = Uuid::from_u128(0xa);
 const B: Uuid = Uuid::from_u128(0xb);
@@ -37,16 +37,11 @@ fn epoch_of(answer: LeaseAnswer) -> Epoch {
     }
 }
 
-/// As if so much time had passed.
-async fn expire(db: &Db) {
-    sqlx::query("update leases set expires_at = now()").execute(&db.raw).await.unwrap();
-}
-
 #[tokio::test]
 async fn a_lease_has_one_holder_and_renewing_keeps_the_epoch() {
     let db = database().await;
     assert_eq!(db.store.lease_current(SCOPE).await.unwrap(), None);
-    let LeaseAnswer::Held { epoch, remaining } = acquire(&db, A, LONG).await else {
+    let LeaseAnswer::Held { epoch, remaining, .. } = acquire(&db, A, LONG).await else {
         panic!("not held");
     };
     assert_eq!(epoch, Epoch(1));
@@ -66,13 +61,13 @@ async fn a_lease_has_one_holder_and_renewing_keeps_the_epoch() {
 async fn an_expired_lease_goes_to_the_next_under_the_next_epoch_and_never_back_to_the_old_one() {
     let db = database().await;
     assert_eq!(epoch_of(acquire(&db, A, LONG).await), Epoch(1));
-    expire(&db).await;
+    expire_leases(&db.raw).await;
     assert_eq!(db.store.lease_current(SCOPE).await.unwrap(), None);
     assert_eq!(epoch_of(acquire(&db, B, LONG).await), Epoch(2));
     assert!(matches!(acquire(&db, A, LONG).await, LeaseAnswer::HeldByOther { holder: B, epoch: Epoch(2), .. }));
-    expire(&db).await;
+    expire_leases(&db.raw).await;
     assert_eq!(epoch_of(acquire(&db, A, LONG).await), Epoch(3));
-    expire(&db).await;
+    expire_leases(&db.raw).await;
     assert_eq!(epoch_of(acquire(&db, A, LONG).await), Epoch(3), "nobody was in between");
 }
 
@@ -87,6 +82,37 @@ async fn a_lease_runs_out_by_itself() {
     assert_eq!(taken.await, Epoch(2));
 }
 
+/// Puts the database's clock ahead for every connection that is opened from now on.
+async fn clock_ahead(db: &Db, by: &str) {
+    let statements = format!(
+        "create or replace function public.clock_timestamp() returns timestamptz volatile language sql \
+         as $$ select pg_catalog.clock_timestamp() + interval '{by}' $$; \
+         do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$;"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&db.raw).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_lease_tells_the_time_of_the_databases_clock_and_not_of_the_hubs() {
+    async fn at(store: &Store) -> Timestamp {
+        match store.lease_acquire(SCOPE, A, LONG).await.unwrap() {
+            LeaseAnswer::Held { at, .. } => at,
+            answer @ LeaseAnswer::HeldByOther { .. } => panic!("{answer:?}"),
+        }
+    }
+    let db = database().await;
+    let first = at(&db.store).await;
+    let second = at(&db.store).await;
+    assert!(second > first && second < first + SignedDuration::from_mins(30), "{first} {second}");
+    clock_ahead(&db, "1 hour").await;
+    let moved = Store::connect(&db.url, StoreOptions::default()).await.unwrap();
+    let ahead = at(&moved).await;
+    assert!(ahead >= second + SignedDuration::from_hours(1), "{second} {ahead}");
+    clock_ahead(&db, "0 hours").await;
+    let back = at(&moved).await;
+    assert!(back > second && back < ahead, "a clock that is set back is told as it is: {second} {back} {ahead}");
+}
+
 #[tokio::test]
 async fn of_many_who_want_a_lease_at_once_one_gets_it() {
     let db = database().await;
@@ -99,7 +125,7 @@ async fn of_many_who_want_a_lease_at_once_one_gets_it() {
         let held: Vec<Epoch> = held.collect();
         assert_eq!(held.len(), 1, "{held:?}");
         assert!(held[0] <= Epoch(round));
-        expire(&db).await;
+        expire_leases(&db.raw).await;
     }
 }
 
@@ -122,7 +148,7 @@ async fn an_epoch_is_lifted_by_its_holder_and_never_lowered() {
     assert_eq!(db.store.lease_raise_epoch(SCOPE, A, Epoch(9)).await.unwrap(), Some(Epoch(9)));
     assert_eq!(db.store.lease_raise_epoch(SCOPE, A, Epoch(4)).await.unwrap(), Some(Epoch(9)));
     assert_eq!(epoch_of(acquire(&db, A, LONG).await), Epoch(9));
-    expire(&db).await;
+    expire_leases(&db.raw).await;
     assert_eq!(db.store.lease_raise_epoch(SCOPE, A, Epoch(10)).await.unwrap(), None);
     assert_eq!(epoch_of(acquire(&db, B, LONG).await), Epoch(10));
 }
@@ -131,15 +157,15 @@ async fn an_epoch_is_lifted_by_its_holder_and_never_lowered() {
 async fn an_intent_is_recorded_under_the_present_epoch_only() {
     let db = database().await;
     let nobody = db.store.intent_open(SCOPE, Epoch(1), &step()).await.unwrap_err();
-    assert!(matches!(nobody, IntentError::EpochPassed { present: None, .. }), "{nobody:?}");
+    assert!(matches!(nobody, FencedError::EpochPassed { present: None, .. }), "{nobody:?}");
     acquire(&db, A, LONG).await;
     let first = db.store.intent_open(SCOPE, Epoch(1), &step()).await.unwrap();
-    expire(&db).await;
+    expire_leases(&db.raw).await;
     let expired = db.store.intent_open(SCOPE, Epoch(1), &step()).await.unwrap_err();
-    assert!(matches!(expired, IntentError::Expired { .. }), "{expired:?}");
+    assert!(matches!(expired, FencedError::Expired { .. }), "{expired:?}");
     acquire(&db, B, LONG).await;
     let passed = db.store.intent_open(SCOPE, Epoch(1), &step()).await.unwrap_err();
-    assert!(matches!(passed, IntentError::EpochPassed { present: Some(Epoch(2)), .. }), "{passed:?}");
+    assert!(matches!(passed, FencedError::EpochPassed { present: Some(Epoch(2)), .. }), "{passed:?}");
     let second = db.store.intent_open(SCOPE, Epoch(2), &step()).await.unwrap();
     assert!(second > first);
 }
@@ -180,5 +206,5 @@ async fn an_intent_waits_for_a_take_over_that_is_under_way_and_then_is_refused()
     .await;
     other.commit().await.unwrap();
     let error = intent.await.unwrap().unwrap_err();
-    assert!(matches!(error, IntentError::EpochPassed { present: Some(Epoch(2)), .. }), "{error:?}");
+    assert!(matches!(error, FencedError::EpochPassed { present: Some(Epoch(2)), .. }), "{error:?}");
 }

@@ -11,7 +11,8 @@ use std::{
 use futures::{Stream, StreamExt};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store_support::{
-    EPOCH, NEVER_STALE, apply, cluster, database, endpoint_key, fresh, key, manifest, open, ready, resolved, service,
+    EPOCH, NEVER_STALE, apply, cluster, database, endpoint_key, fence, fresh, key, manifest, open, ready, resolved,
+    service,
 };
 use switchyard_core::{
     ids::ClusterName,
@@ -20,7 +21,7 @@ use switchyard_core::{
     status::PolicyStatus,
 };
 use switchyard_hub::store::{
-    Applied, EndpointChange, Mirror, Notice, Query, QueryObserver, Retention, Snapshot, Store, StoreOptions,
+    Applied, EndpointChange, Fence, Mirror, Notice, Query, QueryObserver, Retention, Snapshot, Store, StoreOptions,
 };
 use uuid::Uuid;
 
@@ -61,6 +62,7 @@ fn assert_same(followed: &Mirror, whole: &Mirror, seed: u64, round: u32) {
 /// The world of the random walk.
 struct Walk {
     store: Store,
+    fence: Fence<'static>,
     rng: StdRng,
     sessions: [Uuid; 3],
     seq: u64,
@@ -135,7 +137,9 @@ impl Walk {
         };
         let weight = self.rng.random_range(0..3);
         match (self.rng.random_range(0..4), stored.record.deleting_since) {
-            (_, Some(_)) => assert!(self.store.policy_forget(&key(name), &stored.record.uid).await.unwrap()),
+            (_, Some(_)) => {
+                assert!(self.store.policy_forget(self.fence, &key(name), &stored.record.uid).await.unwrap())
+            }
             (0, None) => {
                 self.store.policy_mark_deleting(&fresh(), &key(name), 0).await.unwrap();
             }
@@ -147,7 +151,10 @@ impl Walk {
                     rule: None,
                     notes: Vec::new(),
                 };
-                self.store.policy_status_save(&stored.record.uid, &status, &PolicyMemory::default()).await.unwrap();
+                self.store
+                    .policy_status_save(self.fence, &stored.record.uid, &status, &PolicyMemory::default())
+                    .await
+                    .unwrap();
             }
             (2, None) => {
                 apply(&self.store, &manifest(name, &[("blue", 1), ("green", weight)])).await;
@@ -168,7 +175,8 @@ async fn following_step_by_step_leads_where_reading_everything_leads() {
         for (session, name) in sessions.iter_mut().zip(CLUSTERS) {
             *session = open(&db.store, name).await;
         }
-        let mut walk = Walk { store: db.store.clone(), rng: StdRng::seed_from_u64(seed), sessions, seq: 0 };
+        let fence = fence(&db.store).await;
+        let mut walk = Walk { store: db.store.clone(), fence, rng: StdRng::seed_from_u64(seed), sessions, seq: 0 };
         // One follows closely; the other is often away for so long that rows it never saw are deleted for good.
         let (mut close, mut seldom) = (Mirror::empty(), Mirror::empty());
         for round in 0..60 {
@@ -281,7 +289,8 @@ async fn every_write_is_noticed_and_what_changes_nothing_is_not() {
         rule: None,
         notes: Vec::new(),
     };
-    db.store.policy_status_save(&stored.record.uid, &status, &PolicyMemory::default()).await.unwrap();
+    let fence = fence(&db.store).await;
+    db.store.policy_status_save(fence, &stored.record.uid, &status, &PolicyMemory::default()).await.unwrap();
     assert_eq!(next(&mut notices).await, Notice::Status, "the unchanged apply before it gave no notice");
     let name: ClusterName = cluster("blue");
     db.store.session_live(session, &name, EPOCH).await.unwrap();

@@ -4,13 +4,16 @@ mod store_support;
 
 use std::collections::BTreeMap;
 
-use store_support::{Db, apply, caller, database, fresh, key, manifest, valid};
+use store_support::{
+    Db, apply, caller, database, eventually, expire_leases, fence, fence_of, fresh, key, manifest, valid,
+};
 use switchyard_core::{
-    ids::{ClusterName, Weight},
+    ids::{ClusterName, Epoch, Weight},
     policy::{PolicyMemory, Programmed},
     status::{Note, PolicyStatus, Reason},
 };
-use switchyard_hub::store::{Applied, ApplyError, Caller, Mirror, StatusUpdate, StoreError};
+use switchyard_hub::store::{Applied, ApplyError, Caller, FencedError, Mirror, StatusUpdate, StoreError};
+use uuid::Uuid;
 
 fn weights(pairs: &[(&str, u32)]) -> BTreeMap<ClusterName, Weight> {
     pairs.iter().map(|(name, weight)| (name.parse().unwrap(), Weight::new(*weight).unwrap())).collect()
@@ -116,13 +119,14 @@ async fn fifty_equal_requests_at_once_make_one_change_and_get_one_answer() {
 #[tokio::test]
 async fn a_repeated_request_gets_its_first_answer_whatever_happened_since() {
     let db = database().await;
+    let fence = fence(&db.store).await;
     let first = manifest("a", &[("blue", 1)]);
     let answer = db.store.policy_apply(&caller("r1"), &first, &valid(&first), 0).await.unwrap();
     apply(&db.store, &manifest("a", &[("blue", 2)])).await;
     let again = db.store.policy_apply(&caller("r1"), &first, &valid(&first), 0).await.unwrap();
     assert_eq!(again, answer);
     let deleting = db.store.policy_mark_deleting(&caller("r2"), &key("a"), 0).await.unwrap();
-    assert!(db.store.policy_forget(&key("a"), &deleting.record.uid).await.unwrap());
+    assert!(db.store.policy_forget(fence, &key("a"), &deleting.record.uid).await.unwrap());
     assert_eq!(db.store.policy_mark_deleting(&caller("r2"), &key("a"), 0).await.unwrap(), deleting);
     assert_eq!(count(&db, "policies").await, 0);
 }
@@ -222,10 +226,11 @@ async fn what_cannot_change_is_refused_with_its_field() {
 #[tokio::test]
 async fn a_policy_on_its_way_out_takes_no_change_and_is_forgotten_only_by_its_own_uid() {
     let db = database().await;
+    let fence = fence(&db.store).await;
     let first = manifest("a", &[("blue", 1)]);
     let (created, _) = apply(&db.store, &first).await;
     let uid = created.record.uid.clone();
-    assert!(!db.store.policy_forget(&key("a"), &uid).await.unwrap(), "it is not marked");
+    assert!(!db.store.policy_forget(fence, &key("a"), &uid).await.unwrap(), "it is not marked");
     let deleting = db.store.policy_mark_deleting(&fresh(), &key("a"), 1).await.unwrap();
     assert!(deleting.record.deleting_since.is_some());
     assert_eq!(deleting.record.version, 2);
@@ -236,9 +241,9 @@ async fn a_policy_on_its_way_out_takes_no_change_and_is_forgotten_only_by_its_ow
     let refused = db.store.policy_set_weights(&fresh(), &key("a"), &wanted(&[("blue", 2)]), 0).await.unwrap_err();
     assert!(matches!(refused, ApplyError::Deleting(_)), "{refused:?}");
 
-    assert!(!db.store.policy_forget(&key("a"), &"another".parse().unwrap()).await.unwrap());
-    assert!(db.store.policy_forget(&key("a"), &uid).await.unwrap());
-    assert!(!db.store.policy_forget(&key("a"), &uid).await.unwrap());
+    assert!(!db.store.policy_forget(fence, &key("a"), &"another".parse().unwrap()).await.unwrap());
+    assert!(db.store.policy_forget(fence, &key("a"), &uid).await.unwrap());
+    assert!(!db.store.policy_forget(fence, &key("a"), &uid).await.unwrap());
     let (anew, applied) = apply(&db.store, &first).await;
     assert_eq!(applied, Applied::Created);
     assert_ne!(anew.record.uid, uid);
@@ -247,14 +252,15 @@ async fn a_policy_on_its_way_out_takes_no_change_and_is_forgotten_only_by_its_ow
 #[tokio::test]
 async fn status_and_memory_are_written_only_when_they_differ() {
     let db = database().await;
+    let fence = fence(&db.store).await;
     let (a, _) = apply(&db.store, &manifest("a", &[("blue", 1)])).await;
     let (b, _) = apply(&db.store, &manifest("b", &[("blue", 1)])).await;
     let memory = PolicyMemory {
         programmed: Some(Programmed { weights: weights(&[("blue", 1)]), since: a.created_at }),
         ..PolicyMemory::default()
     };
-    assert!(db.store.policy_status_save(&a.record.uid, &status("x"), &memory).await.unwrap());
-    assert!(!db.store.policy_status_save(&a.record.uid, &status("x"), &memory).await.unwrap());
+    assert!(db.store.policy_status_save(fence, &a.record.uid, &status("x"), &memory).await.unwrap());
+    assert!(!db.store.policy_status_save(fence, &a.record.uid, &status("x"), &memory).await.unwrap());
     let stored = db.store.policy_get(&key("a")).await.unwrap().unwrap();
     assert_eq!((stored.status.as_ref(), &stored.memory), (Some(&status("x")), &memory));
     assert!(stored.status_at.is_some());
@@ -264,10 +270,93 @@ async fn status_and_memory_are_written_only_when_they_differ() {
     let gone = "gone".parse().unwrap();
     let updates = [(&a.record.uid, &x), (&b.record.uid, &y), (&gone, &y)];
     let updates = updates.map(|(uid, status)| StatusUpdate { uid, status, memory: &memory });
-    assert_eq!(db.store.policy_statuses_save(&updates).await.unwrap(), vec![b.record.uid.clone()]);
-    assert_eq!(db.store.policy_statuses_save(&updates).await.unwrap(), Vec::new());
+    assert_eq!(db.store.policy_statuses_save(fence, &updates).await.unwrap(), vec![b.record.uid.clone()]);
+    assert_eq!(db.store.policy_statuses_save(fence, &updates).await.unwrap(), Vec::new());
     let only_memory = PolicyMemory::default();
-    assert!(db.store.policy_status_save(&a.record.uid, &x, &only_memory).await.unwrap());
+    assert!(db.store.policy_status_save(fence, &a.record.uid, &x, &only_memory).await.unwrap());
+}
+
+const A: Uuid = Uuid::from_u128(0xa);
+const B: Uuid = Uuid::from_u128(0xb);
+
+/// What must not move when a write is refused: policies with status and memory, and what tells readers and auditors of a change.
+async fn all(db: &Db) -> (Vec<switchyard_hub::store::StoredPolicy>, i64, i64) {
+    let last = sqlx::query_scalar("select last from policy_changes").fetch_one(&db.raw).await.unwrap();
+    (db.store.policies_all().await.unwrap(), last, count(db, "audit").await)
+}
+
+#[tokio::test]
+async fn a_status_from_an_epoch_that_has_passed_or_expired_is_refused_and_changes_nothing() {
+    let db = database().await;
+    let (a, _) = apply(&db.store, &manifest("a", &[("blue", 1)])).await;
+    let (uid, memory) = (&a.record.uid, PolicyMemory::default());
+    let old = fence_of(&db.raw, &db.store, A).await;
+    assert!(db.store.policy_status_save(old, uid, &status("of the first"), &memory).await.unwrap());
+    expire_leases(&db.raw).await;
+    let before = all(&db).await;
+    let expired = db.store.policy_status_save(old, uid, &status("late"), &memory).await.unwrap_err();
+    assert!(matches!(expired, FencedError::Expired { epoch: Epoch(1), .. }), "{expired:?}");
+    assert_eq!(all(&db).await, before);
+
+    let new = fence_of(&db.raw, &db.store, B).await;
+    assert!(db.store.policy_status_save(new, uid, &status("of the second"), &memory).await.unwrap());
+    let before = all(&db).await;
+    let remembered = PolicyMemory {
+        programmed: Some(Programmed { weights: weights(&[("blue", 1)]), since: a.created_at }),
+        ..PolicyMemory::default()
+    };
+    for (status, memory) in [(status("late"), &memory), (status("of the second"), &remembered)] {
+        let passed = db.store.policy_status_save(old, uid, &status, memory).await.unwrap_err();
+        assert!(matches!(passed, FencedError::EpochPassed { present: Some(Epoch(2)), .. }), "{passed:?}");
+        assert_eq!(all(&db).await, before);
+    }
+    let elsewhere = switchyard_hub::store::Fence { scope: "aws:2:eu", ..new };
+    let refused = db.store.policy_status_save(elsewhere, uid, &status("late"), &memory).await.unwrap_err();
+    assert!(matches!(refused, FencedError::EpochPassed { present: None, .. }), "{refused:?}");
+    assert_eq!(all(&db).await, before);
+    assert!(db.store.policy_status_save(new, uid, &status("late"), &memory).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_policy_is_not_forgotten_by_an_epoch_that_has_passed_or_expired() {
+    let db = database().await;
+    let old = fence_of(&db.raw, &db.store, A).await;
+    apply(&db.store, &manifest("a", &[("blue", 1)])).await;
+    let uid = db.store.policy_mark_deleting(&fresh(), &key("a"), 0).await.unwrap().record.uid;
+    let before = all(&db).await;
+    expire_leases(&db.raw).await;
+    let expired = db.store.policy_forget(old, &key("a"), &uid).await.unwrap_err();
+    assert!(matches!(expired, FencedError::Expired { .. }), "{expired:?}");
+    let new = fence_of(&db.raw, &db.store, B).await;
+    let passed = db.store.policy_forget(old, &key("a"), &uid).await.unwrap_err();
+    assert!(matches!(passed, FencedError::EpochPassed { present: Some(Epoch(2)), .. }), "{passed:?}");
+    assert_eq!(all(&db).await, before);
+    assert!(db.store.policy_forget(new, &key("a"), &uid).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_status_waits_for_a_take_over_that_is_under_way_and_then_is_refused() {
+    let db = database().await;
+    let (a, _) = apply(&db.store, &manifest("a", &[("blue", 1)])).await;
+    let old = fence_of(&db.raw, &db.store, A).await;
+    let before = all(&db).await;
+    let mut other = db.raw.begin().await.unwrap();
+    sqlx::query("update leases set holder = $1, epoch = epoch + 1").bind(B).execute(&mut *other).await.unwrap();
+    let (store, uid) = (db.store.clone(), a.record.uid.clone());
+    let save =
+        tokio::spawn(
+            async move { store.policy_status_save(old, &uid, &status("late"), &PolicyMemory::default()).await },
+        );
+    eventually("the status' wait for the lock", async || {
+        let waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%for share%' \
+                       and datname = current_database()";
+        sqlx::query(waiting).fetch_optional(&db.raw).await.unwrap()
+    })
+    .await;
+    other.commit().await.unwrap();
+    let error = save.await.unwrap().unwrap_err();
+    assert!(matches!(error, FencedError::EpochPassed { present: Some(Epoch(2)), .. }), "{error:?}");
+    assert_eq!(all(&db).await, before);
 }
 
 #[tokio::test]

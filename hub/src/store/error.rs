@@ -52,6 +52,8 @@ queries! {
     LeaseCurrent = "lease_current",
     /// Lifting its epoch.
     LeaseRaise = "lease_raise",
+    /// Checking within a transaction that its writer still holds the lease.
+    LeaseFence = "lease_fence",
     /// Recording a step before its call.
     IntentOpen = "intent_open",
     /// Recording what came of it.

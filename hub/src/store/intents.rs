@@ -9,34 +9,9 @@ use switchyard_core::{ids::Epoch, plan::step::Step};
 use super::{
     Store,
     error::{Query, StoreError},
+    lease::{Fence, FencedError, held_lease},
     values::{at, from_json, signed, text, to_json, unsigned},
 };
-
-/// Why an intent was not recorded. Then the call must not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum IntentError {
-    /// Another holder has taken the lease, or nobody ever held it.
-    #[error("the lease {scope} is no longer in epoch {epoch}; the present epoch is {}", .present.map_or("none".to_owned(), |e| e.to_string()))]
-    EpochPassed {
-        /// The lease.
-        scope: String,
-        /// The caller's.
-        epoch: Epoch,
-        /// The row's, when there is one.
-        present: Option<Epoch>,
-    },
-    /// The epoch is right, and the lease has expired: another holder may take it at any moment.
-    #[error("the lease {scope} has expired in epoch {epoch}; renew it first")]
-    Expired {
-        /// The lease.
-        scope: String,
-        /// The caller's.
-        epoch: Epoch,
-    },
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// An intent without an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,29 +34,24 @@ impl Store {
     /// Records a step before its call; the answer is its id.
     ///
     /// # Errors
-    /// [`IntentError`]; the call must not be made then.
-    pub async fn intent_open(&self, scope: &str, epoch: Epoch, step: &Step) -> Result<i64, IntentError> {
-        let insert = "with lease as (select scope, epoch from leases \
-                          where scope = $1 and epoch = $2 and expires_at > clock_timestamp() for share) \
-                      insert into intents (scope, epoch, policy, operation, step) \
-                      select lease.scope, lease.epoch, $3, $4, $5 from lease returning id";
+    /// [`FencedError`]; the call must not be made then.
+    pub async fn intent_open(&self, scope: &str, epoch: Epoch, step: &Step) -> Result<i64, FencedError> {
+        let insert = concat!(
+            "with lease as (",
+            held_lease!(),
+            ") insert into intents (scope, epoch, policy, operation, step) \
+             select lease.scope, lease.epoch, $3, $4, $5 from lease returning id"
+        );
         let insert = sqlx::query_scalar::<_, i64>(insert)
             .bind(scope)
             .bind(signed(epoch.0))
             .bind(step.policy.to_string())
             .bind(step.action.operation())
             .bind(to_json("a step", step)?);
-        if let Some(id) = self.run(Query::IntentOpen, insert.fetch_optional(&self.pool)).await? {
-            return Ok(id);
+        match self.run(Query::IntentOpen, insert.fetch_optional(&self.pool)).await? {
+            Some(id) => Ok(id),
+            None => Err(self.fence_refusal(&self.pool, Fence { scope, epoch }).await),
         }
-        let scope = scope.to_owned();
-        let read = sqlx::query_scalar::<_, i64>("select epoch from leases where scope = $1").bind(&scope);
-        let present = self.run(Query::LeaseCurrent, read.fetch_optional(&self.pool)).await?;
-        let present = present.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()?;
-        if present == Some(epoch) {
-            return Err(IntentError::Expired { scope, epoch });
-        }
-        Err(IntentError::EpochPassed { scope, epoch, present })
     }
 
     /// Records what came of a step: a short word (1 to 64 characters) and a detail (at most 4096). The first outcome stays;

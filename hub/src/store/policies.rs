@@ -16,6 +16,7 @@ use super::{
     audit::Entry,
     error::{Query, StoreError},
     idempotency::Request,
+    lease::{Fence, FencedError},
     notice::Notice,
     policy_change::{
         ApplyDecision, apply_detail, check_caller, check_manifest, check_version, decide_apply, decide_weights,
@@ -175,11 +176,11 @@ impl Store {
     }
 
     /// Removes a policy for good, after everything of it is gone at AWS. Only one that is marked for deletion and that still is
-    /// the one meant; false when there is none such.
+    /// the one meant; false when there is none such, whoever asks.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
-    pub async fn policy_forget(&self, key: &PolicyKey, uid: &PolicyUid) -> Result<bool, StoreError> {
+    /// [`FencedError`]; the policy stays then.
+    pub async fn policy_forget(&self, fence: Fence<'_>, key: &PolicyKey, uid: &PolicyUid) -> Result<bool, FencedError> {
         let mut txn = self.begin().await?;
         self.policy_change(&mut txn).await?;
         let delete =
@@ -199,6 +200,7 @@ impl Store {
         };
         self.audit(&mut txn, entry).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
+        self.fence_in_txn(&mut txn, fence).await?;
         self.commit(txn).await?;
         Ok(true)
     }

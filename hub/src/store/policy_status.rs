@@ -1,4 +1,5 @@
-//! Status and planner's memory of policies, written by the engine, and only when they differ from what is stored.
+//! Status and planner's memory of policies, written by the engine that holds the lease (I7), and only when they differ from what
+//! is stored.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use switchyard_core::{ids::PolicyUid, policy::PolicyMemory, status::PolicyStatus
 
 use super::{
     Store,
-    error::{Query, StoreError},
+    error::Query,
+    lease::{Fence, FencedError},
     notice::Notice,
     values::to_json,
 };
@@ -28,22 +30,28 @@ impl Store {
     /// Stores status and memory of one policy; true when something changed. A policy that is gone is passed over.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
+    /// [`FencedError`]; nothing is stored then.
     pub async fn policy_status_save(
         &self,
+        fence: Fence<'_>,
         uid: &PolicyUid,
         status: &PolicyStatus,
         memory: &PolicyMemory,
-    ) -> Result<bool, StoreError> {
-        let saved = self.policy_statuses_save(&[StatusUpdate { uid, status, memory }]).await?;
+    ) -> Result<bool, FencedError> {
+        let saved = self.policy_statuses_save(fence, &[StatusUpdate { uid, status, memory }]).await?;
         Ok(!saved.is_empty())
     }
 
-    /// Stores many in one transaction; the answer names those that changed. When nothing differs, it costs one read.
+    /// Stores many in one transaction; the answer names those that changed. When nothing differs, it costs one
+    /// read, and the lease is not looked at.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
-    pub async fn policy_statuses_save(&self, updates: &[StatusUpdate<'_>]) -> Result<Vec<PolicyUid>, StoreError> {
+    /// [`FencedError`]; nothing is stored then.
+    pub async fn policy_statuses_save(
+        &self,
+        fence: Fence<'_>,
+        updates: &[StatusUpdate<'_>],
+    ) -> Result<Vec<PolicyUid>, FencedError> {
         // By uid: one statement must not write a row twice; the last of equal ones holds.
         let mut by_uid = BTreeMap::new();
         for update in updates {
@@ -64,11 +72,11 @@ impl Store {
             return Ok(Vec::new());
         }
         by_uid.retain(|uid, _| differing.iter().any(|text| text == uid.as_str()));
-        self.statuses_write(&Columns::new(&by_uid)).await?;
+        self.statuses_write(fence, &Columns::new(&by_uid)).await?;
         Ok(by_uid.into_keys().collect())
     }
 
-    async fn statuses_write(&self, columns: &Columns) -> Result<(), StoreError> {
+    async fn statuses_write(&self, fence: Fence<'_>, columns: &Columns) -> Result<(), FencedError> {
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
         // Joined with policies: one may have been forgotten since.
@@ -90,7 +98,8 @@ impl Store {
         let memory = sqlx::query(memory).bind(&columns.uids).bind(&columns.memories);
         self.run(Query::PolicyStatusSave, memory.execute(&mut *txn)).await?;
         self.notify(&mut txn, &Notice::Status).await?;
-        self.commit(txn).await
+        self.fence_in_txn(&mut txn, fence).await?;
+        Ok(self.commit(txn).await?)
     }
 }
 

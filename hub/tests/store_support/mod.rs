@@ -20,8 +20,8 @@ use switchyard_core::{
     policy::{ClusterTrafficPolicy, ValidatedPolicy, validate},
 };
 use switchyard_hub::store::{
-    AgentHello, Applied, Caller, EmbeddedOptions, EmbeddedPostgres, NewEndpoint, NewServiceState, Store, StoreOptions,
-    StoredPolicy,
+    AgentHello, Applied, Caller, EmbeddedOptions, EmbeddedPostgres, Fence, LeaseAnswer, NewEndpoint, NewServiceState,
+    Store, StoreOptions, StoredPolicy,
 };
 use tokio::sync::{Mutex, OnceCell};
 use uuid::Uuid;
@@ -211,6 +211,30 @@ pub async fn open(store: &Store, cluster_name: &str) -> Uuid {
     session
 }
 
+/// Takes the lease [`SCOPE`] for this holder, whoever held it before: what only the engine may write is written under the answer.
+pub async fn fence_of(db: &PgPool, store: &Store, holder: Uuid) -> Fence<'static> {
+    expire_leases(db).await;
+    take(store, holder).await
+}
+
+/// The lease [`SCOPE`], taken or renewed by the one holder of a test that needs no other.
+pub async fn fence(store: &Store) -> Fence<'static> {
+    take(store, Uuid::from_u128(9)).await
+}
+
+async fn take(store: &Store, holder: Uuid) -> Fence<'static> {
+    match store.lease_acquire(SCOPE, holder, NEVER_STALE).await.unwrap() {
+        LeaseAnswer::Held { epoch, .. } => Fence { scope: SCOPE, epoch },
+        answer @ LeaseAnswer::HeldByOther { .. } => panic!("{answer:?}"),
+    }
+}
+
+/// As if so much time had passed.
+pub async fn expire_leases(db: &PgPool) {
+    sqlx::query("update leases set expires_at = now()").execute(db).await.unwrap();
+}
+
+pub const SCOPE: &str = "aws:111111111111:eu-central-1";
 pub const EPOCH: Epoch = Epoch(3);
 /// Longer than any test.
 pub const NEVER_STALE: Duration = Duration::from_secs(3600);
