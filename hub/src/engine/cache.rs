@@ -9,7 +9,8 @@ use std::{
 use jiff::Timestamp;
 use switchyard_core::{
     arn::{ListenerArn, LoadBalancerArn, TargetGroupArn},
-    observed::{Known, Limits, Listener, LoadBalancer, Observed, Rule, Tags, Target, TargetGroup, TargetState},
+    execute::Outcome,
+    observed::{Health, Known, Limits, Listener, LoadBalancer, Observed, Rule, Tags, Target, TargetGroup, TargetState},
     plan::step::Action,
 };
 use tokio::sync::watch;
@@ -72,6 +73,8 @@ struct State {
     /// Groups that each listener uses, for the quota ledger.
     used: HashMap<ListenerArn, BTreeSet<TargetGroupArn>>,
     generations: HashMap<Object, u64>,
+    /// The targets of a group as they were before the call that is under way.
+    before: HashMap<TargetGroupArn, BTreeMap<Target, TargetState>>,
     /// Written and not read since.
     unread: HashSet<Object>,
     listeners_read: BTreeSet<LoadBalancerArn>,
@@ -126,6 +129,9 @@ impl Cache {
             return false;
         }
         let was_unread = state.unread.remove(&ticket.object);
+        if let Object::Targets(arn) = &ticket.object {
+            state.before.remove(arn);
+        }
         if !was_unread && state.knows(&ticket.object, &reading) {
             return true;
         }
@@ -155,18 +161,22 @@ impl Cache {
         self.lock().unread.contains(object)
     }
 
-    /// Makes what an action touches unknown, and names it for the read-back.
-    pub fn invalidate(&self, action: &Action) -> Vec<Object> {
-        let objects = touched(action);
+    /// Makes what an action touches unknown, before its call is made.
+    pub fn invalidate(&self, action: &Action) {
         let mut state = self.lock();
-        for object in &objects {
-            *state.generations.entry(object.clone()).or_default() += 1;
-            state.forget(object);
-            state.unread.insert(object.clone());
+        for object in state.touch(action) {
+            state.forget(&object);
         }
-        if let Some(listing) = listing_of(action) {
-            *state.generations.entry(listing).or_default() += 1;
-        }
+        drop(state);
+        self.changed();
+    }
+
+    /// Takes what became of a call, and names what has to be read back. Targets are known at once again when AWS answered,
+    /// so that a change of weights never waits for a reading of health that is throttled; they stay unread all the same.
+    pub fn settle(&self, action: &Action, outcome: &Outcome) -> Vec<Object> {
+        let mut state = self.lock();
+        let objects = state.touch(action);
+        state.settle_targets(action, outcome);
         drop(state);
         self.changed();
         objects
@@ -197,6 +207,27 @@ fn touched(action: &Action) -> Vec<Object> {
     }
 }
 
+/// What AWS said yes to: the new targets are there and not judged yet, the others drain.
+fn confirm(targets: &mut BTreeMap<Target, TargetState>, action: &Action) {
+    let state = |health| TargetState { health, reason: String::new() };
+    match action {
+        Action::RegisterTargets { targets: new, .. } => {
+            for new in new {
+                let present = targets.entry(new.target).or_insert_with(|| state(Health::Initial));
+                if present.health == Health::Draining {
+                    *present = state(Health::Initial);
+                }
+            }
+        }
+        Action::DeregisterTargets { targets: gone, .. } => {
+            for target in gone {
+                targets.insert(*target, state(Health::Draining));
+            }
+        }
+        _ => {}
+    }
+}
+
 /// The listing that would bring old tags, or miss a new group, if it was started before this action. Others go on: under
 /// steady registrations an audit would else never come to its end.
 fn listing_of(action: &Action) -> Option<Object> {
@@ -216,6 +247,35 @@ fn listing_of(action: &Action) -> Option<Object> {
 }
 
 impl State {
+    /// Marks what an action changes as written: reads that are under way are worthless now.
+    fn touch(&mut self, action: &Action) -> Vec<Object> {
+        let objects = touched(action);
+        for object in &objects {
+            *self.generations.entry(object.clone()).or_default() += 1;
+            self.unread.insert(object.clone());
+        }
+        if let Some(listing) = listing_of(action) {
+            *self.generations.entry(listing).or_default() += 1;
+        }
+        objects
+    }
+
+    fn settle_targets(&mut self, action: &Action, outcome: &Outcome) {
+        let (Action::RegisterTargets { group, .. } | Action::DeregisterTargets { group, .. }) = action else { return };
+        // Without an answer nothing is known before it was read.
+        if matches!(outcome, Outcome::Unknown { .. }) {
+            return;
+        }
+        let Some(arn) = &group.arn else { return };
+        let Some(mut targets) = self.before.remove(arn) else { return };
+        if matches!(outcome, Outcome::Done { .. }) {
+            confirm(&mut targets, action);
+        }
+        if let Some(group) = Arc::make_mut(&mut self.observed).target_groups.get_mut(arn) {
+            group.targets = Known::Known(targets);
+        }
+    }
+
     fn forget(&mut self, object: &Object) {
         let observed = Arc::make_mut(&mut self.observed);
         match object {
@@ -225,8 +285,9 @@ impl State {
                 }
             }
             Object::Targets(arn) => {
-                if let Some(group) = observed.target_groups.get_mut(arn) {
-                    group.targets = Known::Unknown;
+                let targets = observed.target_groups.get_mut(arn).map(|group| std::mem::take(&mut group.targets));
+                if let Some(Known::Known(targets)) = targets {
+                    self.before.insert(arn.clone(), targets);
                 }
             }
             // The group's policy is not planned before the read-back, see `super::cycle`.

@@ -99,7 +99,9 @@ fn known_targets(cache: &Cache) -> Option<usize> {
 #[test]
 fn a_write_makes_its_object_unknown_until_it_is_read_again() {
     let cache = filled();
-    let objects = cache.invalidate(&register());
+    cache.invalidate(&register());
+    assert_eq!(known_targets(&cache), None);
+    let objects = cache.settle(&register(), &Outcome::Unknown { message: "cut".into() });
     assert_eq!(objects, [Object::Targets(group_arn())]);
     assert_eq!(known_targets(&cache), None);
     assert!(cache.is_unread(&objects[0]));
@@ -115,6 +117,44 @@ fn a_read_that_was_under_way_when_a_write_began_is_thrown_away() {
     cache.invalidate(&register());
     assert!(!cache.store(&ticket, targets(&["10.0.0.1"]), Timestamp::UNIX_EPOCH));
     assert_eq!(known_targets(&cache), None);
+}
+
+fn change(addresses: &[&str], register: bool) -> Action {
+    let group = GroupRef { name: "sy-a".into(), arn: Some(group_arn()) };
+    let targets = addresses.iter().map(|a| Target { address: a.parse().unwrap(), port: 80 });
+    if register {
+        let new = targets.map(|target| switchyard_core::plan::NewTarget { target, zone: None });
+        return Action::RegisterTargets { group, targets: new.collect() };
+    }
+    Action::DeregisterTargets { group, targets: targets.collect() }
+}
+
+fn healths(cache: &Cache) -> Vec<Health> {
+    let observed = cache.observed();
+    observed.target_groups[&group_arn()].targets.get().unwrap().values().map(|state| state.health).collect()
+}
+
+#[test]
+fn what_aws_said_yes_to_is_known_before_it_is_read_and_what_it_refused_did_not_happen() {
+    let cache = filled();
+    let object = Object::Targets(group_arn());
+    let done = Outcome::Done { created: None };
+    for (action, outcome, expected) in [
+        (change(&["10.0.0.2"], true), done.clone(), vec![Health::Healthy, Health::Initial]),
+        (change(&["10.0.0.1"], false), done.clone(), vec![Health::Draining, Health::Initial]),
+        (change(&["10.0.0.1"], true), done, vec![Health::Initial, Health::Initial]),
+        (
+            change(&["10.0.0.2"], false),
+            Outcome::Throttled { message: "Rate exceeded".into() },
+            vec![Health::Initial, Health::Initial],
+        ),
+    ] {
+        cache.invalidate(&action);
+        assert_eq!(known_targets(&cache), None, "nothing is known while the call is under way");
+        cache.settle(&action, &outcome);
+        assert_eq!(healths(&cache), expected);
+        assert!(cache.is_unread(&object), "it is read back all the same");
+    }
 }
 
 #[test]

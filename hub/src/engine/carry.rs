@@ -98,8 +98,8 @@ impl Carrier {
         let touched = match &outcome {
             None => Vec::new(),
             // Whatever came of it, only a read says what is there now.
-            Some(_) => {
-                let objects = self.cache.invalidate(&call.step.action);
+            Some(outcome) => {
+                let objects = self.cache.settle(&call.step.action, outcome);
                 self.wanted.read_back(&objects);
                 objects
             }
@@ -119,7 +119,7 @@ impl Carrier {
         let intent = match self.store.intent_open(&self.scope, epoch, step).await {
             Ok(intent) => intent,
             Err(error) => {
-                warn!(%error, policy = %step.policy, operation, "the intent was not recorded, so the call is not made");
+                warn!(error = &error as &dyn std::error::Error, policy = %step.policy, operation, "the intent was not recorded, so the call is not made");
                 return None;
             }
         };
@@ -136,7 +136,7 @@ impl Carrier {
         self.metrics.steps.get_or_create(&OutcomeLabels { operation, outcome: word }).inc();
         log(step, epoch, word, &detail);
         if let Err(error) = self.store.intent_close(intent, word, &detail).await {
-            warn!(%error, intent, policy = %step.policy, operation, outcome = word, "the outcome of a call was not recorded");
+            warn!(error = &error as &dyn std::error::Error, intent, policy = %step.policy, operation, outcome = word, "the outcome of a call was not recorded");
         }
         outcome
     }

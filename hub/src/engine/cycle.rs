@@ -13,7 +13,7 @@ use switchyard_core::{
     ids::{Epoch, PolicyKey, PolicyUid},
     observed::Observed,
     ownership,
-    plan::{self, RegionPlan, Settings, Step, World, failures, resolve},
+    plan::{self, Action, RegionPlan, Settings, Step, World, failures, resolve},
     policy::{PolicyMemory, PolicyRecord},
     status::{PolicyStatus, Reason},
 };
@@ -56,6 +56,7 @@ pub(super) struct Term {
     /// What a policy's calls touched and nobody has read since.
     pub(super) unread: BTreeMap<PolicyKey, Vec<Object>>,
     reported_orphans: BTreeSet<String>,
+    last_now: Option<Timestamp>,
     /// The epoch that was asked for in this term.
     raised_to: Option<Epoch>,
     /// Since when the rule of a policy is not known.
@@ -123,30 +124,26 @@ impl Engine {
             return Instant::now() + LEASE_PAUSE;
         }
         self.begin_term(lease.epoch, &picture).await;
+        // Before what was observed is looked at: a read-back that lands in between must not let an older look pass for it.
+        let unread = self.unread();
         let observed = self.cache.observed();
         let settings = self.options.settings(lease.epoch);
         self.accept_restored(&settings, &observed).await;
         self.ask(&records, &observed, &settings);
         let memories = self.memories(&picture);
-        let now = Timestamp::now();
+        let now = self.term.now(&lease);
         let started = Instant::now();
-        let world = World {
-            settings: &settings,
-            policies: &records,
-            memories: &memories,
-            inventory: &picture.inventory,
-            observed: &observed,
-        };
-        let plan = plan::plan(&world, now);
+        let look = Look { settings, records, memories, picture: picture.clone(), observed };
+        let (look, plan, orphans) = look.plan(now).await;
         self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
-        self.report_orphans(&world);
-        self.take_memories(&records, &plan);
+        self.report_orphans(orphans);
+        self.take_memories(&look.records, &plan);
         self.watch_health(&plan);
-        self.save(&picture, &plan).await;
-        self.forget(&records, &plan).await;
-        let steps = self.steps(&plan);
+        self.save(lease.epoch, &picture, &plan).await;
+        self.forget(lease.epoch, &look.records, &plan, &unread).await;
+        let steps = self.steps(&plan, &unread);
         if !steps.is_empty() {
-            self.carry_out(lease.epoch, steps, &picture, shutdown).await;
+            self.carry_out(lease, steps, &picture, shutdown).await;
             return Instant::now();
         }
         next_look(&plan, now, idle)
@@ -172,7 +169,9 @@ impl Engine {
                 // Their effect is seen in the reading that this term starts from.
                 info!(count = intents.len(), %epoch, "calls of an earlier epoch have no recorded outcome; AWS is read anew");
             }
-            Err(error) => warn!(%error, %epoch, "the calls of earlier epochs could not be looked up"),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, %epoch, "the calls of earlier epochs could not be looked up")
+            }
         }
     }
 
@@ -208,7 +207,7 @@ impl Engine {
                 info!(from = %settings.epoch, %to, "the store is older than AWS and was accepted as it is");
                 self.term.raised_to = Some(to);
             }
-            Err(error) => warn!(%error, %to, "the epoch could not be raised"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, %to, "the epoch could not be raised"),
         }
     }
 
@@ -249,8 +248,8 @@ impl Engine {
         }
     }
 
-    fn report_orphans(&mut self, world: &World<'_>) {
-        for orphan in plan::orphans(world) {
+    fn report_orphans(&mut self, orphans: Vec<String>) {
+        for orphan in orphans {
             if self.term.reported_orphans.insert(orphan.clone()) {
                 warn!(arn = %orphan, "this carries our tags and belongs to no policy; it is left alone, delete it by hand");
             }
@@ -281,31 +280,40 @@ impl Engine {
         }
     }
 
-    pub(super) fn is_unread(&mut self, policy: &PolicyKey) -> bool {
-        let Some(objects) = self.term.unread.get_mut(policy) else { return false };
-        objects.retain(|object| self.cache.is_unread(object));
-        let unread = !objects.is_empty();
-        if !unread {
-            self.term.unread.remove(policy);
-        }
-        unread
+    /// The policies whose calls were not read back yet.
+    fn unread(&mut self) -> BTreeMap<PolicyKey, Unread> {
+        let cache = &self.cache;
+        self.term.unread.retain(|_, objects| {
+            objects.retain(|object| cache.is_unread(object));
+            !objects.is_empty()
+        });
+        let kind = |objects: &Vec<Object>| {
+            let targets = objects.iter().all(|object| matches!(object, Object::Targets(_)));
+            if targets { Unread::Targets } else { Unread::More }
+        };
+        self.term.unread.iter().map(|(key, objects)| (key.clone(), kind(objects))).collect()
     }
 
-    /// The steps that may be carried out: none of a policy whose last calls were not read back.
-    fn steps(&mut self, plan: &RegionPlan) -> Vec<Step> {
+    /// The steps that may be carried out: none of a policy whose last calls were not read back. Where only targets wait for
+    /// that, nothing is removed, and weights may move: what AWS said yes to is known.
+    fn steps(&mut self, plan: &RegionPlan, unread: &BTreeMap<PolicyKey, Unread>) -> Vec<Step> {
         if self.options.observe_only {
             return Vec::new();
         }
+        let removes =
+            |step: &Step| matches!(step.action, Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. });
         let mut steps = Vec::new();
         for (key, policy) in &plan.policies {
-            if !policy.steps.is_empty() && !self.is_unread(key) {
-                steps.extend(policy.steps.iter().cloned());
+            match unread.get(key) {
+                Some(Unread::More) => {}
+                Some(Unread::Targets) => steps.extend(policy.steps.iter().filter(|step| !removes(step)).cloned()),
+                None => steps.extend(policy.steps.iter().cloned()),
             }
         }
         steps
     }
 
-    async fn carry_out(&mut self, epoch: Epoch, steps: Vec<Step>, planned: &Picture, shutdown: &CancellationToken) {
+    async fn carry_out(&mut self, lease: Lease, steps: Vec<Step>, planned: &Picture, shutdown: &CancellationToken) {
         let interrupt = CancellationToken::new();
         let mut picture = self.picture.clone();
         // Intents that came since the plan was made stop it at once. Pods do so only when they move from now on: where some
@@ -321,8 +329,9 @@ impl Engine {
             interrupt.cancel();
             std::future::pending::<()>().await;
         };
-        let (term, now) = (&mut self.term, Timestamp::now());
-        let work = self.carrier.carry_out(epoch, steps, interrupt.clone(), |report| term.take(report, now));
+        let term = &mut self.term;
+        let work =
+            self.carrier.carry_out(lease.epoch, steps, interrupt.clone(), |report| term.take(report, lease.now()));
         tokio::select! {
             () = work => {}
             () = wait => {}
@@ -330,7 +339,54 @@ impl Engine {
     }
 }
 
+/// What of a policy was written and not read since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Targets of its groups only.
+    Targets,
+    /// Its rule or its groups.
+    More,
+}
+
+/// Everything that one plan is made from, owned, so that it can be made beside the other tasks.
+struct Look {
+    settings: Settings,
+    records: BTreeMap<PolicyKey, PolicyRecord>,
+    memories: BTreeMap<PolicyKey, PolicyMemory>,
+    picture: Arc<Picture>,
+    observed: Arc<Observed>,
+}
+
+impl Look {
+    /// Makes the plan on a thread for work that takes its time: with 100,000 endpoints some 100 ms.
+    async fn plan(self, now: Timestamp) -> (Self, RegionPlan, Vec<String>) {
+        let work = move || {
+            let world = World {
+                settings: &self.settings,
+                policies: &self.records,
+                memories: &self.memories,
+                inventory: &self.picture.inventory,
+                observed: &self.observed,
+            };
+            let (plan, orphans) = (plan::plan(&world, now), plan::orphans(&world));
+            (self, plan, orphans)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(made) => made,
+            // A planner that panics ends the engine, as it would without a thread of its own.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
 impl Term {
+    /// The time of the lease, which never goes back within a term.
+    fn now(&mut self, lease: &Lease) -> Timestamp {
+        let now = self.last_now.map_or(lease.now(), |last| last.max(lease.now()));
+        self.last_now = Some(now);
+        now
+    }
+
     fn remember(&mut self, key: &PolicyKey, uid: &PolicyUid, memory: PolicyMemory) {
         self.memories.insert(key.clone(), (uid.clone(), memory));
     }

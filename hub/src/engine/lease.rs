@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use switchyard_core::ids::Epoch;
 use tokio::{
     sync::watch,
@@ -24,6 +25,8 @@ pub struct Lease {
     pub epoch: Epoch,
     /// The end of the lease by this machine's monotonic clock.
     pub until: Instant,
+    /// The database's time when it was asked, and when that was by this machine's monotonic clock.
+    pub clock: (Timestamp, Instant),
 }
 
 /// The least time that must be left of the lease for a call to be started: a call that takes longer than its time limit is cut,
@@ -31,6 +34,13 @@ pub struct Lease {
 const MARGIN: Duration = Duration::from_millis(500);
 
 impl Lease {
+    /// The time by the database's clock. What is remembered between plans, such as since when weights are in force, is
+    /// compared with it: replicas share it, and this machine's own clock may jump.
+    pub fn now(&self) -> Timestamp {
+        let (then, asked) = self.clock;
+        then.saturating_add(asked.elapsed()).unwrap_or(then)
+    }
+
     /// The time that a call may take; none: too little is left (I7).
     pub fn time_for_a_call(&self) -> Option<Duration> {
         self.remaining().checked_sub(MARGIN).filter(|left| *left >= MARGIN)
@@ -79,19 +89,19 @@ impl Keeper {
         }
         self.lease.send_replace(None);
         if let Err(error) = self.store.lease_release(&self.scope, self.holder).await {
-            warn!(%error, scope = %self.scope, "the lease was not given back and ends by itself");
+            warn!(error = &error as &dyn std::error::Error, scope = %self.scope, "the lease was not given back and ends by itself");
         }
     }
 
     async fn renew(&self) {
         let asked = Instant::now();
         match self.store.lease_acquire(&self.scope, self.holder, self.ttl).await {
-            Ok(LeaseAnswer::Held { epoch, remaining }) => {
+            Ok(LeaseAnswer::Held { epoch, remaining, at }) => {
                 let before = *self.lease.borrow();
                 if before.is_none_or(|lease| lease.epoch != epoch) {
                     info!(%epoch, scope = %self.scope, "this replica holds the lease");
                 }
-                self.lease.send_replace(Some(Lease { epoch, until: asked + remaining }));
+                self.lease.send_replace(Some(Lease { epoch, until: asked + remaining, clock: (at, asked) }));
                 self.publish(epoch, true);
             }
             Ok(LeaseAnswer::HeldByOther { holder, epoch, remaining }) => {
@@ -105,7 +115,9 @@ impl Keeper {
                 }
             }
             // The lease in hand stays good for as long as it was granted.
-            Err(error) => warn!(%error, scope = %self.scope, "the lease was not renewed"),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, scope = %self.scope, "the lease was not renewed")
+            }
         }
     }
 

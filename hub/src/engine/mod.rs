@@ -148,7 +148,10 @@ pub async fn run(parts: EngineParts) {
     keeper_stop.cancel();
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            error!(%error, "a task of the engine panicked, please report this defect");
+            error!(
+                error = &error as &dyn std::error::Error,
+                "a task of the engine panicked, please report this defect"
+            );
         }
     }
 }

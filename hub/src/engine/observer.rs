@@ -157,7 +157,7 @@ impl Observer {
                 Some(ended) = reads.join_next(), if !reads.is_empty() => {
                     match ended {
                         Ok((object, class, result)) => self.after(object, class, result, &mut failing),
-                        Err(error) => error!(%error, "a read of AWS panicked, please report this defect"),
+                        Err(error) => error!(error = &error as &dyn std::error::Error, "a read of AWS panicked, please report this defect"),
                     }
                 }
             }
@@ -187,7 +187,11 @@ impl Observer {
             Err(error) => {
                 let message = error.to_string();
                 if failing.insert(object.clone(), message.clone()).as_ref() != Some(&message) {
-                    warn!(?object, %error, "reading from AWS failed; what was read before stays in force");
+                    warn!(
+                        ?object,
+                        error = &error as &dyn std::error::Error,
+                        "reading from AWS failed; what was read before stays in force"
+                    );
                 }
                 if let Some(parent) = self.parent(&object).filter(|_| is_gone(&error)) {
                     self.wanted.ask(parent, now, Class::Read);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use switchyard_core::{
-    ids::{PolicyKey, PolicyUid},
+    ids::{Epoch, PolicyKey, PolicyUid},
     plan::RegionPlan,
     policy::{PolicyMemory, PolicyRecord},
     status::{ConditionType, PolicyStatus},
@@ -11,15 +11,18 @@ use switchyard_core::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::cycle::{Engine, Term};
-use crate::{feed::Picture, store::policy_status::StatusUpdate};
+use super::cycle::{Engine, Term, Unread};
+use crate::{
+    feed::Picture,
+    store::{Fence, policy_status::StatusUpdate},
+};
 
 /// For this long a status that knows nothing (right after a take-over, or while a write is read back) does not replace one
 /// that was known: callers would see a policy fall back that never moved. After it, not knowing is the news.
 const UNKNOWN_IS_NO_NEWS: Duration = Duration::from_secs(15);
 
 impl Engine {
-    pub(super) async fn save(&mut self, picture: &Picture, plan: &RegionPlan) {
+    pub(super) async fn save(&mut self, epoch: Epoch, picture: &Picture, plan: &RegionPlan) {
         let mut updates: Vec<(PolicyUid, PolicyStatus, PolicyMemory)> = Vec::new();
         for (key, policy) in &plan.policies {
             let Some(stored) = picture.policies.get(key) else { continue };
@@ -37,27 +40,41 @@ impl Engine {
         }
         let rows: Vec<StatusUpdate<'_>> =
             updates.iter().map(|(uid, status, memory)| StatusUpdate { uid, status, memory }).collect();
-        match self.store.policy_statuses_save(&rows).await {
+        let scope = self.options.scope();
+        match self.store.policy_statuses_save(Fence { scope: &scope, epoch }, &rows).await {
             Ok(_) => self.term.saved.extend(updates.into_iter().map(|(uid, status, memory)| (uid, (status, memory)))),
             Err(error) => {
-                warn!(%error, policies = updates.len(), "the status of policies was not stored; it is tried again")
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    policies = updates.len(),
+                    "the status of policies was not stored; it is tried again"
+                )
             }
         }
     }
 
-    pub(super) async fn forget(&mut self, records: &BTreeMap<PolicyKey, PolicyRecord>, plan: &RegionPlan) {
+    pub(super) async fn forget(
+        &mut self,
+        epoch: Epoch,
+        records: &BTreeMap<PolicyKey, PolicyRecord>,
+        plan: &RegionPlan,
+        unread: &BTreeMap<PolicyKey, Unread>,
+    ) {
+        let scope = self.options.scope();
         for (key, _) in plan.policies.iter().filter(|(_, policy)| policy.gone) {
             let Some(record) = records.get(key) else { continue };
-            if self.is_unread(key) {
+            if unread.contains_key(key) {
                 continue;
             }
-            match self.store.policy_forget(key, &record.uid).await {
+            match self.store.policy_forget(Fence { scope: &scope, epoch }, key, &record.uid).await {
                 Ok(_) => {
                     info!(policy = %key, "the policy is deleted: nothing of it is left at AWS");
                     self.term.saved.remove(&record.uid);
                     self.term.memories.remove(key);
                 }
-                Err(error) => warn!(%error, policy = %key, "the deleted policy could not be removed from the store"),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, policy = %key, "the deleted policy could not be removed from the store")
+                }
             }
         }
     }
