@@ -84,7 +84,8 @@ async fn the_watch_set_follows_the_policies_and_a_service_that_left_is_forgotten
     // A policy that is being deleted still needs its endpoints: its rule is still there.
     let deleted = hub.delete("api").await.unwrap();
     let key = store_support::key("api");
-    assert!(hub.store.policy_forget(&key, &deleted.uid.parse().unwrap()).await.unwrap());
+    let fence = store_support::fence(&hub.store).await;
+    assert!(hub.store.policy_forget(fence, &key, &deleted.uid.parse().unwrap()).await.unwrap());
     let set = agent.watch_set().await;
     assert_eq!(set.services, [service_ref("web").unwrap()]);
     agent.send(Message::Live(agent::Live { watch_set_version: set.version })).await;

@@ -76,7 +76,8 @@ async fn a_policy_is_created_shown_changed_and_marked_for_deletion() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("being deleted"), "{refused:?}");
     let uid = deleted.uid.parse().unwrap();
-    assert!(hub.store.policy_forget(&store_support::key("web"), &uid).await.unwrap());
+    let fence = store_support::fence(&hub.store).await;
+    assert!(hub.store.policy_forget(fence, &store_support::key("web"), &uid).await.unwrap());
     eventually("the policy to be gone", async || hub.policies().get_policy(request.clone()).await.err()).await;
     let gone = hub.policies().get_policy(request).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
@@ -290,7 +291,8 @@ async fn a_watch_gives_the_present_then_each_change_and_the_end_of_a_policy() {
     hub.apply(&manifest("api", &[("blue", 1)])).await.unwrap();
     assert_eq!(next(&mut all).await, (Changed, "api".into(), 1));
     let deleted = hub.delete("web").await.unwrap();
-    hub.store.policy_forget(&store_support::key("web"), &deleted.uid.parse().unwrap()).await.unwrap();
+    let fence = store_support::fence(&hub.store).await;
+    hub.store.policy_forget(fence, &store_support::key("web"), &deleted.uid.parse().unwrap()).await.unwrap();
     for stream in [&mut all, &mut one] {
         // The mark for deletion may be skipped: only the latest is told.
         let mut event = next(stream).await;
