@@ -8,7 +8,10 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 # The scenarios and the tests of the programs run the real programs, so these are built first.
-cargo build --locked --workspace --bins --all-targets
+if ! cargo build --locked --workspace --bins --all-targets; then
+  echo "the build failed, no test was run"
+  exit 1
+fi
 
 # --no-fail-fast: one broken test says nothing about the others, and the sum is to be complete.
 outcome=0
