@@ -9,7 +9,7 @@ use super::{
     draft::{self, Draft, Index, RuleView},
     ledger::Ledger,
     priorities::{self, Entry, Priorities},
-    report,
+    report, resolve,
     step::{Action, Step},
     steps,
 };
@@ -111,7 +111,7 @@ fn finish(
 fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
     let note = |reason, message| Some(Note { cluster: None, reason, message });
     if world.observed.audited_at.is_none() {
-        return note(Reason::NotObservedYet, "the first reading of AWS is not through yet".to_owned());
+        return note(Reason::NotObservedYet, resolve::NOT_READ.to_owned());
     }
     let place = draft.place?;
     let tagged = ownership::epoch_of(&place.load_balancer.tags, &world.settings.hub_id);

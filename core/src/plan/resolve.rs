@@ -29,6 +29,9 @@ fn no(reason: Reason, message: String) -> Note {
     Note { cluster: None, reason, message }
 }
 
+/// Said of everything before AWS was read for the first time: nothing is missing then, it is only not known.
+pub const NOT_READ: &str = "the first reading of AWS is not through yet";
+
 /// The load balancers that policies name: those whose listeners and rules must be read.
 pub fn load_balancers_wanted(
     policies: &BTreeMap<PolicyKey, PolicyRecord>,
@@ -47,6 +50,9 @@ pub fn listener<'a>(
     observed: &'a Observed,
     settings: &Settings,
 ) -> Result<Place<'a>, Note> {
+    if observed.audited_at.is_none() {
+        return Err(no(Reason::NotObservedYet, NOT_READ.to_owned()));
+    }
     let arn = load_balancer(selector, observed, settings)?;
     let Some((load_balancer_arn, load_balancer)) = observed.load_balancers.get_key_value(arn) else {
         return Err(no(Reason::NotObservedYet, format!("{arn} was not read from AWS yet")));

@@ -360,8 +360,12 @@ fn remove_policy(draft: &mut Draft<'_>, steps: &mut Steps<'_>) {
     let unreadable = matches!(draft.rule, RuleView::Unknown) && !listener_is_gone(draft);
     if unreadable || !draft.settled {
         if draft.clusters.iter().any(|cluster| cluster.group.is_some()) {
-            let message = "the rule is gone; target groups follow after the settle time".to_owned();
-            draft.note(None, Reason::WaitingToRemove, message);
+            let message = if unreadable {
+                "the rule cannot be read now, so nothing is removed before that"
+            } else {
+                "the rule is gone; target groups follow after the settle time"
+            };
+            draft.note(None, Reason::WaitingToRemove, message.to_owned());
         }
         return;
     }

@@ -39,6 +39,8 @@ const SPACING: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(5);
 /// Carrying out stops for a new plan after this time, so that status and priorities stay fresh under throttling.
 const SLICE: Duration = Duration::from_secs(2);
+/// The least time between two pictures of AWS for dry runs.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 /// The pause before looking again whether a lease that ran low was renewed.
 const LEASE_PAUSE: Duration = Duration::from_millis(500);
 /// Groups whose health somebody waits for share this pause a group, so that they never take more than half of the smallest
@@ -86,6 +88,7 @@ impl Engine {
         let mut picture = self.picture.clone();
         loop {
             let again = self.cycle(&shutdown).await;
+            let again = self.no_later_than_publishing(again);
             let spaced = Instant::now() + SPACING;
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -216,12 +219,21 @@ impl Engine {
             let age = Timestamp::now().duration_since(at).as_secs_f64();
             self.metrics.observed_age_seconds.set(age.max(0.0));
         }
-        // Publishing makes the next change of the cache copy it, so it is done twice a second at most.
-        let soon = self.published_at.is_some_and(|at| at.elapsed() < Duration::from_millis(500));
-        if !soon && !Arc::ptr_eq(&self.published.borrow(), observed) {
+        if !Arc::ptr_eq(&self.published.borrow(), observed) && self.publish_again_at() <= Instant::now() {
             self.published.send_replace(observed.clone());
             self.published_at = Some(Instant::now());
         }
+    }
+
+    /// Publishing makes the next change of the cache copy it, so it is done twice a second at most.
+    fn publish_again_at(&self) -> Instant {
+        self.published_at.map_or_else(Instant::now, |at| at + PUBLISH_PAUSE)
+    }
+
+    /// When to look again at the latest: earlier when what was observed last is not published yet.
+    fn no_later_than_publishing(&self, again: Instant) -> Instant {
+        let published = Arc::ptr_eq(&self.published.borrow(), &self.cache.observed());
+        if published { again } else { again.min(self.publish_again_at()) }
     }
 
     fn ask(&self, records: &BTreeMap<PolicyKey, PolicyRecord>, observed: &Observed, settings: &Settings) {

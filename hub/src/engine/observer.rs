@@ -179,7 +179,10 @@ impl Observer {
                 if failing.remove(&object).is_some() {
                     debug!(?object, "reading from AWS works again");
                 }
-                if let Some(interval) = self.interval(&object) {
+                // A write that came between the answer and here found this read still under way, and asked for no other.
+                if self.cache.is_unread(&object) {
+                    self.wanted.ask(object, now, Class::Read);
+                } else if let Some(interval) = self.interval(&object) {
                     self.wanted.ask(object, now + interval, Class::Audit);
                 }
             }
