@@ -31,6 +31,7 @@ check: ## The fast loop: compiles everything, runs the decisions' own tests
 	cargo check --locked --workspace --all-targets
 	cargo test --locked -p switchyard-core --quiet
 
-bench: setup ## How long the demo's moves take, and the latency of requests meanwhile
+bench: setup ## Planning at 100,000 endpoints; how long the demo's moves take, and the latency of requests meanwhile
+	@cargo bench --locked -p switchyard-core --bench plan
 	@cargo build --locked --workspace --bins
 	@./scripts/run-demo.sh --bench

@@ -294,3 +294,7 @@ fn gone_is_none<T>(result: Result<T, ReadError>) -> Result<Option<T>, ReadError>
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "observer_tests.rs"]
+mod tests;

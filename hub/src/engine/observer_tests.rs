@@ -1,0 +1,68 @@
+//! The observer's order of reads: what was written is read back, whatever was under way.
+
+use super::*;
+use crate::metrics::Metrics;
+use switchyard_core::{budget::Rates, execute::Outcome, plan::step::Action};
+
+async fn observer() -> Observer {
+    let config = crate::elb::ElbConfig {
+        region: "eu-central-1".into(),
+        endpoint_url: Some("http://127.0.0.1:9".into()),
+        call_timeout: Duration::from_secs(1),
+        rates: Rates::default(),
+        metrics: Metrics::new(),
+    };
+    Observer {
+        elb: Elb::connect(config).await.unwrap(),
+        cache: Cache::new(),
+        wanted: Wanted::new(),
+        audit_interval: Duration::from_secs(60),
+        health_interval: Duration::from_secs(10),
+    }
+}
+
+fn delete_group() -> Action {
+    Action::DeleteTargetGroup { group: switchyard_core::plan::GroupRef { name: "sy-a".into(), arn: None } }
+}
+
+fn due(observer: &Observer) -> Vec<(Object, Class)> {
+    observer.wanted.take_due(READS_AT_ONCE)
+}
+
+#[tokio::test]
+async fn what_is_written_while_an_earlier_read_of_it_ends_is_read_again() {
+    let observer = observer().await;
+    let group = Object::Group("sy-a".into());
+    observer.wanted.ask(group.clone(), Instant::now(), Class::Read);
+    assert_eq!(due(&observer), [(group.clone(), Class::Read)]);
+    // The answer is in, the read is not ended yet, and a call changes its object.
+    let ticket = observer.cache.ticket(group.clone());
+    assert!(observer.cache.store(&ticket, Reading::Group(Box::new(None)), Timestamp::UNIX_EPOCH));
+    observer.cache.invalidate(&delete_group());
+    let objects = observer.cache.settle(&delete_group(), &Outcome::Done { created: None });
+    observer.wanted.read_back(&objects);
+    assert_eq!(due(&observer), [], "the read under way stands for it");
+    observer.after(group.clone(), Class::Read, Ok(true), &mut BTreeMap::new());
+    assert_eq!(due(&observer), [(group, Class::Read)]);
+}
+
+#[tokio::test]
+async fn a_read_under_way_stands_for_one_that_is_not_more_urgent() {
+    let observer = observer().await;
+    observer.wanted.ask(Object::Groups, Instant::now(), Class::Audit);
+    assert_eq!(due(&observer), [(Object::Groups, Class::Audit)]);
+    observer.wanted.ask(Object::Groups, Instant::now(), Class::Audit);
+    assert_eq!(due(&observer), []);
+    observer.wanted.ask(Object::Groups, Instant::now(), Class::Read);
+    assert_eq!(due(&observer), [(Object::Groups, Class::Read)], "an audit may wait long for its budget");
+}
+
+#[tokio::test]
+async fn reads_start_by_urgency_and_no_more_than_fit() {
+    let observer = observer().await;
+    observer.wanted.ask(Object::Limits, Instant::now(), Class::Audit);
+    observer.wanted.ask(Object::Groups, Instant::now(), Class::Read);
+    observer.wanted.ask(Object::LoadBalancers, Instant::now() + Duration::from_secs(60), Class::Read);
+    assert_eq!(observer.wanted.take_due(1), [(Object::Groups, Class::Read)]);
+    assert_eq!(due(&observer), [(Object::Limits, Class::Audit)]);
+}
