@@ -15,6 +15,7 @@ use switchyard_proto::api::v1::{
 use tokio::time::{sleep, sleep_until, timeout};
 use tonic::{
     Code, Request, Response, Status, Streaming,
+    metadata::MetadataMap,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
@@ -37,6 +38,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// A hub that pages for ever is broken; 10,000 pages of 1000 endpoints are beyond any fleet.
 pub const MAX_PAGES: usize = 10_000;
+
+/// In the hub's answers: the age of the picture that they were read from, in milliseconds.
+const AGE_HEADER: &str = "switchyard-picture-age-ms";
+/// From this age on an answer is called old.
+const STALE: Duration = Duration::from_secs(10);
 
 /// A client of one hub.
 #[derive(Clone)]
@@ -89,7 +95,16 @@ impl Hub {
             // The hub learns how long an answer is of use.
             request.set_timeout(left);
             let status = match timeout(left, send(self.channel.clone(), request)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Ok(response)) => {
+                    if let Some(age) = stale(response.metadata()) {
+                        progress(&format!(
+                            "the hub at {} cannot read its database: this is what it knew {} s ago",
+                            self.url,
+                            age.as_secs()
+                        ));
+                    }
+                    return Ok(response.into_inner());
+                }
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
             };
@@ -120,6 +135,12 @@ impl Hub {
             not_before: tokio::time::Instant::now(),
         }
     }
+}
+
+/// The age of what an answer was read from, when it is too old to pass without a word. The hub reads its store every 2 s.
+fn stale(metadata: &MetadataMap) -> Option<Duration> {
+    let age = metadata.get(AGE_HEADER)?.to_str().ok()?.parse().ok().map(Duration::from_millis)?;
+    (age >= STALE).then_some(age)
 }
 
 /// What a watch gives. Errors that a reconnect may heal are news (`Lost`), the others are failures.
@@ -274,6 +295,19 @@ mod tests {
         line.extend(arguments);
         let global = Cli::try_parse_from(line).unwrap().global;
         address(&global.hub, &global).map(drop).map_err(|failure| failure.report())
+    }
+
+    #[test]
+    fn an_answer_from_an_old_picture_is_told_from_a_fresh_one() {
+        let answered = |age: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(AGE_HEADER, age.parse().unwrap());
+            stale(&metadata)
+        };
+        assert_eq!(answered("9999"), None);
+        assert_eq!(answered("10000"), Some(Duration::from_secs(10)));
+        assert_eq!(answered("soon"), None);
+        assert_eq!(stale(&MetadataMap::new()), None);
     }
 
     #[test]
