@@ -1,8 +1,9 @@
 //! Every decision of Switchyard, as functions from values to values.
 //!
 //! Nothing here reads a clock, draws a random number or touches the network: `now` and ids come in as arguments, plans and
-//! reasons go out as data. The data takes one way per policy:
-//! -> [`check`] (the invariants) -> [`execute`] (what comes next, given the outcome of each call).
+//! reasons go out as data. The data takes one way per policy: [`policy::validate()`] -> [`weights`] (requested, effective) ->
+//! [`plan`] (desired state, diff against [`observed`], order) -> [`check`] (the invariants) -> [`execute`] (what comes next,
+//! given the outcome of each call).
 
 #![warn(missing_docs)]
 

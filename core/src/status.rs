@@ -28,7 +28,8 @@ pub enum Reason {
     ClusterNotFound,
     /// The agent of this cluster is away: its targets are frozen.
     ClusterStale,
-    /// The agent of this cluster is still sending its snapshot: nothing is removed.
+    /// The agent of this cluster is still sending its snapshot, or has not reported the Service: nothing is removed but pods
+    /// that it saw go in this session.
     ClusterSyncing,
     /// The agent cannot read a source: what it reported before stays in force.
     SourceFailing,
