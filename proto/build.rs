@@ -4,8 +4,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     "switchyard/agent/v1/agent.proto",
+    "switchyard/agent/v1/policies.proto",
+    "switchyard/agent/v1/health.proto",
     "switchyard/api/v1/policy.proto",
     "switchyard/api/v1/cluster.proto",
     "switchyard/api/v1/errors.proto",
