@@ -14,8 +14,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, LogFormat},
-    http,
-    link::{driver::Driver, messages::Identity, session::Settings, transport::Link},
+    complaints::Complaints,
+    http::{self, Shown},
+    link::{
+        driver::Driver,
+        messages::Identity,
+        session::Settings,
+        transport::{Dialer, Link},
+    },
     metrics::Metrics,
     watch,
 };
@@ -43,7 +49,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         instance_id: uuid::Uuid::new_v4().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let link = Link::new(&target)?;
+    let dialer = Dialer::new(&target)?;
+    let link = Link::new(dialer);
     let client = watch::connect(args.kubeconfig.as_deref()).await?;
     let listener = TcpListener::bind(args.http_listen)
         .await
@@ -54,9 +61,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let (watchers, updates) = watch::Watchers::new(client, metrics.clone());
     let standing = Driver::first_standing();
-    let shown = standing.subscribe();
+    let complaints = Complaints::default();
+    let shown = Shown { metrics: metrics.clone(), standing: standing.subscribe(), complaints: complaints.clone() };
     let settings = Settings::default();
-    let driver = Driver { identity, settings, link, watchers, updates, metrics: metrics.clone(), standing };
+    let driver = Driver { identity, settings, link, watchers, updates, metrics, standing };
 
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -66,7 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Ok(())
     });
     let token = stopping.clone();
-    tasks.spawn(async move { http::serve(listener, metrics, shown, token).await.context("the HTTP server failed") });
+    tasks.spawn(async move { http::serve(listener, shown, token).await.context("the HTTP server failed") });
 
     let ended = tokio::select! {
         ended = tasks.join_next() => Some(ended),

@@ -10,33 +10,33 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{link::driver::Standing, metrics::Metrics};
+use crate::{complaints::Complaints, link::driver::Standing, metrics::Metrics};
 
+/// What is shown.
 #[derive(Clone)]
-struct Shown {
-    metrics: Metrics,
-    standing: watch::Receiver<Standing>,
+pub struct Shown {
+    /// At /metrics.
+    pub metrics: Metrics,
+    /// At /readyz.
+    pub standing: watch::Receiver<Standing>,
+    /// Below it; they do not make the agent unready.
+    pub complaints: Complaints,
 }
 
 /// Serves until the token is cancelled.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Metrics,
-    standing: watch::Receiver<Standing>,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(metrics, standing)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+pub async fn serve(listener: TcpListener, shown: Shown, shutdown: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(shown)).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-fn router(metrics: Metrics, standing: watch::Receiver<Standing>) -> Router {
+fn router(shown: Shown) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
-        .with_state(Shown { metrics, standing })
+        .with_state(shown)
 }
 
 /// Alive as long as the loop that owns the index runs; it drops its end of `standing` when it is gone.
@@ -51,14 +51,19 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 /// listed, so that a rollout with missing permissions stops here.
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     let standing = *shown.standing.borrow();
-    if standing.is_ready() {
+    let (status, mut text) = if standing.is_ready() {
         (StatusCode::OK, format!("ok, {}\n", standing.stage))
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{}, and not every watched namespace was listed yet\n", standing.stage),
         )
+    };
+    for line in shown.complaints.lines() {
+        text.push_str(&line);
+        text.push('\n');
     }
+    (status, text)
 }
 
 async fn page(State(shown): State<Shown>) -> impl IntoResponse {
@@ -73,6 +78,10 @@ mod tests {
 
     use super::*;
 
+    fn shown(metrics: Metrics, standing: watch::Receiver<Standing>) -> Shown {
+        Shown { metrics, standing, complaints: Complaints::default() }
+    }
+
     async fn ask(router: &Router, path: &str) -> (StatusCode, String) {
         let request = axum::http::Request::get(path).body(Body::empty()).expect("a request");
         let response = router.clone().oneshot(request).await.expect("an answer");
@@ -84,7 +93,7 @@ mod tests {
     #[tokio::test]
     async fn readiness_asks_for_synced_sources_only_once_there_are_services_to_watch() {
         let (sender, receiver) = watch::channel(Standing { stage: "offline", has_watch_set: false, synced: true });
-        let router = router(Metrics::new(), receiver);
+        let router = router(shown(Metrics::new(), receiver));
         assert_eq!(ask(&router, "/readyz").await.0, StatusCode::OK);
         sender.send_replace(Standing { stage: "syncing", has_watch_set: true, synced: false });
         let (status, text) = ask(&router, "/readyz").await;
@@ -97,10 +106,19 @@ mod tests {
     #[tokio::test]
     async fn health_ends_with_the_loop() {
         let (sender, receiver) = watch::channel(Standing { stage: "live", has_watch_set: true, synced: true });
-        let router = router(Metrics::new(), receiver);
+        let router = router(shown(Metrics::new(), receiver));
         assert_eq!(ask(&router, "/healthz").await.0, StatusCode::OK);
         drop(sender);
         assert_eq!(ask(&router, "/healthz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn a_complaint_is_shown_and_does_not_make_the_agent_unready() {
+        let (_sender, receiver) = watch::channel(Standing { stage: "live", has_watch_set: true, synced: true });
+        let shown = shown(Metrics::new(), receiver);
+        shown.complaints.raise("policy status", "no leave to patch");
+        let answer = ask(&router(shown), "/readyz").await;
+        assert_eq!(answer, (StatusCode::OK, "ok, live\npolicy status: no leave to patch\n".to_owned()));
     }
 
     #[tokio::test]
@@ -108,7 +126,7 @@ mod tests {
         let (_sender, receiver) = watch::channel(Standing { stage: "live", has_watch_set: true, synced: true });
         let metrics = Metrics::new();
         metrics.inventory(1, 3);
-        let (status, text) = ask(&router(metrics, receiver), "/metrics").await;
+        let (status, text) = ask(&router(shown(metrics, receiver)), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert!(text.contains("switchyard_agent_endpoints 3\n") && text.ends_with("# EOF\n"), "{text}");
     }

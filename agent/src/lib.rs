@@ -7,6 +7,7 @@
 pub mod app;
 pub mod args;
 pub mod backoff;
+pub mod complaints;
 pub mod http;
 pub mod index;
 pub mod link;

@@ -17,7 +17,7 @@ use super::{
     driver::{Driver, Standing},
     messages::Identity,
     session::Settings,
-    transport::{Link, Target, Tls},
+    transport::{Dialer, Link, Target, Tls},
 };
 use crate::{
     metrics::Metrics,
@@ -224,7 +224,7 @@ impl Agent {
             instance_id: "4c8e0a52-8d0a-4c7e-9c8e-111111111111".to_owned(),
             version: "0.1.0".to_owned(),
         };
-        let link = Link::new(target).expect("a target");
+        let link = Link::new(Dialer::new(target).expect("a target"));
         let driver = Driver { identity, settings, link, watchers, updates, metrics: metrics.clone(), standing };
         let stop = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop.clone()));

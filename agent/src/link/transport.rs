@@ -1,6 +1,9 @@
 //! The tonic shell: dials the hub, writes what it is given, and passes on what comes. It decides nothing.
+//!
+//! Each stream has a connection of its own, from one `Dialer`: what hurts one of them (a hub that stands still, a window that is
+//! full) is not felt by the others, and a stream that is dialled anew does not meet the old connection again.
 
-use std::time::Duration;
+use std::{fmt::Debug, future::Future, time::Duration};
 
 use switchyard_proto::agent::v1::{AgentMessage, HubMessage, agent_service_client::AgentServiceClient};
 use thiserror::Error;
@@ -8,10 +11,13 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status, Streaming,
-    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{convert::from_proto_message, messages::Incoming};
+use super::{
+    convert::{UnreadableMessage, from_proto_message},
+    messages::Incoming,
+};
 
 /// TCP, TLS and HTTP/2 together. The hub may be in another region: some 200 ms a round trip, four of them.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,13 +73,53 @@ pub enum TargetError {
     Tls(#[source] tonic::transport::Error),
 }
 
+/// A bidirectional stream of the hub: which call it is, and how its messages are read.
+pub trait Call: 'static {
+    /// What is written.
+    type Outgoing: Send + 'static;
+    /// What comes, as it is on the wire.
+    type Wire: Send + 'static;
+    /// What comes, in our own types.
+    type Incoming: Debug + Send + 'static;
+
+    /// Makes the call.
+    fn open(
+        channel: Channel,
+        messages: ReceiverStream<Self::Outgoing>,
+    ) -> impl Future<Output = Result<Streaming<Self::Wire>, Status>> + Send;
+
+    /// Reads one message.
+    ///
+    /// # Errors
+    /// When the message is none that this agent knows.
+    fn read(wire: Self::Wire) -> Result<Self::Incoming, UnreadableMessage>;
+}
+
+/// The stream of endpoints: `AgentService.Session`.
+#[derive(Debug)]
+pub struct EndpointCall;
+
+impl Call for EndpointCall {
+    type Outgoing = AgentMessage;
+    type Wire = HubMessage;
+    type Incoming = Incoming;
+
+    async fn open(channel: Channel, messages: ReceiverStream<AgentMessage>) -> Result<Streaming<HubMessage>, Status> {
+        Ok(AgentServiceClient::new(channel).session(messages).await?.into_inner())
+    }
+
+    fn read(wire: HubMessage) -> Result<Incoming, UnreadableMessage> {
+        from_proto_message(wire)
+    }
+}
+
 /// What a connection says.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub enum LinkEvent<C: Call = EndpointCall> {
     /// The hub was reached; messages go in here. Dropping the sender half-closes the stream.
-    Opened(mpsc::Sender<AgentMessage>),
+    Opened(mpsc::Sender<C::Outgoing>),
     /// A message came.
-    Received(Incoming),
+    Received(C::Incoming),
     /// It is over, or never was.
     Closed {
         /// Why.
@@ -83,15 +129,14 @@ pub enum LinkEvent {
     },
 }
 
-/// Dials the hub. At most one connection at a time; a new one ends the one before.
-pub struct Link {
+/// Makes connections to the hub. Clones share nothing but the configuration.
+#[derive(Debug, Clone)]
+pub struct Dialer {
     endpoint: Endpoint,
-    events: Option<mpsc::Receiver<LinkEvent>>,
-    tasks: JoinSet<()>,
 }
 
-impl Link {
-    /// A link that has not dialled yet.
+impl Dialer {
+    /// A dialer that has not dialled yet.
     ///
     /// # Errors
     /// When the URL or the certificates cannot be used.
@@ -111,7 +156,30 @@ impl Link {
             }
             endpoint = endpoint.tls_config(config).map_err(TargetError::Tls)?;
         }
-        Ok(Self { endpoint, events: None, tasks: JoinSet::new() })
+        Ok(Self { endpoint })
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// Says for people why the hub cannot be reached.
+    pub async fn connect(&self) -> Result<Channel, String> {
+        self.endpoint.connect().await.map_err(|error| format!("the hub cannot be reached: {}", causes(&error)))
+    }
+}
+
+/// Dials the hub for one stream. At most one connection at a time; a new one ends the one before.
+pub struct Link<C: Call = EndpointCall> {
+    dialer: Dialer,
+    events: Option<mpsc::Receiver<LinkEvent<C>>>,
+    tasks: JoinSet<()>,
+}
+
+impl<C: Call> Link<C> {
+    /// A link that has not dialled yet.
+    #[must_use]
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer, events: None, tasks: JoinSet::new() }
     }
 
     /// Begins to reach the hub; `Opened` or `Closed` follows.
@@ -119,7 +187,7 @@ impl Link {
         self.hang_up();
         let (events, receiver) = mpsc::channel(INBOX);
         self.events = Some(receiver);
-        self.tasks.spawn(connect(self.endpoint.clone(), events));
+        self.tasks.spawn(connect(self.dialer.clone(), events));
     }
 
     /// Drops the connection. Nothing more is heard of it.
@@ -130,7 +198,7 @@ impl Link {
     }
 
     /// What the connection says next. Without a connection it waits for ever.
-    pub async fn next(&mut self) -> LinkEvent {
+    pub async fn next(&mut self) -> LinkEvent<C> {
         let Some(events) = &mut self.events else { return std::future::pending().await };
         match events.recv().await {
             Some(event) => {
@@ -156,8 +224,8 @@ impl Link {
 }
 
 /// One connection, from the dial to its end.
-async fn connect(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>) {
-    let closed = match talk(&endpoint, &events).await {
+async fn connect<C: Call>(dialer: Dialer, events: mpsc::Sender<LinkEvent<C>>) {
+    let closed = match talk(&dialer, &events).await {
         Ok(()) => LinkEvent::Closed { reason: "the hub ended the stream".to_owned(), refused: false },
         Err(failure) => failure,
     };
@@ -165,24 +233,23 @@ async fn connect(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>) {
     let _ = events.send(closed).await;
 }
 
-async fn talk(endpoint: &Endpoint, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkEvent> {
-    let channel = endpoint.connect().await.map_err(|error| LinkEvent::Closed {
-        reason: format!("the hub cannot be reached: {}", causes(&error)),
-        refused: false,
-    })?;
+async fn talk<C: Call>(dialer: &Dialer, events: &mpsc::Sender<LinkEvent<C>>) -> Result<(), LinkEvent<C>> {
+    let channel = dialer.connect().await.map_err(|reason| LinkEvent::Closed { reason, refused: false })?;
     let (outbox, messages) = mpsc::channel(OUTBOX);
     // The hub may answer only after it has read Hello, so the session must be able to write before there is an answer.
     if events.send(LinkEvent::Opened(outbox)).await.is_err() {
         return Ok(());
     }
-    let mut client = AgentServiceClient::new(channel);
-    let answer = client.session(ReceiverStream::new(messages)).await.map_err(closed_by)?;
-    listen(answer.into_inner(), events).await
+    let stream = C::open(channel, ReceiverStream::new(messages)).await.map_err(closed_by)?;
+    listen(stream, events).await
 }
 
-async fn listen(mut stream: Streaming<HubMessage>, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkEvent> {
+async fn listen<C: Call>(
+    mut stream: Streaming<C::Wire>,
+    events: &mpsc::Sender<LinkEvent<C>>,
+) -> Result<(), LinkEvent<C>> {
     while let Some(message) = stream.message().await.map_err(closed_by)? {
-        match from_proto_message(message) {
+        match C::read(message) {
             Ok(message) => {
                 if events.send(LinkEvent::Received(message)).await.is_err() {
                     return Ok(());
@@ -195,7 +262,7 @@ async fn listen(mut stream: Streaming<HubMessage>, events: &mpsc::Sender<LinkEve
     Ok(())
 }
 
-fn closed_by(status: Status) -> LinkEvent {
+fn closed_by<C: Call>(status: Status) -> LinkEvent<C> {
     let refused = matches!(
         status.code(),
         Code::FailedPrecondition
