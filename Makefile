@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check bench
+.PHONY: help setup basics demo test lint check bench
 
 # rustup links its tools here, and a shell that was open before does not know yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -10,10 +10,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Checks for Rust and installs a Postgres server if there is none
+setup: ## What the tests need: checks for Rust, installs Postgres, builds a Kubernetes control plane (5 minutes, once), moto
 	@./scripts/setup.sh
 
-demo: setup ## Two clusters, a load balancer, a hub: traffic is moved while all pods are replaced (KEEP=1 stays up)
+# What the demo needs of that.
+basics:
+	@./scripts/setup.sh basics
+
+demo: basics ## Two clusters, a load balancer, a hub: traffic is moved while all pods are replaced (KEEP=1 stays up)
 	@cargo build --locked --workspace --bins
 	@KEEP="$(KEEP)" ./scripts/run-demo.sh
 
@@ -31,7 +35,7 @@ check: ## The fast loop: compiles everything, runs the decisions' own tests
 	cargo check --locked --workspace --all-targets
 	cargo test --locked -p switchyard-core --quiet
 
-bench: setup ## Planning at 100,000 endpoints; how long the demo's moves take, and the latency of requests meanwhile
+bench: basics ## Planning at 100,000 endpoints; how long the demo's moves take, and the latency of requests meanwhile
 	@cargo bench --locked -p switchyard-core --bench plan
 	@cargo build --locked --workspace --bins
 	@./scripts/run-demo.sh --bench

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Checks what the build and the tests need, and installs the one thing that can be installed quietly: a Postgres server.
-# Installs nothing when everything is there. Starts no service, and leaves none running.
+# Checks what the build needs, and brings in what is missing: a Postgres server, and for the tests also a real Kubernetes
+# control plane and moto, both in a cache of their own. Installs nothing when everything is there. Starts no service, and
+# leaves none running. With the argument `basics` it stops after what the demo needs.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 least_rust=1.95
 
@@ -58,5 +60,15 @@ install_postgres() {
   has_postgres || fail "the package postgresql is installed, but initdb and postgres were not found; $remedy"
 }
 
+case "${1:-all}" in
+  all | basics) ;;
+  *) fail "there is no $1; use setup.sh, or setup.sh basics for what the demo needs" ;;
+esac
+
 check_rust
 has_postgres || install_postgres
+[ "${1:-all}" = all ] || exit 0
+
+# Their last line, which is for scripts, is the folder.
+./scripts/kube-tools.sh >/dev/null
+./scripts/moto.sh >/dev/null
