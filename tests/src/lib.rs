@@ -9,6 +9,7 @@ pub mod elb;
 pub mod hub;
 pub mod load;
 pub mod member;
+pub mod moto;
 pub mod policy;
 pub mod postgres;
 pub mod process;
