@@ -60,8 +60,18 @@ pub struct Hub {
     folder: PathBuf,
     arguments: Vec<String>,
     database: Database,
+    environment: Vec<(String, String)>,
     ports: (u16, u16),
     process: Option<Process>,
+}
+
+/// What a hub is started with beside what every scenario gives it.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// Flags.
+    pub arguments: Vec<String>,
+    /// Environment variables, such as AWS credentials.
+    pub environment: Vec<(String, String)>,
 }
 
 fn free_port() -> anyhow::Result<u16> {
@@ -77,6 +87,20 @@ impl Hub {
     /// # Errors
     /// When it does not come up.
     pub async fn start(folder: &Path, sandbox: &Info, database: Database, times: &Times) -> anyhow::Result<Self> {
+        Self::start_with(folder, sandbox, database, times, Extra::default()).await
+    }
+
+    /// As [`Hub::start`], with more flags and variables.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_with(
+        folder: &Path,
+        sandbox: &Info,
+        database: Database,
+        times: &Times,
+        extra: Extra,
+    ) -> anyhow::Result<Self> {
         let mut arguments = vec!["--dev".to_owned()];
         let settings = [
             ("--aws-account-id", sandbox.account_id.as_str()),
@@ -90,7 +114,10 @@ impl Hub {
             ("--stale-after", times.stale),
         ];
         arguments.extend(settings.iter().map(|(flag, value)| format!("{flag}={value}")));
-        let mut hub = Self { folder: folder.to_owned(), arguments, database, ports: (0, 0), process: None };
+        let Extra { arguments: more, environment } = extra;
+        arguments.extend(more);
+        let (folder, ports) = (folder.to_owned(), (0, 0));
+        let mut hub = Self { folder, arguments, database, environment, ports, process: None };
         for attempt in 1.. {
             hub.ports = (free_port()?, free_port()?);
             match hub.start_again().await {
@@ -117,6 +144,7 @@ impl Hub {
         command.arg(format!("--grpc-listen=127.0.0.1:{}", self.ports.0));
         command.arg(format!("--http-listen=127.0.0.1:{}", self.ports.1));
         command.env_remove("DATABASE_URL");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         match &self.database {
             Database::Url(url) => command.env("DATABASE_URL", url),
             Database::Embedded(folder) => command.arg("--data-dir").arg(folder),

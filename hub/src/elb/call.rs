@@ -31,6 +31,16 @@ const THROTTLING: [&str; 13] = [
 ];
 /// An answer of 4xx after which the call may nevertheless have been carried out.
 const REQUEST_TIMEOUT: [&str; 2] = ["RequestTimeout", "RequestTimeoutException"];
+/// The role is known, but its policies do not allow the call (IAM; ELBv2 uses the first).
+const DENIED: [&str; 3] = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation"];
+/// Nobody is known by these credentials (AWS: common errors).
+const UNKNOWN_CALLER: [&str; 5] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
 /// Longest text of an error that is kept: it goes into the store and to users.
 const MOST_CHARACTERS: usize = 1024;
 
@@ -140,6 +150,7 @@ fn answered(status: u16, code: Option<&str>, message: String) -> CallError {
         Some(code) if THROTTLING.contains(&code) => CallError::Throttled { message },
         _ if status == 429 => CallError::Throttled { message },
         Some(code) if (400..500).contains(&status) && !REQUEST_TIMEOUT.contains(&code) => {
+            let message = with_remedy(code, message);
             CallError::Refused { code: cut(code), message }
         }
         // 5xx, or an answer that is none of AWS's, such as a proxy's page: what happened behind it is not known.
@@ -147,6 +158,17 @@ fn answered(status: u16, code: Option<&str>, message: String) -> CallError {
         None => {
             CallError::Unknown { message: cut(&format!("status {status} without an error code of AWS: {message}")) }
         }
+    }
+}
+
+/// What the hub's owner can do about it, where AWS's own words only say what is wrong. They name the action that is missing.
+fn with_remedy(code: &str, message: String) -> String {
+    if DENIED.contains(&code) {
+        format!("{message}; allow this in the IAM policy of the hub's role, as docs/iam.md has it")
+    } else if UNKNOWN_CALLER.contains(&code) {
+        format!("{message}; check where the hub has its AWS credentials from, and the machine's clock")
+    } else {
+        message
     }
 }
 
@@ -215,6 +237,20 @@ mod tests {
         ] {
             assert_eq!(answered(status, code, String::new()).word(), "unknown", "{status} {code:?}");
         }
+    }
+
+    #[test]
+    fn a_missing_permission_comes_with_its_remedy() {
+        let words = "User: x is not authorized to perform: elasticloadbalancing:CreateRule";
+        let error = answered(403, Some("AccessDenied"), words.to_owned());
+        let CallError::Refused { message, .. } = error else { panic!("{error:?}") };
+        assert!(message.starts_with(words) && message.contains("IAM policy of the hub's role"), "{message}");
+        let CallError::Refused { message, .. } = answered(403, Some("ExpiredToken"), String::new()) else { panic!() };
+        assert!(message.contains("credentials"), "{message}");
+        let CallError::Refused { message, .. } = answered(400, Some("RuleNotFound"), "gone".to_owned()) else {
+            panic!()
+        };
+        assert_eq!(message, "gone");
     }
 
     #[test]
