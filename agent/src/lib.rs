@@ -8,6 +8,7 @@ pub mod app;
 pub mod args;
 pub mod backoff;
 pub mod complaints;
+pub mod gates;
 pub mod http;
 pub mod index;
 pub mod link;

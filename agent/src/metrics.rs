@@ -23,6 +23,11 @@ pub struct Metrics {
     received: Family<MessageLabel, Counter>,
     unacknowledged: Gauge,
     watch_errors: Family<WatchErrorLabels, Counter>,
+    gates_waiting: Gauge,
+    health_stream: Gauge,
+    gates_opened: Family<ReasonLabel, Counter>,
+    gate_writes: Family<OutcomeLabel, Counter>,
+    webhook_reviews: Family<OutcomeLabel, Counter>,
 }
 
 /// Why a watch failed, as a label.
@@ -83,6 +88,16 @@ struct WatchErrorLabels {
     reason: Label,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Label,
+}
+
 /// A label's value, one of a set that is fixed at compile time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Label(&'static str);
@@ -115,6 +130,11 @@ impl Metrics {
             received: Family::default(),
             unacknowledged: Gauge::default(),
             watch_errors: Family::default(),
+            gates_waiting: Gauge::default(),
+            health_stream: Gauge::default(),
+            gates_opened: Family::default(),
+            gate_writes: Family::default(),
+            webhook_reviews: Family::default(),
         };
         registry.register("services", "Service ports that the hub asked to watch", metrics.services.clone());
         registry.register("endpoints", "Endpoints behind the watched Service ports", metrics.endpoints.clone());
@@ -129,7 +149,39 @@ impl Metrics {
             metrics.unacknowledged.clone(),
         );
         registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
+        metrics.register_gates(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    fn register_gates(&self, registry: &mut Registry) {
+        registry.register("gates_waiting", "Readiness gates that are not open", self.gates_waiting.clone());
+        let help = "1 while the hub tells of target health";
+        registry.register("target_health_stream", help, self.health_stream.clone());
+        registry.register("gates_opened", "Readiness gates opened, by reason", self.gates_opened.clone());
+        registry.register("gate_writes", "Conditions of readiness gates written, by outcome", self.gate_writes.clone());
+        let help = "Pods that the webhook was asked about, by outcome";
+        registry.register("webhook_reviews", help, self.webhook_reviews.clone());
+    }
+
+    /// How many readiness gates wait, and whether the hub tells of target health.
+    pub fn gates(&self, waiting: usize, synced: bool) {
+        self.gates_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.health_stream.set(i64::from(synced));
+    }
+
+    /// A gate is being opened; `reason` is a fixed word.
+    pub fn gate_opened(&self, reason: &'static str) {
+        self.gates_opened.get_or_create(&ReasonLabel { reason: Label(reason) }).inc();
+    }
+
+    /// A condition was written, or not; `outcome` is a fixed word.
+    pub fn gate_written(&self, outcome: &'static str) {
+        self.gate_writes.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
+    /// The webhook answered; `outcome` is a fixed word.
+    pub fn webhook_review(&self, outcome: &'static str) {
+        self.webhook_reviews.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
     }
 
     /// What is known now.

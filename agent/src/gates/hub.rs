@@ -24,13 +24,22 @@ struct Policy {
     unjudged_since: Option<Moment>,
 }
 
-/// What should become of a gate now, and when to ask again.
+/// What should become of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// What the condition should say.
-    pub condition: Condition,
-    /// The clock that opens it; None when no clock runs.
-    pub until: Option<Moment>,
+pub enum Verdict {
+    /// It opens.
+    Open(Condition),
+    /// It stays shut, for the load balancer or the hub says so of this very pod.
+    Shut(Condition),
+    /// Nobody judges the pod: it stays shut for a while.
+    Unjudged {
+        /// Since when nobody does; None when that is only so for this pod.
+        since: Option<Moment>,
+        /// What it says until then.
+        waits: Condition,
+        /// What it says when it opens.
+        opens: Condition,
+    },
 }
 
 impl Hub {
@@ -86,102 +95,92 @@ impl Hub {
         self.away_since.get_or_insert(now);
     }
 
-    /// What should become of the gate of a pod. `release_after` is how long nobody may judge.
+    /// What should become of the gate of a pod.
     #[must_use]
-    pub fn verdict(
-        &self,
-        policy: &PolicyKey,
-        uid: &str,
-        containers_ready: bool,
-        release_after: Moment,
-        now: Moment,
-    ) -> Verdict {
-        let seconds = release_after.as_secs();
+    pub fn verdict(&self, policy: &PolicyKey, uid: &str) -> Verdict {
         if let Some(since) = self.away_since {
-            let clock = Clock { since, release_after, containers_ready, now };
-            return clock.verdict(
-                closed("HubAway", format!("the hub is not heard; the gate opens when it stays away for {seconds} s")),
-                "ReleasedHubAway",
-                format!("the hub was not heard for {seconds} s, so nobody judges this pod"),
-            );
+            let waits = "the hub is not heard; the gate opens by itself when that lasts";
+            return Verdict::Unjudged {
+                since: Some(since),
+                waits: shut("HubAway", waits.to_owned()),
+                opens: open(
+                    "ReleasedHubAway",
+                    "the hub was not heard for too long, so nobody judges this pod".to_owned(),
+                ),
+            };
         }
-        let Some(known) = self.policies.get(policy) else { return released_without_policy(policy) };
+        let Some(known) = self.policies.get(policy) else { return without_policy(policy) };
         let health = &known.health;
         match health.mode {
-            Mode::Gone => released_without_policy(policy),
+            Mode::Gone => without_policy(policy),
             Mode::Released => {
                 let message = or(&health.message, "the targets of this policy are not judged pod by pod");
-                now_and_for_ever(open(word(&health.reason, "NotJudged"), message))
+                Verdict::Open(open(word(&health.reason, "NotJudged"), message))
             }
             Mode::Suspended => {
                 let message = or(&health.message, "the targets of this policy are not judged now");
-                let clock =
-                    Clock { since: known.unjudged_since.unwrap_or(now), release_after, containers_ready, now };
-                let opened = format!("not judged for {seconds} s: {message}");
-                let waits = closed(word(&health.reason, "Suspended"), message);
-                clock.verdict(waits, "ReleasedSuspended", opened)
+                Verdict::Unjudged {
+                    since: known.unjudged_since,
+                    opens: open("ReleasedSuspended", format!("not judged for too long: {message}")),
+                    waits: shut(word(&health.reason, "Suspended"), message),
+                }
             }
-            Mode::Judged => now_and_for_ever(judged(health.targets.get(uid))),
+            Mode::Judged => judged(health.targets.get(uid)),
         }
     }
 }
 
-/// A wait that ends by itself.
-struct Clock {
-    since: Moment,
-    release_after: Moment,
-    containers_ready: bool,
-    now: Moment,
-}
-
-impl Clock {
-    /// A pod whose containers are not ready is not ready with an open gate either; its gate stays shut, so that it is judged
-    /// should the hub return first.
-    fn verdict(&self, waits: Condition, reason: &'static str, message: String) -> Verdict {
-        let end = self.since.saturating_add(self.release_after);
-        match (self.containers_ready, self.now >= end) {
-            (true, true) => now_and_for_ever(open(reason.to_owned(), message)),
-            (true, false) => Verdict { condition: waits, until: Some(end) },
-            (false, _) => Verdict { condition: waits, until: None },
-        }
-    }
-}
-
-fn judged(target: Option<&Target>) -> Condition {
-    let Some(target) = target else { return not_registered() };
+fn judged(target: Option<&Target>) -> Verdict {
+    let not_registered = || shut("NotRegistered", "the pod is not registered with the load balancer yet".to_owned());
+    let Some(target) = target else {
+        // Either it is not known yet, or it never will be: its Service does not select it, or has no such port.
+        let never = "the hub knows of no such pod behind the policy's Service, so nobody judges this one";
+        return Verdict::Unjudged {
+            since: None,
+            waits: not_registered(),
+            opens: open("ReleasedNoTarget", never.to_owned()),
+        };
+    };
     let with_code = |text: &str| match target.code.as_str() {
         "" => text.to_owned(),
         code => format!("{text} ({code})"),
     };
     match target.health {
-        Health::Healthy => open("TargetHealthy".to_owned(), "the load balancer found the target healthy".to_owned()),
-        Health::Unregistered => not_registered(),
-        Health::Initial => closed("TargetInitial", with_code("the load balancer checks the target for the first time")),
-        Health::Unhealthy => closed("TargetUnhealthy", with_code("the target fails the load balancer's health check")),
-        Health::Unused => closed("TargetUnused", with_code("the load balancer does not check the target")),
-        Health::Draining => closed("TargetDraining", with_code("the target is being taken out of the load balancer")),
-        Health::Unknown => closed("HealthUnknown", with_code("what the load balancer says of the target is not known")),
+        Health::Healthy => {
+            Verdict::Open(open("TargetHealthy", "the load balancer found the target healthy".to_owned()))
+        }
+        Health::Unregistered => Verdict::Shut(not_registered()),
+        Health::Initial => {
+            Verdict::Shut(shut("TargetInitial", with_code("the load balancer checks the target for the first time")))
+        }
+        Health::Unhealthy => {
+            Verdict::Shut(shut("TargetUnhealthy", with_code("the target fails the load balancer's health checks")))
+        }
+        Health::Unused => Verdict::Shut(shut("TargetUnused", with_code("the load balancer does not check the target"))),
+        Health::Draining => {
+            Verdict::Shut(shut("TargetDraining", with_code("the target is being taken out of the load balancer")))
+        }
+        Health::Unknown => {
+            let message = with_code("what the load balancer says of the target is not known");
+            Verdict::Unjudged {
+                since: None,
+                opens: open("ReleasedHealthUnknown", format!("not judged for too long: {message}")),
+                waits: shut("HealthUnknown", message),
+            }
+        }
     }
 }
 
-fn not_registered() -> Condition {
-    closed("NotRegistered", "the pod is not registered with the load balancer yet".to_owned())
-}
-
-fn released_without_policy(policy: &PolicyKey) -> Verdict {
+fn without_policy(policy: &PolicyKey) -> Verdict {
     let message = format!("the hub has no policy {}/{} for this cluster", policy.namespace, policy.name);
-    now_and_for_ever(open("PolicyGone".to_owned(), message))
+    Verdict::Open(open("PolicyGone", message))
 }
 
-fn now_and_for_ever(condition: Condition) -> Verdict {
-    Verdict { condition, until: None }
+fn open(reason: impl Into<String>, message: String) -> Condition {
+    Condition { open: true, reason: reason.into(), message }
 }
 
-fn open(reason: String, message: String) -> Condition {
-    Condition { open: true, reason, message }
-}
-
-fn closed(reason: impl Into<String>, message: String) -> Condition {
+fn shut(reason: impl Into<String>, message: String) -> Condition {
     Condition { open: false, reason: reason.into(), message }
 }
 

@@ -151,6 +151,22 @@ pub struct Condition {
     pub message: String,
 }
 
+impl Condition {
+    /// The reason as a metric's label: one of a fixed set, though the hub may bring words of its own.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        const KNOWN: [&str; 6] = [
+            "TargetHealthy",
+            "PolicyGone",
+            "ReleasedHubAway",
+            "ReleasedSuspended",
+            "ReleasedNoTarget",
+            "ReleasedHealthUnknown",
+        ];
+        KNOWN.into_iter().find(|known| *known == self.reason).unwrap_or("NotJudged")
+    }
+}
+
 /// One gate of one pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GateId {
@@ -188,6 +204,19 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl Outcome {
+    /// A fixed name for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::PodGone => "pod_gone",
+            Self::Forbidden(_) => "forbidden",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,7 +232,11 @@ mod tests {
             name: text("web-0"),
             uid: text("u"),
             readiness_gates: vec![gate("a"), text("example.com/other"), gate("b"), gate("a"), gate("c")],
-            conditions: vec![(text("ContainersReady"), text("True")), (gate("a"), text("True")), (gate("b"), text("Unknown"))],
+            conditions: vec![
+                (text("ContainersReady"), text("True")),
+                (gate("a"), text("True")),
+                (gate("b"), text("Unknown")),
+            ],
             ..PodObject::default()
         };
         let gated = GatedPod::of("shop", &pod).expect("a pod with gates");

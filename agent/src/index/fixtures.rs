@@ -27,6 +27,7 @@ pub fn service(name: &str, ports: &[(&str, u16)]) -> ServiceObject {
         ports: ports.iter().map(port).collect(),
         primary_family: Some(Family::V4),
         has_selector: true,
+        selector: [("app".to_owned(), name.to_owned())].into(),
         external_name: false,
         health_check_node_port: 0,
         deleting: false,

@@ -8,7 +8,7 @@ pub mod eni;
 pub mod objects;
 mod resolve;
 mod steps;
-mod store;
+pub(crate) mod store;
 mod watched;
 
 #[cfg(test)]

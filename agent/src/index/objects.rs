@@ -2,7 +2,7 @@
 //!
 //! Values only: nothing of kube, protobuf or tokio may be imported here. `watch::strip` makes them, `resolve` reads them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -96,6 +96,8 @@ pub struct ServiceObject {
     pub primary_family: Option<Family>,
     /// False for a Service without a selector, whose EndpointSlices somebody else writes.
     pub has_selector: bool,
+    /// spec.selector, for the webhook; empty also when it has more than 64 labels.
+    pub selector: BTreeMap<String, String>,
     /// True for type ExternalName, which has no endpoints at all.
     pub external_name: bool,
     /// 0 unless externalTrafficPolicy is Local.

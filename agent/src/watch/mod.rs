@@ -4,6 +4,7 @@
 //! A source that fails hurts no other: each has its own watcher, its own retries and its own state.
 
 mod client;
+pub mod gates;
 mod source;
 mod strip;
 
@@ -21,7 +22,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, Config, config::KubeConfigOptions, config::Kubeconfig, core::PartialObjectMeta};
 use thiserror::Error;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 
@@ -91,6 +92,18 @@ pub struct Watchers {
     metrics: Metrics,
     running: HashMap<SourceRun, AbortHandle>,
     tasks: JoinSet<()>,
+    tap: Option<Tap>,
+}
+
+/// A second listener, who gets what `concerns` says of what the watchers say, after the first.
+#[derive(Clone)]
+pub struct Tap {
+    /// What it hears.
+    pub updates: mpsc::Sender<SourceUpdate>,
+    /// Which watchers are to run; told before they say anything.
+    pub wanted: watch::Sender<Vec<SourceRun>>,
+    /// What it wants to hear.
+    pub concerns: fn(&SourceEvent) -> bool,
 }
 
 impl Watchers {
@@ -98,11 +111,22 @@ impl Watchers {
     #[must_use]
     pub fn new(client: Client, metrics: Metrics) -> (Self, mpsc::Receiver<SourceUpdate>) {
         let (updates, receiver) = mpsc::channel(UPDATES);
-        (Self { client, updates, metrics, running: HashMap::new(), tasks: JoinSet::new() }, receiver)
+        let (running, tasks) = (HashMap::new(), JoinSet::new());
+        (Self { client, updates, metrics, running, tasks, tap: None }, receiver)
+    }
+
+    /// Lets somebody else hear, too.
+    #[must_use]
+    pub fn tapped(mut self, tap: Tap) -> Self {
+        self.tap = Some(tap);
+        self
     }
 
     /// Makes the wanted watchers the ones that run.
     pub fn want(&mut self, wanted: &[SourceRun]) {
+        if let Some(tap) = &self.tap {
+            tap.wanted.send_replace(wanted.to_vec());
+        }
         self.running.retain(|run, task| {
             let keep = wanted.contains(run);
             if !keep {
@@ -120,7 +144,8 @@ impl Watchers {
     }
 
     fn start(&mut self, from: SourceRun) -> AbortHandle {
-        let (client, updates, metrics) = (self.client.clone(), self.updates.clone(), self.metrics.clone());
+        let (client, metrics) = (self.client.clone(), self.metrics.clone());
+        let updates = source::Listeners { updates: self.updates.clone(), tap: self.tap.clone() };
         let namespace = from.source.namespace.clone();
         match from.source.kind {
             SourceKind::Service => {

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
-use super::{SourceUpdate, client::observed, strip::Strip};
+use super::{SourceUpdate, Tap, client::observed, strip::Strip};
 use crate::{
     backoff::Backoff,
     index::objects::{SourceEvent, SourceRun},
@@ -42,7 +42,7 @@ pub async fn follow<K>(
     client: Client,
     api: impl FnOnce(Client) -> Api<K>,
     from: SourceRun,
-    updates: mpsc::Sender<SourceUpdate>,
+    updates: Listeners,
     metrics: Metrics,
 ) where
     K: Strip + Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -144,7 +144,7 @@ impl Follower {
 #[derive(Clone)]
 struct Reporter {
     from: SourceRun,
-    updates: mpsc::Sender<SourceUpdate>,
+    updates: Listeners,
     /// What was last logged as wrong. Shared with the client's observer; held for a comparison only, never across an await.
     failing: Arc<Mutex<Option<String>>>,
 }
@@ -171,7 +171,31 @@ impl Reporter {
 
     /// False when nobody listens any more.
     async fn tell(&self, event: SourceEvent) -> bool {
-        self.updates.send(SourceUpdate { from: self.from.clone(), event }).await.is_ok()
+        self.updates.tell(&self.from, event).await
+    }
+}
+
+/// Who hears what a watcher says.
+#[derive(Clone)]
+pub struct Listeners {
+    /// The index.
+    pub updates: mpsc::Sender<SourceUpdate>,
+    /// A second one.
+    pub tap: Option<Tap>,
+}
+
+impl Listeners {
+    /// The index first, for it is what traffic depends on. False when it does not listen any more.
+    async fn tell(&self, from: &SourceRun, event: SourceEvent) -> bool {
+        let also = self.tap.as_ref().filter(|tap| (tap.concerns)(&event)).map(|tap| (tap, event.clone()));
+        if self.updates.send(SourceUpdate { from: from.clone(), event }).await.is_err() {
+            return false;
+        }
+        if let Some((tap, event)) = also {
+            // It ends only together with the agent.
+            let _ = tap.updates.send(SourceUpdate { from: from.clone(), event }).await;
+        }
+        true
     }
 }
 

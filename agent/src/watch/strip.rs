@@ -11,6 +11,7 @@ use k8s_openapi::{
 };
 use kube::core::PartialObjectMeta;
 
+use crate::gates::objects::PREFIX;
 use crate::index::{
     eni,
     objects::{
@@ -23,6 +24,8 @@ const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// A dual-stack pod has two.
 const MAX_POD_IPS: usize = 8;
+/// Far past what people write; at the bounds of labels these are 24 kB.
+const MAX_SELECTOR: usize = 64;
 /// Far past the pods of service meshes, which declare about ten.
 const MAX_CONTAINER_PORTS: usize = 64;
 /// One for each load balancer that gates the pod.
@@ -45,6 +48,7 @@ pub trait Strip {
 impl Strip for Service {
     fn strip(self) -> Option<Object> {
         let spec = self.spec.unwrap_or_default();
+        let selector = spec.selector.unwrap_or_default();
         let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
             let name = port.name.unwrap_or_default();
             Some(ServicePort { name, port: port_number(port.port)?, node_port: port.node_port.unwrap_or_default() })
@@ -53,7 +57,8 @@ impl Strip for Service {
             name: self.metadata.name?,
             ports: ports.collect(),
             primary_family: spec.ip_families.unwrap_or_default().first().and_then(|family| parse_family(family)),
-            has_selector: spec.selector.is_some_and(|selector| !selector.is_empty()),
+            has_selector: !selector.is_empty(),
+            selector: if selector.len() <= MAX_SELECTOR { selector } else { BTreeMap::new() },
             external_name: spec.type_.as_deref() == Some("ExternalName"),
             health_check_node_port: spec.health_check_node_port.unwrap_or_default(),
             deleting: self.metadata.deletion_timestamp.is_some(),
@@ -182,7 +187,11 @@ fn container_ports(spec: &PodSpec) -> Vec<ContainerPort> {
 
 fn readiness_gates(spec: &PodSpec) -> Vec<String> {
     let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone());
-    gates.take(MAX_READINESS_GATES).collect()
+    let mut gates: Vec<String> = gates.collect();
+    // A gate of ours that were cut off would keep its pod waiting for ever.
+    gates.sort_by_key(|gate| !gate.starts_with(PREFIX));
+    gates.truncate(MAX_READINESS_GATES);
+    gates
 }
 
 fn conditions(status: PodStatus) -> Vec<(String, String)> {
