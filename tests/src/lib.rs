@@ -14,6 +14,7 @@ pub mod policy;
 pub mod postgres;
 pub mod process;
 pub mod programs;
+pub mod realkube;
 pub mod sandbox;
 pub mod statistics;
 pub mod undertaker;
