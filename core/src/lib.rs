@@ -11,6 +11,7 @@ pub mod arn;
 pub mod budget;
 pub mod check;
 pub mod execute;
+pub mod gate;
 pub mod ids;
 pub mod inventory;
 pub mod observed;

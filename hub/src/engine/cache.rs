@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use switchyard_core::{
     observed::{Health, Known, Limits, Listener, LoadBalancer, Observed, Rule, Tags, Target, TargetGroup, TargetState},
     plan::step::Action,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Something that is read in one go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +80,8 @@ struct State {
     unread: HashSet<Object>,
     listeners_read: BTreeSet<LoadBalancerArn>,
     load_balancers_read: bool,
+    /// When the targets of each group were last read.
+    targets_read: HashMap<TargetGroupArn, Instant>,
     groups_read: bool,
 }
 
@@ -131,6 +134,10 @@ impl Cache {
         let was_unread = state.unread.remove(&ticket.object);
         if let Object::Targets(arn) = &ticket.object {
             state.before.remove(arn);
+            match &reading {
+                Reading::Targets(None) => state.targets_read.remove(arn),
+                _ => state.targets_read.insert(arn.clone(), Instant::now()),
+            };
         }
         if !was_unread && state.knows(&ticket.object, &reading) {
             return true;
@@ -159,6 +166,11 @@ impl Cache {
     /// True when the object was written and not read since.
     pub fn is_unread(&self, object: &Object) -> bool {
         self.lock().unread.contains(object)
+    }
+
+    /// How long ago the targets of a group were read; none: never.
+    pub fn targets_age(&self, group: &TargetGroupArn) -> Option<Duration> {
+        self.lock().targets_read.get(group).map(Instant::elapsed)
     }
 
     /// Makes what an action touches unknown, before its call is made.

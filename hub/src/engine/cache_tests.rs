@@ -50,7 +50,7 @@ fn group() -> TargetGroup {
 
 fn targets(addresses: &[&str]) -> Reading {
     let state = TargetState { health: Health::Healthy, reason: String::new() };
-    let target = |a: &&str| (Target { address: a.parse().unwrap(), port: 80 }, state.clone());
+    let target = |a: &&str| (Target { id: a.parse().unwrap(), port: 80 }, state.clone());
     Reading::Targets(Some(addresses.iter().map(target).collect()))
 }
 
@@ -121,7 +121,7 @@ fn a_read_that_was_under_way_when_a_write_began_is_thrown_away() {
 
 fn change(addresses: &[&str], register: bool) -> Action {
     let group = GroupRef { name: "sy-a".into(), arn: Some(group_arn()) };
-    let targets = addresses.iter().map(|a| Target { address: a.parse().unwrap(), port: 80 });
+    let targets = addresses.iter().map(|a| Target { id: a.parse().unwrap(), port: 80 });
     if register {
         let new = targets.map(|target| switchyard_core::plan::NewTarget { target, zone: None });
         return Action::RegisterTargets { group, targets: new.collect() };

@@ -28,6 +28,7 @@ use super::{
     EngineOptions,
     cache::{Cache, Object},
     carry::{Carrier, Report},
+    gates::{self, GateTerm, Sightings},
     lease::Lease,
     observer::{self, Wanted},
 };
@@ -63,6 +64,7 @@ pub(super) struct Term {
     raised_to: Option<Epoch>,
     /// Since when the rule of a policy is not known.
     pub(super) unknown_since: BTreeMap<PolicyUid, Instant>,
+    pub(super) gates: GateTerm,
 }
 
 /// The engine of one (account, region), as long as the process lives.
@@ -137,12 +139,13 @@ impl Engine {
         let now = self.term.now(&lease);
         let started = Instant::now();
         let look = Look { settings, records, memories, picture: picture.clone(), observed };
-        let (look, plan, orphans) = look.plan(now).await;
+        let Planned { look, plan, orphans, sightings } = look.plan(now).await;
         self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
         self.report_orphans(orphans);
         self.take_memories(&look.records, &plan);
         self.watch_health(&plan);
         self.save(lease.epoch, &picture, &plan).await;
+        self.save_gates(lease.epoch, &picture, sightings).await;
         self.forget(lease.epoch, &look.records, &plan, &unread).await;
         let steps = self.steps(&plan, &unread);
         if !steps.is_empty() {
@@ -369,9 +372,17 @@ struct Look {
     observed: Arc<Observed>,
 }
 
+/// What came of it.
+struct Planned {
+    look: Look,
+    plan: RegionPlan,
+    orphans: Vec<String>,
+    sightings: Sightings,
+}
+
 impl Look {
     /// Makes the plan on a thread for work that takes its time: with 100,000 endpoints some 100 ms.
-    async fn plan(self, now: Timestamp) -> (Self, RegionPlan, Vec<String>) {
+    async fn plan(self, now: Timestamp) -> Planned {
         let work = move || {
             let world = World {
                 settings: &self.settings,
@@ -381,7 +392,8 @@ impl Look {
                 observed: &self.observed,
             };
             let (plan, orphans) = (plan::plan(&world, now), plan::orphans(&world));
-            (self, plan, orphans)
+            let sightings = gates::sightings(&world, &plan);
+            Planned { look: self, plan, orphans, sightings }
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(made) => made,

@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod carry;
 mod cycle;
+mod gates;
 pub mod lease;
 pub mod observer;
 mod record;

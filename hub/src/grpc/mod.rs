@@ -6,6 +6,7 @@ mod caller;
 mod clusters;
 pub mod convert;
 pub mod errors;
+mod health;
 mod page;
 mod policies;
 
@@ -19,7 +20,7 @@ use switchyard_core::{
 };
 use switchyard_proto::{
     FILE_DESCRIPTOR_SET,
-    agent::v1::agent_service_server::AgentServiceServer,
+    agent::v1::{agent_service_server::AgentServiceServer, target_health_service_server::TargetHealthServiceServer},
     api::v1::{cluster_service_server::ClusterServiceServer, policy_service_server::PolicyServiceServer},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -177,6 +178,14 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let target_health = health::Health::new(health::HealthParts {
+        feed: parts.feed.clone(),
+        epoch: parts.epoch.clone(),
+        heartbeat_interval: parts.heartbeat_interval,
+        metrics: parts.metrics.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
     let policies = policies::Policies::new(policies::PolicyParts {
         store: parts.store.clone(),
         reading: reading.clone(),
@@ -186,10 +195,11 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<AgentServiceServer<agents::Agents>>().await;
-    health.set_serving::<PolicyServiceServer<policies::Policies>>().await;
-    health.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
+    let (serving, health_service) = tonic_health::server::health_reporter();
+    serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
+    serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
+    serving.set_serving::<PolicyServiceServer<policies::Policies>>().await;
+    serving.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -207,6 +217,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
+        .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
         .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned())

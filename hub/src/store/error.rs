@@ -86,6 +86,8 @@ queries! {
     PolicyStatusGet = "policy_status_get",
     /// Writing statuses.
     PolicyStatusSave = "policy_status_save",
+    /// The health of gated targets.
+    PolicyGatesSave = "policy_gates_save",
     /// Opening an agent's session.
     SessionOpen = "session_open",
     /// Locking the cluster and checking that the session still holds it.

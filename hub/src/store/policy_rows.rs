@@ -1,7 +1,7 @@
 //! A policy as a row and as a value: reading it back through the same door that it came in by ([`validate`]). A row that a newer
 //! version wrote is an error of that row alone.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use switchyard_core::{
 
 use super::{
     error::StoreError,
+    gates::GateBooks,
     values::{at, from_json, unreadable, unsigned},
 };
 
@@ -35,6 +36,8 @@ pub struct StoredPolicy {
     pub status_at: Option<Timestamp>,
     /// What the planner remembers of it.
     pub memory: PolicyMemory,
+    /// The health of pods that carry its readiness gate, by cluster.
+    pub gates: Arc<GateBooks>,
 }
 
 /// The columns of [`PolicyRow`], from `policies p`; to be followed by `where`.
@@ -42,9 +45,10 @@ macro_rules! policy_select {
     ($rest:literal) => {
         concat!(
             "select p.uid, p.namespace, p.name, p.version, p.generation, p.manifest, p.deleting_since, p.created_at, ",
-            "p.updated_at, s.status, s.saved_at, m.memory, ",
+            "p.updated_at, s.status, s.saved_at, m.memory, g.gates, ",
             "(select jsonb_object_agg(o.cluster, o.weight) from policy_overrides o where o.uid = p.uid) as overrides ",
             "from policies p left join policy_status s on s.uid = p.uid left join policy_memory m on m.uid = p.uid ",
+            "left join policy_gates g on g.uid = p.uid ",
             $rest
         )
     };
@@ -67,6 +71,7 @@ pub(super) struct PolicyRow {
     pub status: Option<Json<Value>>,
     pub saved_at: Option<jiff_sqlx::Timestamp>,
     pub memory: Option<Json<Value>>,
+    pub gates: Option<Json<Value>>,
 }
 
 impl PolicyRow {
@@ -95,7 +100,9 @@ impl PolicyRow {
             status: self.status.and_then(|value| rebuildable(&what, "status", value)),
             memory: self.memory.and_then(|value| rebuildable(&what, "memory", value)).unwrap_or_default(),
         };
-        kept.read()
+        let gates =
+            self.gates.and_then(|value| rebuildable(&what, "health of gated targets", value)).unwrap_or_default();
+        Ok(StoredPolicy { gates: Arc::new(gates), ..kept.read()? })
     }
 }
 
@@ -177,6 +184,7 @@ impl Kept {
             status: self.status,
             status_at: self.status_at,
             memory: self.memory,
+            gates: Arc::default(),
         })
     }
 }

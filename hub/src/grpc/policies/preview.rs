@@ -80,6 +80,7 @@ fn created(
         status: None,
         status_at: None,
         memory: PolicyMemory::default(),
+        gates: std::sync::Arc::default(),
     })
 }
 

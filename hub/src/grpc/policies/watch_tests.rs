@@ -31,6 +31,7 @@ fn stored(name: &str, uid: &str, version: u64) -> StoredPolicy {
         status: None,
         status_at: None,
         memory: PolicyMemory::default(),
+        gates: std::sync::Arc::default(),
     }
 }
 
@@ -45,6 +46,7 @@ fn picture(policies: &[StoredPolicy], link: Option<Link>) -> Picture {
             link,
             session_since: None,
             problems: Vec::new(),
+            reports_nodes: true,
         };
         inventory.clusters.insert(name, cluster);
     }
