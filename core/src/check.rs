@@ -93,7 +93,12 @@ fn wanted(world: &World<'_>, record: &PolicyRecord, name: &ClusterName) -> BTree
         matches!(endpoint.state, EndpointState::Present { ready: true, terminating: false, .. })
     });
     let owned = ready.filter(|(target, uid, _)| match world.inventory.owner(&cluster.vpc_id, *target) {
-        Ownership::Owner(owner) => owner.cluster == *name && owner.pod_uid == **uid,
+        Ownership::Owner(owner) => {
+            let other_service = (&owner.service.namespace, &owner.service.name)
+                != (&record.policy.service.namespace, &record.policy.service.name);
+            let lost_port = record.policy.service.targets_nodes() && other_service;
+            owner.cluster == *name && owner.pod_uid == **uid && !lost_port
+        }
         Ownership::Free => false,
     });
     owned.map(|(target, _, _)| target).collect()
@@ -220,7 +225,7 @@ impl<'a> Play<'a> {
     /// The address must be wanted by a pod that owns it.
     fn must_own_address(&mut self, target: Target) {
         if !self.wanted.values().any(|wanted| wanted.contains(&target)) {
-            self.broken("I10", format!("no ready pod of this policy's Service owns {target}"));
+            self.broken("I10", format!("nothing ready of this policy's Service owns {target}"));
         }
     }
 
@@ -272,7 +277,7 @@ impl<'a> Play<'a> {
         }
         let wanted = cluster.and_then(|name| self.wanted.get(&name));
         if let Some(target) = gone.iter().find(|target| wanted.is_some_and(|wanted| wanted.contains(target))) {
-            self.broken("I4", format!("{target} belongs to a ready pod and would be removed from {}", group.name));
+            self.broken("I4", format!("{target} is ready and would be removed from {}", group.name));
         }
     }
 

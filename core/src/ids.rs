@@ -178,6 +178,78 @@ text_id!(
     HubId, "hub id", |what, v| tag_word(what, v, 64)
 );
 
+/// The id of an EC2 instance: `i-` and 17 hexadecimal digits, or 8 for instances from before 2018 (EC2 user guide, "Resource
+/// IDs"). A value to copy, since every target of a group of nodes carries one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceId {
+    /// Lower-case digits; those of a short id are followed by zero bytes.
+    digits: [u8; InstanceId::LONG],
+}
+
+impl InstanceId {
+    const LONG: usize = 17;
+    const SHORT: usize = 8;
+
+    /// Checks and takes the id.
+    ///
+    /// # Errors
+    /// [`IdError`] when it is not the id of an instance.
+    pub fn new(value: &str) -> Result<Self, IdError> {
+        let fail = || {
+            let remedy = "use the instance's id as EC2 shows it: i- and 17 (or 8) lower-case hexadecimal digits";
+            IdError::new("instance id", value, "is not the id of an EC2 instance", remedy)
+        };
+        let given = value.strip_prefix("i-").ok_or_else(fail)?.as_bytes();
+        let hexadecimal = given.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if !hexadecimal || !matches!(given.len(), Self::SHORT | Self::LONG) {
+            return Err(fail());
+        }
+        let mut digits = [0; Self::LONG];
+        digits[..given.len()].copy_from_slice(given);
+        Ok(Self { digits })
+    }
+
+    /// A number in which ids differ; not all of the id.
+    pub(crate) fn hash_bits(self) -> u32 {
+        let hash = |number: u32, digit: &u8| number.wrapping_mul(31).wrapping_add(u32::from(*digit));
+        self.digits.iter().fold(0, hash)
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("i-")?;
+        self.digits.iter().take_while(|digit| **digit != 0).try_for_each(|digit| write!(f, "{}", char::from(*digit)))
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InstanceId({self})")
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = IdError;
+    fn from_str(value: &str) -> Result<Self, IdError> {
+        Self::new(value)
+    }
+}
+
+impl TryFrom<String> for InstanceId {
+    type Error = IdError;
+    fn try_from(value: String) -> Result<Self, IdError> {
+        Self::new(&value)
+    }
+}
+
+impl From<InstanceId> for String {
+    fn from(value: InstanceId) -> String {
+        value.to_string()
+    }
+}
+
 /// Namespace and name of a policy; written `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyKey {
@@ -294,6 +366,19 @@ mod tests {
         assert!(ClusterName::new("a".repeat(64)).is_err());
         assert!(PolicyName::new("a.b").is_ok());
         assert!(PolicyName::new("a..b").is_err());
+    }
+
+    #[test]
+    fn an_instance_id_has_17_or_8_hexadecimal_digits_and_reads_as_it_was_written() {
+        for good in ["i-0123456789abcdef0", "i-1a2b3c4d"] {
+            assert_eq!(InstanceId::new(good).unwrap().to_string(), good);
+        }
+        let bad =
+            ["", "i-", "i-0", "i-0123456789abcdef", "i-0123456789abcdef01", "i-1A2B3C4D", "i-1a2b3c4g", "1a2b3c4d"];
+        for bad in bad {
+            let error = InstanceId::new(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("17 (or 8)"), "{error}");
+        }
     }
 
     #[test]

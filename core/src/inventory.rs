@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{ClusterName, Namespace, PodUid, ServiceName, ServicePort, VpcId},
-    observed::Target,
+    ids::{ClusterName, Namespace, PodUid, PolicyName, ServiceName, ServicePort, VpcId},
+    observed::{Target, TargetId},
+    policy::spec::TargetType,
 };
 
-/// One port of one Service, as a policy names it.
+/// One port of one Service and what is registered for it, as a policy names it. One Service may back a policy of each type.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The Service's namespace.
@@ -19,6 +20,21 @@ pub struct ServiceKey {
     pub name: ServiceName,
     /// The Service port's name, or its number in decimal.
     pub port: ServicePort,
+    /// Pods, or the nodes with the Service's node port. Last, so that what pods are sorted by stays as it was.
+    #[serde(default)]
+    pub target_type: TargetType,
+}
+
+impl ServiceKey {
+    /// True when nodes stand for the pods.
+    pub fn targets_nodes(&self) -> bool {
+        self.target_type == TargetType::Instance
+    }
+
+    /// True for the same Service, whatever its port and what is registered for it.
+    pub fn is_same_service(&self, other: &ServiceKey) -> bool {
+        self.namespace == other.namespace && self.name == other.name
+    }
 }
 
 /// A member cluster.
@@ -36,6 +52,8 @@ pub struct Cluster {
     pub session_since: Option<Timestamp>,
     /// Sources that the agent cannot read now, for people: (namespace, kind, message).
     pub problems: Vec<SourceProblem>,
+    /// True when its agent can report nodes: only then is it asked for the Services of policies with instance targets.
+    pub reports_nodes: bool,
 }
 
 /// A watch of an agent that fails. What it reported before stays in force.
@@ -68,6 +86,8 @@ pub struct ServiceState {
     pub condition: ServiceCondition,
     /// For people.
     pub message: String,
+    /// Where every node answers whether it has a ready pod of the Service; set with `externalTrafficPolicy: Local`.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// Whether a Service and its port were found.
@@ -81,6 +101,8 @@ pub enum ServiceCondition {
     PortNotFound,
     /// The Service selects nothing.
     NoSelectedPods,
+    /// Nodes are wanted as targets, and the Service port has no node port.
+    NoNodePort,
 }
 
 /// What tells one endpoint from another. The pod UID is part of it, so that a late delete for an old pod never removes the
@@ -91,10 +113,19 @@ pub struct EndpointKey {
     pub cluster: ClusterName,
     /// The Service port.
     pub service: ServiceKey,
-    /// Address and resolved target port.
+    /// Address and resolved target port, or instance and node port.
     pub target: Target,
-    /// The pod.
+    /// The pod, or the node.
     pub pod_uid: PodUid,
+}
+
+impl EndpointKey {
+    /// True when this claim and that of such an endpoint have one owner. An address is its pod's, whichever Services select the
+    /// pod. A node port is one Service's, and the same node answers for another Service when the port changes hands.
+    pub fn has_one_owner_with(&self, service: &ServiceKey, pod_uid: &PodUid) -> bool {
+        let same_service = !self.service.targets_nodes() || self.service.is_same_service(service);
+        self.pod_uid == *pod_uid && same_service
+    }
 }
 
 /// One endpoint as stored.
@@ -102,7 +133,7 @@ pub struct EndpointKey {
 pub struct Endpoint {
     /// Its state.
     pub state: EndpointState,
-    /// The pod's name, for people.
+    /// The pod's or the node's name, for people.
     pub pod_name: String,
     /// The node, for people.
     pub node: String,
@@ -110,6 +141,8 @@ pub struct Endpoint {
     pub zone: String,
     /// ENI ids of the pod; usually empty or one.
     pub eni_ids: Vec<String>,
+    /// The policies of the pod's namespace whose target health its readiness gates wait for; empty for most pods and all nodes.
+    pub gates: Vec<PolicyName>,
     /// When this endpoint was first reported; decides who owns an address that two pods claim.
     pub first_seen: Timestamp,
     /// When the last change was stored.
@@ -125,7 +158,7 @@ pub enum EndpointState {
         ready: bool,
         /// Answers requests, also while terminating.
         serving: bool,
-        /// Its pod has a deletionTimestamp.
+        /// Its pod has a deletionTimestamp, or its node is being removed.
         terminating: bool,
     },
     /// Not there any more.
@@ -135,9 +168,9 @@ pub enum EndpointState {
 /// Why an endpoint is believed to be gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Evidence {
-    /// The pod was seen to be deleted.
+    /// The pod, or the node, was seen to be deleted.
     PodDeleted,
-    /// The pod lives, the Service no longer selects it.
+    /// The pod lives, the Service no longer selects it; or the node lives, and is kept out by a label or is no instance.
     NotSelected,
     /// The Service was deleted.
     ServiceDeleted,
@@ -197,9 +230,11 @@ pub enum Ownership<'a> {
 }
 
 fn claim_part(target: Target) -> usize {
-    let bytes = match target.address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)),
-        IpAddr::V6(v6) => u128::from(v6),
+    let bytes = match target.id {
+        TargetId::Ip(IpAddr::V4(v4)) => u128::from(u32::from(v4)),
+        TargetId::Ip(IpAddr::V6(v6)) => u128::from(v6),
+        // A node has one claim for each Service, at another port.
+        TargetId::Instance(instance) => u128::from(instance.hash_bits()) ^ u128::from(target.port),
     };
     // Pods of one subnet differ in their last bytes.
     usize::try_from((bytes ^ (bytes >> 8)) % (CLAIM_PARTS as u128)).unwrap_or_default()
@@ -348,11 +383,12 @@ mod tests {
                 namespace: "shop".parse().unwrap(),
                 name: service.parse().unwrap(),
                 port: "http".parse().unwrap(),
+                target_type: TargetType::Ip,
             };
             let key = EndpointKey {
                 cluster: cluster.parse().unwrap(),
                 service,
-                target: Target { address: address.parse().unwrap(), port: 8080 },
+                target: Target::ip(address.parse::<IpAddr>().unwrap(), 8080),
                 pod_uid: "uid".parse().unwrap(),
             };
             let endpoint = Endpoint {
@@ -361,6 +397,7 @@ mod tests {
                 node: String::new(),
                 zone: String::new(),
                 eni_ids: Vec::new(),
+                gates: Vec::new(),
                 first_seen: Timestamp::UNIX_EPOCH,
                 updated_at: Timestamp::UNIX_EPOCH,
             };
@@ -385,6 +422,7 @@ mod tests {
                     namespace: "shop".parse().unwrap(),
                     name: service.parse().unwrap(),
                     port: "http".parse().unwrap(),
+                    target_type: TargetType::Ip,
                 };
                 let place = (cluster.to_owned(), service.to_owned());
                 let rest: Vec<_> = all.iter().filter(|listed| **listed >= place).cloned().collect();

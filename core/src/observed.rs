@@ -1,13 +1,13 @@
 //! What was last read back from AWS. *Unknown* is a value of its own: after a write whose answer was lost the cloud side is
 //! unknown, never "as before", and nothing is planned on it until it was read again.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     arn::{ListenerArn, LoadBalancerArn, RuleArn, TargetGroupArn},
-    ids::{VpcId, Weight},
+    ids::{IdError, InstanceId, VpcId, Weight, cut},
 };
 
 /// Tags of one resource.
@@ -168,21 +168,82 @@ pub struct HealthCheck {
     pub matcher: String,
 }
 
-/// What a target is known by: address and port.
+/// What a target is known by: an address or an instance, and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
-    /// IPv4 or IPv6.
-    pub address: IpAddr,
+    /// Where.
+    pub id: TargetId,
     /// 1..=65535.
     pub port: u16,
 }
 
+/// The id of a target as ELBv2 takes it; which kind it is follows from the group's target type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TargetId {
+    /// IPv4 or IPv6, in groups of target type `ip`.
+    Ip(IpAddr),
+    /// A node, in groups of target type `instance`.
+    Instance(InstanceId),
+}
+
+impl Target {
+    /// An address with its port.
+    pub fn ip(address: impl Into<IpAddr>, port: u16) -> Self {
+        Self { id: TargetId::Ip(address.into()), port }
+    }
+
+    /// An instance with its port.
+    pub fn instance(instance: InstanceId, port: u16) -> Self {
+        Self { id: TargetId::Instance(instance), port }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            IpAddr::V4(v4) => write!(f, "{v4}:{}", self.port),
-            IpAddr::V6(v6) => write!(f, "[{v6}]:{}", self.port),
+        match self.id {
+            TargetId::Ip(IpAddr::V6(v6)) => write!(f, "[{v6}]:{}", self.port),
+            id => write!(f, "{id}:{}", self.port),
         }
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TargetId::Ip(address) => write!(f, "{address}"),
+            TargetId::Instance(instance) => write!(f, "{instance}"),
+        }
+    }
+}
+
+impl FromStr for TargetId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text.parse() {
+            Ok(address) => Ok(TargetId::Ip(address)),
+            Err(_) if text.starts_with("i-") => InstanceId::new(text).map(TargetId::Instance),
+            Err(_) => Err(IdError {
+                what: "target",
+                value: cut(text),
+                problem: "is neither an IP address nor the id of an EC2 instance".to_owned(),
+                remedy: "use an IPv4 or IPv6 address without a zone, or an id such as i-0123456789abcdef0",
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for TargetId {
+    type Error = IdError;
+    fn try_from(value: String) -> Result<Self, IdError> {
+        value.parse()
+    }
+}
+
+impl From<TargetId> for String {
+    fn from(id: TargetId) -> String {
+        id.to_string()
     }
 }
 

@@ -39,11 +39,15 @@ pub enum Reason {
     PortNotFound,
     /// The Service selects nothing.
     NoSelectedPods,
+    /// The policy's targets are nodes, and the Service port has no node port.
+    NoNodePort,
+    /// The agent of this cluster is too old for what the policy asks: it cannot report nodes.
+    AgentTooOld,
     /// Removals are held: they would go past the budget, or empty a group that carries weight.
     RemovalsHeld,
     /// An address is claimed by pods of two clusters.
     AddressClash,
-    /// An address that the target group cannot hold, such as IPv6 in an IPv4 group.
+    /// Something that the target group cannot hold: IPv6 in an IPv4 group, an instance of another VPC, a node that is no instance.
     AddressUnsupported,
     /// The cluster has no registered target.
     NoTargets,

@@ -434,7 +434,7 @@ fn use_the_group_of_another_policy(case: &Case<'_>) -> Option<Vec<Step>> {
 
 fn register_an_unknown_address(case: &Case<'_>) -> Option<Vec<Step>> {
     let (arn, group) = case.groups().into_iter().next()?;
-    let target = Target { address: "192.0.2.1".parse().unwrap(), port: 8080 };
+    let target = Target { id: "192.0.2.1".parse().unwrap(), port: 8080 };
     let targets = vec![NewTarget { target, zone: None }];
     Some(first(case, Action::RegisterTargets { group: reference(arn, group), targets }))
 }
@@ -548,7 +548,7 @@ fn targets_that_are_not_known_are_not_removed() {
     };
     let one = |case: &Case<'_>| {
         let (arn, group) = case.groups()[0];
-        let target = Target { address: "10.0.0.1".parse().unwrap(), port: 8080 };
+        let target = Target { id: "10.0.0.1".parse().unwrap(), port: 8080 };
         Action::DeregisterTargets { group: reference(arn, group), targets: vec![target] }
     };
     let named = judged(forget, one);

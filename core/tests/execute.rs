@@ -12,6 +12,7 @@ use switchyard_core::{
     ids::{VpcId, Weight},
     observed::{HealthCheck, Tags, Target},
     plan::{Action, GroupRef, NewTarget, NewTargetGroup, Step},
+    policy::spec::TargetType,
 };
 
 const PREFIX: &str = "arn:aws:elasticloadbalancing:eu-central-1:123456789012";
@@ -58,6 +59,7 @@ fn create(name: &str) -> Action {
         protocol: "HTTP".into(),
         protocol_version: "HTTP1".into(),
         port: 80,
+        target_type: TargetType::Ip,
         health_check: health_check(),
         tags: Tags::new(),
     })
@@ -72,7 +74,7 @@ fn check(group: GroupRef) -> Action {
 }
 
 fn target() -> Target {
-    Target { address: "10.0.0.1".parse().unwrap(), port: 80 }
+    Target { id: "10.0.0.1".parse().unwrap(), port: 80 }
 }
 
 fn register(group: GroupRef) -> Action {

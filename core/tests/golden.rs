@@ -114,7 +114,7 @@ fn perform(model: &mut Model, words: &[&str]) -> String {
             tags.insert(tag.into(), value.into());
         }
         ["health"] => model.judge_health(),
-        ["dies", address] => model.alive.retain(|target| target.address.to_string() != *address),
+        ["dies", address] => model.alive.retain(|target| target.id.to_string() != *address),
         ["advance", seconds] => model.advance(seconds.parse().unwrap()),
         ["limit", "rules", n] => model.aws.limits.rules_per_load_balancer = n.parse().unwrap(),
         ["limit", "groups", n] => model.aws.limits.target_groups_per_load_balancer = n.parse().unwrap(),

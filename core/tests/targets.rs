@@ -40,7 +40,7 @@ struct Group {
 }
 
 fn target(address: &str) -> Target {
-    Target { address: address.parse().unwrap(), port: 8080 }
+    Target { id: address.parse().unwrap(), port: 8080 }
 }
 
 fn address(pod: u32) -> String {
@@ -140,7 +140,7 @@ impl Group {
 }
 
 fn gone(decided: &Targets) -> Vec<String> {
-    decided.deregister.iter().map(|(target, _)| target.address.to_string()).collect()
+    decided.deregister.iter().map(|(target, _)| target.id.to_string()).collect()
 }
 
 fn note(decided: &Targets, reason: Reason) -> &Note {

@@ -245,10 +245,7 @@ fn services_and_ports_are_named_as_kubernetes_names_them() {
 
 #[test]
 fn what_this_version_cannot_do_is_refused_and_not_ignored() {
-    named_faults(vec![
-        row("{spec: {mode: Pooled}}", "spec.mode", "Pooled", "use Weighted"),
-        row(backend("{targetType: instance}"), "spec.backend.targetType", "instance", "use ip"),
-    ]);
+    named_faults(vec![row("{spec: {mode: Pooled}}", "spec.mode", "Pooled", "use Weighted")]);
 }
 
 #[test]
@@ -455,8 +452,12 @@ fn a_policy_with_everything_set_builds_exactly_what_elbv2_takes() {
     ];
     assert_eq!(policy.conditions, conditions);
     assert_eq!(policy.order, 4711);
-    let service =
-        ServiceKey { namespace: "shop".parse().unwrap(), name: "cart".parse().unwrap(), port: "8080".parse().unwrap() };
+    let service = ServiceKey {
+        namespace: "shop".parse().unwrap(),
+        name: "cart".parse().unwrap(),
+        port: "8080".parse().unwrap(),
+        target_type: TargetType::Ip,
+    };
     assert_eq!(policy.service, service);
     assert_eq!((policy.protocol.as_str(), policy.protocol_version.as_str()), ("HTTPS", "HTTP2"));
     let health_check = HealthCheck {

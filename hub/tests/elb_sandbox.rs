@@ -14,6 +14,7 @@ use switchyard_core::{
     ids::{VpcId, Weight},
     observed::{self, Condition, HealthCheck, Known, Rule, Target},
     plan::step::{Action, GroupRef, NewTarget, NewTargetGroup},
+    policy::spec::TargetType,
 };
 use switchyard_hub::elb::Elb;
 use switchyard_sandbox::elb as sandbox;
@@ -77,6 +78,7 @@ impl Bench {
             protocol: "HTTP".into(),
             protocol_version: "HTTP1".into(),
             port: 80,
+            target_type: TargetType::Ip,
             health_check: health_check("/healthz"),
             tags: tags(),
         })
@@ -223,8 +225,8 @@ async fn settings_of_a_group_are_changed_in_place() {
 async fn targets_come_and_go_by_address_and_port() {
     let bench = Bench::start().await;
     let group = bench.group("sy-a").await;
-    let target = |port| Target { address: "127.9.0.1".parse().unwrap(), port };
-    let outside = Target { address: "10.99.0.1".parse().unwrap(), port: 80 };
+    let target = |port| Target { id: "127.9.0.1".parse().unwrap(), port };
+    let outside = Target { id: "10.99.0.1".parse().unwrap(), port: 80 };
     let mut targets: Vec<NewTarget> = [target(81), target(82)].map(|target| NewTarget { target, zone: None }).into();
     targets.push(NewTarget { target: outside, zone: Some("all".into()) });
     bench.done(Action::RegisterTargets { group: group.clone(), targets }).await;

@@ -11,6 +11,7 @@ use switchyard_core::{
     ids::{VpcId, Weight},
     observed::{Condition, HealthCheck, Target},
     plan::step::{Action, GroupRef, NewTarget, NewTargetGroup},
+    policy::spec::TargetType,
 };
 
 const DONE: Outcome = Outcome::Done { created: None };
@@ -45,7 +46,7 @@ fn health_check(matcher: &str) -> HealthCheck {
 }
 
 fn target(address: &str, port: u16) -> Target {
-    Target { address: address.parse().unwrap(), port }
+    Target { id: address.parse().unwrap(), port }
 }
 
 fn weight(value: u32) -> Weight {
@@ -72,6 +73,7 @@ fn new_group(matcher: &str, protocol_version: &str) -> NewTargetGroup {
         protocol: "HTTP".into(),
         protocol_version: protocol_version.into(),
         port: 80,
+        target_type: TargetType::Ip,
         health_check: health_check(matcher),
         tags: BTreeMap::from([("switchyard.dev/hub".into(), "h 1".into())]),
     }

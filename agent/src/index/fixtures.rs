@@ -6,7 +6,8 @@ use super::{
     Index,
     objects::{
         Batch, EndpointView, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, ServiceRef,
-        ServiceStatus, SliceEndpoint, SliceObject, Source, SourceEvent, SourceKind, SourceRun, TombstoneReason,
+        ServiceStatus, SliceEndpoint, SliceObject, Source, SourceEvent, SourceKind, SourceRun, TargetKind,
+        TombstoneReason,
     },
 };
 
@@ -17,7 +18,12 @@ pub fn reference(name: &str, port: &str) -> ServiceRef {
 }
 
 pub fn reference_in(namespace: &str, name: &str, port: &str) -> ServiceRef {
-    ServiceRef { namespace: namespace.to_owned(), name: name.to_owned(), port: port.to_owned() }
+    ServiceRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        port: port.to_owned(),
+        targets: TargetKind::Pods,
+    }
 }
 
 pub fn service(name: &str, ports: &[(&str, u16)]) -> ServiceObject {

@@ -15,6 +15,18 @@ pub struct ServiceRef {
     pub name: String,
     /// The Service port's name, or its number in decimal.
     pub port: String,
+    /// What is to be reported. Last, so that references to one Service are neighbours.
+    pub targets: TargetKind,
+}
+
+/// What stands for a Service at the load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum TargetKind {
+    /// Its pods, by their addresses.
+    #[default]
+    Pods,
+    /// The cluster's nodes, by their instance ids, with the Service's node port.
+    Nodes,
 }
 
 /// The four kinds of objects that the agent watches.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    objects::{Object, ServiceRef, SourceEvent},
+    objects::{Object, ServiceRef, SourceEvent, TargetKind},
     store::{Applied, Store},
     watched::Watched,
 };
@@ -74,7 +74,12 @@ pub fn of_service<'a>(
     namespace: &'a str,
     name: &'a str,
 ) -> impl Iterator<Item = &'a mut Watched> {
-    let first = ServiceRef { namespace: namespace.to_owned(), name: name.to_owned(), port: String::new() };
+    let first = ServiceRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        port: String::new(),
+        targets: TargetKind::Pods,
+    };
     let same = move |reference: &ServiceRef| reference.namespace == namespace && reference.name == name;
     watched.range_mut(first..).take_while(move |(reference, _)| same(reference)).map(|(_, watched)| watched)
 }
@@ -84,7 +89,12 @@ pub fn of_namespace<'a>(
     watched: &'a mut BTreeMap<ServiceRef, Watched>,
     namespace: &'a str,
 ) -> impl Iterator<Item = &'a mut Watched> {
-    let first = ServiceRef { namespace: namespace.to_owned(), name: String::new(), port: String::new() };
+    let first = ServiceRef {
+        namespace: namespace.to_owned(),
+        name: String::new(),
+        port: String::new(),
+        targets: TargetKind::Pods,
+    };
     watched
         .range_mut(first..)
         .take_while(move |(reference, _)| reference.namespace == namespace)

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::messages::{Body, Identity, Incoming, Outgoing};
 use crate::{
     index::objects::{
-        Batch, EndpointView, Health, PodObject, ServiceCondition, ServiceRef, ServiceStatus, SourceStatus,
+        Batch, EndpointView, Health, PodObject, ServiceCondition, ServiceRef, ServiceStatus, SourceStatus, TargetKind,
         TombstoneReason, TombstoneView,
     },
     text::truncated,
@@ -39,6 +39,7 @@ pub fn to_proto_message(message: &Outgoing, identity: &Identity, now: jiff::Time
             highest_epoch_seen: *highest_epoch,
             last_acked_seq: *last_acked_seq,
             watch_set_version: *watch_set_version,
+            features: Vec::new(),
         }),
         Body::SnapshotBegin { snapshot_id, watch_set_version } => Message::SnapshotBegin(proto::SnapshotBegin {
             snapshot_id: snapshot_id.clone(),
@@ -81,7 +82,12 @@ pub fn from_proto_message(message: proto::HubMessage) -> Result<Incoming, Unread
 }
 
 fn from_proto_reference(reference: proto::ServiceRef) -> ServiceRef {
-    ServiceRef { namespace: reference.namespace, name: reference.name, port: reference.port }
+    // A hub names kinds that an agent of this version announced, and no others.
+    let targets = match proto::TargetType::try_from(reference.target_type) {
+        Ok(proto::TargetType::Instance) => TargetKind::Nodes,
+        Ok(proto::TargetType::Unspecified) | Err(_) => TargetKind::Pods,
+    };
+    ServiceRef { namespace: reference.namespace, name: reference.name, port: reference.port, targets }
 }
 
 fn to_proto_reference(reference: &ServiceRef) -> proto::ServiceRef {
@@ -89,6 +95,11 @@ fn to_proto_reference(reference: &ServiceRef) -> proto::ServiceRef {
         namespace: reference.namespace.clone(),
         name: reference.name.clone(),
         port: reference.port.clone(),
+        target_type: match reference.targets {
+            TargetKind::Pods => proto::TargetType::Unspecified,
+            TargetKind::Nodes => proto::TargetType::Instance,
+        }
+        .into(),
     }
 }
 

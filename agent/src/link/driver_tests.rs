@@ -146,6 +146,7 @@ impl Conversation {
             namespace: "shop".to_owned(),
             name: (*name).to_owned(),
             port: "http".to_owned(),
+            ..proto::ServiceRef::default()
         };
         let services = names.iter().map(service).collect();
         self.say(Answer::WatchSet(proto::WatchSet { version, services })).await;

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use super::{
     Settings, World, failures,
     resolve::{self, Place},
+    service_notes::service_notes,
     step::NewTarget,
     targets,
 };
 use crate::{
     arn::{RuleArn, TargetGroupArn},
     ids::{ClusterName, Weight},
-    inventory::{Cluster, Link, ServiceCondition},
+    inventory::Cluster,
     observed::{Action, Rule, Target, TargetGroup},
     ownership::{self, Owner},
     policy::{PolicyMemory, PolicyRecord, Programmed},
@@ -309,56 +310,6 @@ fn forget_refusals(draft: &mut Draft<'_>, cluster: &mut ClusterDraft<'_>, now: T
 /// Groups that are on their way out keep their targets until the group itself goes.
 fn leaving_or_deleting(draft: &Draft<'_>, cluster: &ClusterDraft<'_>) -> bool {
     cluster.leaving || draft.record.deleting_since.is_some()
-}
-
-fn service_notes(world: &World<'_>, draft: &mut Draft<'_>, cluster: &ClusterDraft<'_>, known: &Cluster) {
-    let service = &draft.record.policy.service;
-    let (name, port, namespace) = (&service.name, &service.port, &service.namespace);
-    let state = world.inventory.services.get(&(cluster.name.clone(), service.clone()));
-    let at = &cluster.name;
-    let found = match state.map(|state| state.condition) {
-        Some(ServiceCondition::NotFound) => Some((
-            Reason::ServiceNotFound,
-            format!(
-                "spec.backend.service.name: there is no Service {namespace}/{name} in {at}; create it or correct the name"
-            ),
-        )),
-        Some(ServiceCondition::PortNotFound) => Some((
-            Reason::PortNotFound,
-            format!(
-                "spec.backend.service.port: Service {namespace}/{name} in {at} has no port {port}; use one of its ports"
-            ),
-        )),
-        Some(ServiceCondition::NoSelectedPods) => Some((
-            Reason::NoSelectedPods,
-            format!(
-                "Service {namespace}/{name} in {at} selects no pod; look at its selector and the Deployment's labels"
-            ),
-        )),
-        Some(ServiceCondition::Resolved) | None => None,
-    };
-    if let Some((reason, mut message)) = found {
-        if let Some(detail) = state.map(|state| state.message.as_str()).filter(|detail| !detail.is_empty()) {
-            message = format!("{message} ({detail})");
-        }
-        draft.note(Some(at), reason, message);
-    }
-    for problem in &known.problems {
-        if problem.namespace.is_empty() || problem.namespace == namespace.as_str() {
-            let message = format!(
-                "the agent of {at} cannot read {}: {}; what it reported before stays in force",
-                problem.kind, problem.message
-            );
-            draft.note(Some(at), Reason::SourceFailing, message);
-        }
-    }
-    if known.link == Link::Stale
-        && !draft.notes.iter().any(|n| n.reason == Reason::ClusterStale && n.cluster.as_ref() == Some(at))
-    {
-        let message =
-            format!("the agent of {at} is away: its targets are frozen, the load balancer's health checks decide");
-        draft.note(Some(at), Reason::ClusterStale, message);
-    }
 }
 
 fn decide_weights(draft: &mut Draft<'_>) {

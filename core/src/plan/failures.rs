@@ -124,7 +124,7 @@ mod tests {
     };
 
     fn register(addresses: &[&str]) -> Step {
-        let target = |a: &&str| NewTarget { target: Target { address: a.parse().unwrap(), port: 80 }, zone: None };
+        let target = |a: &&str| NewTarget { target: Target { id: a.parse().unwrap(), port: 80 }, zone: None };
         let group = GroupRef { name: "sy-g".into(), arn: None };
         let action = Action::RegisterTargets { group, targets: addresses.iter().map(target).collect() };
         Step { policy: PolicyKey::new("shop", "checkout").unwrap(), action, why: String::new() }

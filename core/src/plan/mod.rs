@@ -2,14 +2,17 @@
 
 mod draft;
 pub mod failures;
+mod health_check;
 mod ledger;
 pub mod priorities;
 pub mod region;
 mod report;
 pub mod resolve;
+mod service_notes;
 pub mod step;
 mod steps;
 pub mod targets;
+mod words;
 
 use std::collections::BTreeMap;
 

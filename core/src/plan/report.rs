@@ -16,13 +16,15 @@ use crate::{
 };
 
 /// Reasons that mean: something that the policy refers to was not found.
-const REFERENCE_REASONS: [Reason; 7] = [
+const REFERENCE_REASONS: [Reason; 9] = [
     Reason::ListenerNotFound,
     Reason::ListenerUnsuitable,
     Reason::ForeignOwner,
     Reason::ClusterNotFound,
     Reason::ServiceNotFound,
     Reason::PortNotFound,
+    Reason::NoNodePort,
+    Reason::AgentTooOld,
     Reason::NotObservedYet,
 ];
 
@@ -124,10 +126,22 @@ fn programmed(world: &World<'_>, draft: &Draft<'_>, priorities: &Priorities, ste
 /// Reasons that a call did not go through.
 const FAILED: [Reason; 4] = [Reason::QuotaExceeded, Reason::CallRefused, Reason::OutcomeUnknown, Reason::Throttled];
 
+/// What one cluster lacks does not keep the rule from being made for the others.
+fn of_one_cluster(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ServiceNotFound
+            | Reason::PortNotFound
+            | Reason::NoNodePort
+            | Reason::AgentTooOld
+            | Reason::ClusterNotFound
+    )
+}
+
 fn no_rule(draft: &Draft<'_>, steps: &[Step]) -> Verdict {
     let reasons: Vec<Reason> = REFERENCE_REASONS
         .into_iter()
-        .filter(|reason| !matches!(reason, Reason::ServiceNotFound | Reason::PortNotFound | Reason::ClusterNotFound))
+        .filter(|reason| !of_one_cluster(*reason))
         .chain([
             Reason::ObserveOnly,
             Reason::Frozen,
@@ -148,7 +162,10 @@ fn no_rule(draft: &Draft<'_>, steps: &[Step]) -> Verdict {
         }
         None => Verdict::no(
             Reason::NoTargets,
-            "no cluster with a weight has a ready pod to register, so there is no rule yet",
+            format!(
+                "no cluster with a weight has a ready {} to register, so there is no rule yet",
+                if draft.record.policy.service.targets_nodes() { "node" } else { "pod" }
+            ),
         ),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     arn::{ListenerArn, LoadBalancerArn, RuleArn, TargetGroupArn},
     ids::{PolicyKey, VpcId, Weight},
     observed::{Condition, HealthCheck, Tags, Target},
+    policy::{spec::TargetType, validate::target_type_word},
 };
 
 /// Targets in one RegisterTargets or DeregisterTargets call (the chunk that the AWS Load Balancer Controller uses).
@@ -36,6 +37,8 @@ pub struct NewTargetGroup {
     pub protocol_version: String,
     /// The default port of the group, which every registration overrides.
     pub port: u16,
+    /// Pods or nodes.
+    pub target_type: TargetType,
     /// The health check.
     pub health_check: HealthCheck,
     /// With our ownership.
@@ -45,9 +48,9 @@ pub struct NewTargetGroup {
 /// A target with the zone to name at registration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NewTarget {
-    /// Address and port.
+    /// Address or instance, and port.
     pub target: Target,
-    /// `all` for addresses outside the group's VPC, else none: ELBv2 then finds the zone.
+    /// `all` for addresses outside the group's VPC, else none: ELBv2 then finds the zone. Never given for instances.
     pub zone: Option<String>,
 }
 
@@ -184,11 +187,13 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::CreateTargetGroup(new) => {
-                write!(f, "create target group {} ({} {}, ip)", new.name, new.protocol, new.protocol_version)
+                let kind = target_type_word(new.target_type);
+                write!(f, "create target group {} ({} {}, {kind})", new.name, new.protocol, new.protocol_version)
             }
             Action::ModifyTargetGroup { group, health_check } => {
-                let HealthCheck { path, interval_seconds, .. } = health_check;
-                write!(f, "change the health check of {} to {path} every {interval_seconds} s", group.name)
+                let HealthCheck { path, port, interval_seconds, .. } = health_check;
+                let port = if port == "traffic-port" { String::new() } else { format!(" on port {port}") };
+                write!(f, "change the health check of {} to {path}{port} every {interval_seconds} s", group.name)
             }
             Action::ModifyTargetGroupAttributes { group, deregistration_delay_seconds } => {
                 write!(f, "set the deregistration delay of {} to {deregistration_delay_seconds} s", group.name)

@@ -8,9 +8,11 @@ use super::{
     World,
     draft::{ClusterDraft, Draft, RuleView},
     failures,
+    health_check::health_check,
     ledger::Ledger,
     priorities::Priorities,
     step::{Action, GroupRef, MOST_TARGETS_A_CALL, NewTargetGroup, Step},
+    words::Words,
 };
 use crate::{
     arn::TargetGroupArn,
@@ -122,7 +124,8 @@ fn prepare_group(
             protocol: policy.protocol.clone(),
             protocol_version: policy.protocol_version.clone(),
             port: if policy.protocol == "HTTPS" { 443 } else { 80 },
-            health_check: policy.health_check.clone(),
+            target_type: policy.service.target_type,
+            health_check: health_check(world, policy, &cluster.name, None),
             tags,
         };
         steps.push(Action::CreateTargetGroup(new), format!("{} has no target group yet", cluster.name));
@@ -131,9 +134,14 @@ fn prepare_group(
         }
         return;
     };
-    if present.health_check != policy.health_check {
-        let action = Action::ModifyTargetGroup { group: group.clone(), health_check: policy.health_check.clone() };
-        steps.push(action, "spec.backend.healthCheck differs from the target group");
+    let health_check = health_check(world, policy, &cluster.name, Some(&present.health_check));
+    if present.health_check != health_check {
+        let why = if health_check == policy.health_check {
+            "spec.backend.healthCheck differs from the target group"
+        } else {
+            "the Service's health check node port differs from the target group"
+        };
+        steps.push(Action::ModifyTargetGroup { group: group.clone(), health_check }, why);
     }
     if matches!(present.deregistration_delay_seconds, Known::Known(seconds) if seconds != delay) {
         steps.push(set_delay, "spec.backend.deregistrationDelaySeconds differs from the target group");
@@ -171,7 +179,8 @@ fn register(
     let chunk = failures::register_chunk(&draft.memory, &cluster.group_name).min(MOST_TARGETS_A_CALL);
     for targets in targets.chunks(chunk) {
         let action = Action::RegisterTargets { group: group.clone(), targets: targets.to_vec() };
-        steps.push(action, format!("ready pods of {} are not registered", cluster.name));
+        let many = Words::of(&draft.record.policy.service).many;
+        steps.push(action, format!("ready {many} of {} are not registered", cluster.name));
     }
 }
 

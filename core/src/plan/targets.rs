@@ -1,5 +1,5 @@
 //! The targets of one cluster's group: which are wanted, which may go, and which are kept although nobody wants them any more
-//! (I1, I3, I4, I10). Tests are in `core/tests/targets.rs`.
+//! (I1, I3, I4, I10). Pods and nodes are decided alike; only the words differ. Tests are in `core/tests/targets.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,11 +8,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::step::NewTarget;
+use super::{step::NewTarget, words::Words};
 use crate::{
     ids::{ClusterName, PodUid, VpcId},
     inventory::{Cluster, Endpoint, EndpointState, Evidence, Inventory, Link, Ownership, ServiceCondition, ServiceKey},
-    observed::{Health, Target, TargetState},
+    observed::{Health, Target, TargetId, TargetState},
     policy::Baseline,
     status::{Note, Reason, TargetCounts},
 };
@@ -108,7 +108,12 @@ fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BT
         if !endpoint.state.wants_traffic() {
             continue;
         }
-        if !target.address.is_ipv4() {
+        let suits = match target.id {
+            TargetId::Ip(address) => address.is_ipv4(),
+            // Instances are registered in their own VPC only (ELBv2 user guide, "Target type").
+            TargetId::Instance(_) => input.cluster.vpc_id == *input.group_vpc,
+        };
+        if !suits {
             unsupported.push(target);
             continue;
         }
@@ -116,28 +121,19 @@ fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BT
             Ownership::Owner(owner) if owner.cluster != *name => {
                 clashes.entry(owner.cluster.clone()).or_default().push(target);
             }
-            Ownership::Owner(owner) if owner.pod_uid != *uid => {}
+            Ownership::Owner(owner) if !owner.has_one_owner_with(input.service, uid) => {}
             Ownership::Owner(_) | Ownership::Free => {
                 wanted.insert(target);
             }
         }
     }
+    let words = Words::of(input.service);
     for (other, targets) in clashes {
-        let message = format!(
-            "{} addresses of {name} are refused, such as {}: pods of {other} in the same VPC ({}) claim them first; give the \
-             clusters pod CIDRs that do not overlap",
-            targets.len(),
-            targets[0],
-            input.cluster.vpc_id
-        );
+        let message = words.clash(name, &other, targets.len(), targets[0], &input.cluster.vpc_id);
         notes.push(Note { cluster: Some(name.clone()), reason: Reason::AddressClash, message });
     }
     if let Some(first) = unsupported.first() {
-        let message = format!(
-            "{} addresses of {name} are IPv6, such as {first}, and the target group takes IPv4; make IPv4 the first family \
-             of the Service",
-            unsupported.len()
-        );
+        let message = words.unsupported(input, unsupported.len(), *first);
         notes.push(Note { cluster: Some(name.clone()), reason: Reason::AddressUnsupported, message });
     }
     wanted
@@ -150,8 +146,10 @@ fn register(
     room: usize,
     notes: &mut Vec<Note>,
 ) -> Vec<NewTarget> {
-    // An address outside the group's VPC needs a zone, and `all` is the only right one (ELBv2, RegisterTargets).
-    let zone = (input.cluster.vpc_id != *input.group_vpc).then(|| "all".to_owned());
+    // An address outside the group's VPC needs a zone, and `all` is the only right one; for an instance ELBv2 refuses any
+    // (RegisterTargets).
+    let outside = input.cluster.vpc_id != *input.group_vpc && !input.service.targets_nodes();
+    let zone = outside.then(|| "all".to_owned());
     let missing: Vec<Target> = wanted.iter().filter(|target| !present.contains_key(target)).copied().collect();
     if missing.len() > room {
         let message = format!(
@@ -285,28 +283,29 @@ fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &Servic
 }
 
 fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
+    let words = Words::of(input.service);
     if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
         let here = owner.cluster == input.cluster.name;
         // The same pod, selected by another Service too: what this Service says of it counts, below.
-        let ours = records.iter().any(|(uid, _)| **uid == owner.pod_uid && here);
+        let ours = records.iter().any(|(uid, _)| owner.has_one_owner_with(input.service, uid) && here);
         // Without a record of its own the target is most likely one of the Service that the policy named before: its pods
         // live, and are replaced by the new ones at leisure.
         let named_before = records.is_empty() && here && owner.service.namespace == input.service.namespace;
         if !ours && !named_before {
-            return Ground::Strong("the address now belongs to another pod");
+            return Ground::Strong(words.taken_over);
         }
     }
     // Of several pods that had the address over time the last report counts.
     let last = records.iter().max_by_key(|(uid, endpoint)| (endpoint.updated_at, *uid));
     match last.map(|(_, endpoint)| endpoint.state) {
-        Some(EndpointState::Present { terminating: true, .. }) => Ground::Strong("the pod is terminating"),
-        Some(EndpointState::Gone(Evidence::PodDeleted)) => Ground::Strong("the pod was deleted"),
-        Some(EndpointState::Present { .. }) => Ground::Weak("the pod is not ready"),
-        Some(EndpointState::Gone(Evidence::NotSelected)) => Ground::Weak("the Service no longer selects the pod"),
+        Some(EndpointState::Present { terminating: true, .. }) => Ground::Strong(words.terminating),
+        Some(EndpointState::Gone(Evidence::PodDeleted)) => Ground::Strong(words.deleted),
+        Some(EndpointState::Present { .. }) => Ground::Weak(words.not_ready),
+        Some(EndpointState::Gone(Evidence::NotSelected)) => Ground::Weak(words.not_selected),
         Some(EndpointState::Gone(Evidence::ServiceDeleted)) => Ground::Weak("the Service was deleted"),
         Some(EndpointState::Gone(Evidence::PortChanged)) => Ground::Weak("the Service port changed"),
-        Some(EndpointState::Gone(Evidence::Absent)) => Ground::Weak("the pod is missing from the cluster's list"),
-        None => Ground::Weak("no pod of the Service is known at the address"),
+        Some(EndpointState::Gone(Evidence::Absent)) => Ground::Weak(words.absent),
+        None => Ground::Weak(words.unknown),
     }
 }
 
@@ -337,6 +336,7 @@ fn held_note(input: &Input<'_>, inventory: &Inventory, present: usize, floor: u3
             format!("; Service {} has no port {}", input.service.name, input.service.port)
         }
         Some(ServiceCondition::NoSelectedPods) => format!("; Service {} selects no pod", input.service.name),
+        Some(ServiceCondition::NoNodePort) => format!("; Service {} has no node port", input.service.name),
         Some(ServiceCondition::Resolved) | None => String::new(),
     };
     let rule = if held.by_budget {
@@ -348,7 +348,8 @@ fn held_note(input: &Input<'_>, inventory: &Inventory, present: usize, floor: u3
     } else {
         format!(
             "The group carries weight, so its last target stays until another is registered: an empty group answers 503. \
-             Give {name} ready pods, or set its weight to 0"
+             Give {name} ready {}, or set its weight to 0",
+            Words::of(input.service).many
         )
     };
     let message =

@@ -210,13 +210,13 @@ impl std::fmt::Display for NameOrNumber {
 }
 
 /// How targets are registered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TargetType {
     /// Pod addresses.
     #[default]
     Ip,
-    /// Nodes.
+    /// Nodes, with the Service's node port.
     Instance,
 }
 

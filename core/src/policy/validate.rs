@@ -28,6 +28,9 @@ const MOST_TAGS: usize = 50;
 /// Characters of a tag's key and of its value (AWS, "Tag naming limits").
 const MOST_TAG_CHARACTERS: (usize, usize) = (128, 256);
 
+/// ELBv2's word for a health check at the target's own port.
+pub const TRAFFIC_PORT: &str = "traffic-port";
+
 /// One fault of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{field}: {value:?} {problem}; {remedy}")]
@@ -89,7 +92,7 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
     let listener = listener(&spec.listener, &mut report);
     let conditions = conditions::build(&spec.matches, &mut report);
     report.range("spec.order", spec.order, 1, MOST_ORDER, "");
-    let service = service(key.as_ref(), &spec.backend.service, &mut report);
+    let service = service(key.as_ref(), &spec.backend, &mut report);
     unsupported(spec, &mut report);
     let health_check = health_check(&spec.backend, &mut report);
     let delay = spec.backend.deregistration_delay_seconds;
@@ -129,6 +132,8 @@ pub fn validate_update(old: &ValidatedPolicy, new: &ValidatedPolicy) -> Result<(
         }
     };
     fixed("spec.listener", format!("{:?}", old.listener), format!("{:?}", new.listener));
+    let kind = |policy: &ValidatedPolicy| target_type_word(policy.service.target_type).to_owned();
+    fixed("spec.backend.targetType", kind(old), kind(new));
     fixed("spec.backend.protocol", old.protocol.clone(), new.protocol.clone());
     fixed("spec.backend.protocolVersion", old.protocol_version.clone(), new.protocol_version.clone());
     if report.0.is_empty() { Ok(()) } else { Err(report.0) }
@@ -219,22 +224,21 @@ fn tags(tags: &BTreeMap<String, String>, report: &mut Report) {
     }
 }
 
-fn service(key: Option<&PolicyKey>, service: &spec::Service, report: &mut Report) -> Option<ServiceKey> {
+fn service(key: Option<&PolicyKey>, backend: &spec::Backend, report: &mut Report) -> Option<ServiceKey> {
+    let service = &backend.service;
     let name = report.id("spec.backend.service.name", ServiceName::new(service.name.clone()));
     if let spec::NameOrNumber::Number(number) = service.port {
         report.range("spec.backend.service.port", number, 1, 65_535, "");
     }
     let port = report.id("spec.backend.service.port", ServicePort::new(service.port.to_string()));
-    Some(ServiceKey { namespace: key?.namespace.clone(), name: name?, port: port? })
+    let target_type = backend.target_type;
+    Some(ServiceKey { namespace: key?.namespace.clone(), name: name?, port: port?, target_type })
 }
 
 /// What the API foresees and this version cannot do is refused, never silently ignored.
 fn unsupported(spec: &spec::PolicySpec, report: &mut Report) {
     if spec.mode == Mode::Pooled {
         report.add("spec.mode", "Pooled", "is not supported by this version", "use Weighted");
-    }
-    if spec.backend.target_type == TargetType::Instance {
-        report.add("spec.backend.targetType", "instance", "is not supported by this version", "use ip");
     }
 }
 
@@ -264,7 +268,7 @@ fn health_check(backend: &spec::Backend, report: &mut Report) -> HealthCheck {
     report.range(&at("unhealthyThreshold"), check.unhealthy_threshold, 2, 10, "");
     HealthCheck {
         protocol: protocol_word(backend.protocol).to_owned(),
-        port: check.port.map_or_else(|| "traffic-port".to_owned(), |port| port.to_string()),
+        port: check.port.map_or_else(|| TRAFFIC_PORT.to_owned(), |port| port.to_string()),
         path: check.path.clone(),
         interval_seconds: check.interval_seconds,
         timeout_seconds: check.timeout_seconds,
@@ -325,6 +329,14 @@ fn clusters(clusters: &[spec::Cluster], report: &mut Report) -> Vec<(ClusterName
         report.add(field, "0", "is the weight of every cluster: all requests would get a 503", remedy);
     }
     result
+}
+
+/// The word of ELBv2, which is that of the spec.
+pub fn target_type_word(target_type: TargetType) -> &'static str {
+    match target_type {
+        TargetType::Ip => "ip",
+        TargetType::Instance => "instance",
+    }
 }
 
 fn protocol_word(protocol: Protocol) -> &'static str {

@@ -19,10 +19,12 @@ use switchyard_core::{
     },
     observed::{
         Action as RuleAction, Health, Known, Listener, LoadBalancer, Observed, Rule, Tags, Target, TargetGroup,
-        TargetState,
+        TargetId, TargetState,
     },
     plan::{self, GroupRef, RegionPlan, Settings, Step, World, failures, step::Action},
-    policy::{ClusterTrafficPolicy, PolicyMemory, PolicyRecord, validate},
+    policy::{
+        ClusterTrafficPolicy, PolicyMemory, PolicyRecord, spec::TargetType, validate, validate::target_type_word,
+    },
 };
 
 pub const VPC: &str = "vpc-1";
@@ -124,27 +126,53 @@ impl Model {
             link,
             session_since: Some(self.now),
             problems: Vec::new(),
+            reports_nodes: true,
         };
         self.inventory.clusters.insert(cluster_name(name), cluster);
     }
 
     pub fn service_key(service: &str) -> ServiceKey {
-        ServiceKey { namespace: "shop".parse().unwrap(), name: service.parse().unwrap(), port: "http".parse().unwrap() }
+        ServiceKey {
+            namespace: "shop".parse().unwrap(),
+            name: service.parse().unwrap(),
+            port: "http".parse().unwrap(),
+            target_type: TargetType::Ip,
+        }
+    }
+
+    /// As a policy with nodes as targets names it.
+    pub fn node_service_key(service: &str) -> ServiceKey {
+        ServiceKey { target_type: TargetType::Instance, ..Self::service_key(service) }
     }
 
     pub fn service(&mut self, cluster: &str, service: &str, condition: ServiceCondition) {
-        let state = ServiceState { condition, message: String::new() };
-        self.inventory.services.insert((cluster_name(cluster), Self::service_key(service)), state);
+        self.service_state(cluster, Self::service_key(service), condition, None);
+    }
+
+    pub fn service_state(
+        &mut self,
+        cluster: &str,
+        service: ServiceKey,
+        condition: ServiceCondition,
+        health_check_node_port: Option<u16>,
+    ) {
+        let state = ServiceState { condition, message: String::new(), health_check_node_port };
+        self.inventory.services.insert((cluster_name(cluster), service), state);
     }
 
     pub fn pod(&mut self, cluster: &str, service: &str, uid: &str, address: &str, state: EndpointState) {
-        let target = Target { address: address.parse().unwrap(), port: 8080 };
-        let key = EndpointKey {
-            cluster: cluster_name(cluster),
-            service: Self::service_key(service),
-            target,
-            pod_uid: PodUid::new(uid).unwrap(),
-        };
+        let target = Target { id: address.parse().unwrap(), port: 8080 };
+        self.endpoint(cluster, Self::service_key(service), uid, target, state);
+    }
+
+    /// A node of the cluster with the Service's node port.
+    pub fn node(&mut self, cluster: &str, service: &str, uid: &str, target: (&str, u16), state: EndpointState) {
+        let target = Target { id: target.0.parse().unwrap(), port: target.1 };
+        self.endpoint(cluster, Self::node_service_key(service), uid, target, state);
+    }
+
+    fn endpoint(&mut self, cluster: &str, service: ServiceKey, uid: &str, target: Target, state: EndpointState) {
+        let key = EndpointKey { cluster: cluster_name(cluster), service, target, pod_uid: PodUid::new(uid).unwrap() };
         if matches!(state, EndpointState::Present { terminating: false, .. }) {
             self.alive.insert(target);
         }
@@ -152,7 +180,11 @@ impl Model {
             self.alive.remove(&target);
         }
         // An agent reports a Service together with its endpoints.
-        let service_state = ServiceState { condition: ServiceCondition::Resolved, message: String::new() };
+        let service_state = ServiceState {
+            condition: ServiceCondition::Resolved,
+            message: String::new(),
+            health_check_node_port: None,
+        };
         self.inventory.services.entry((key.cluster.clone(), key.service.clone())).or_insert(service_state);
         let known = self.inventory.endpoints_of(&key.cluster, &key.service);
         let first_seen =
@@ -163,6 +195,7 @@ impl Model {
             node: "node".into(),
             zone: String::new(),
             eni_ids: Vec::new(),
+            gates: Vec::new(),
             first_seen: first_seen.unwrap_or(self.now),
             updated_at: self.now,
         };
@@ -290,7 +323,7 @@ impl Model {
                     vpc_id: new.vpc_id.clone(),
                     protocol: new.protocol.clone(),
                     protocol_version: new.protocol_version.clone(),
-                    target_type: "ip".into(),
+                    target_type: target_type_word(new.target_type).into(),
                     health_check: new.health_check.clone(),
                     deregistration_delay_seconds: Known::Known(300),
                     tags: new.tags.clone(),
@@ -304,8 +337,12 @@ impl Model {
                 self.group(group).deregistration_delay_seconds = Known::Known(*deregistration_delay_seconds);
             }
             Action::RegisterTargets { group, targets } => {
+                let kind = self.group(group).target_type.clone();
                 let Known::Known(registered) = &mut self.group(group).targets else { panic!("known") };
                 for new in targets {
+                    let instance = matches!(new.target.id, TargetId::Instance(_));
+                    assert_eq!(instance, kind == "instance", "{} in a group of type {kind}", new.target);
+                    assert!(!instance || new.zone.is_none(), "a zone for the instance {}", new.target);
                     let state = TargetState { health: Health::Initial, reason: String::new() };
                     registered.insert(new.target, state);
                 }

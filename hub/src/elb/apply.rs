@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_elasticloadbalancingv2::types::{ProtocolEnum, RulePriorityPair, TargetGroupAttribute, TargetTypeEnum};
+use aws_sdk_elasticloadbalancingv2::types::{ProtocolEnum, RulePriorityPair, TargetGroupAttribute};
 use switchyard_core::{
     arn::{ListenerArn, TargetGroupArn},
     execute::Outcome,
@@ -103,7 +103,7 @@ impl Elb {
             .protocol(ProtocolEnum::from(new.protocol.as_str()))
             .protocol_version(&new.protocol_version)
             .port(i32::from(new.port))
-            .target_type(TargetTypeEnum::Ip)
+            .target_type(wire::target_type(new.target_type))
             .health_check_protocol(ProtocolEnum::from(check.protocol.as_str()))
             .health_check_port(&check.port)
             .health_check_path(&check.path)

@@ -6,12 +6,13 @@ use aws_sdk_elasticloadbalancingv2::types::{
     Action, ActionTypeEnum, ForwardActionConfig, HostHeaderConditionConfig, HttpHeaderConditionConfig,
     HttpRequestMethodConditionConfig, Matcher, PathPatternConditionConfig, QueryStringConditionConfig,
     QueryStringKeyValuePair, RuleCondition, SourceIpConditionConfig, Tag, TargetDescription,
-    TargetGroupStickinessConfig, TargetGroupTuple,
+    TargetGroupStickinessConfig, TargetGroupTuple, TargetTypeEnum,
 };
 use switchyard_core::{
     ids::Weight,
     observed::{Condition, Target},
     plan::step::{GroupRef, NewTarget},
+    policy::spec::TargetType,
 };
 
 use super::call::CallError;
@@ -45,9 +46,16 @@ pub(super) fn matcher(codes: &str) -> Matcher {
     }
 }
 
+pub(super) fn target_type(target_type: TargetType) -> TargetTypeEnum {
+    match target_type {
+        TargetType::Ip => TargetTypeEnum::Ip,
+        TargetType::Instance => TargetTypeEnum::Instance,
+    }
+}
+
 /// A target with its port: it overrides the group's own, and without it a deregistration would miss.
 pub(super) fn target(target: &Target) -> TargetDescription {
-    TargetDescription::builder().id(target.address.to_string()).port(i32::from(target.port)).build()
+    TargetDescription::builder().id(target.id.to_string()).port(i32::from(target.port)).build()
 }
 
 pub(super) fn new_target(new: &NewTarget) -> TargetDescription {

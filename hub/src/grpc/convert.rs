@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use switchyard_core::{
     ids::{ClusterName, PolicyKey},
-    inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link},
+    inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link, ServiceKey},
     plan::{RegionPlan, Step},
-    policy::Violation,
+    policy::{Violation, spec::TargetType, validate::target_type_word},
     status::{self, ConditionType, Note, PolicyStatus, Reason, StatusCondition},
 };
-use switchyard_proto::api::v1 as proto;
+use switchyard_proto::{agent::v1 as agent, api::v1 as proto};
 
 use crate::store::{ClusterInfo, StoredPolicy};
 
@@ -20,6 +20,20 @@ pub type Links = BTreeMap<ClusterName, Link>;
 /// The links of all clusters that were ever seen.
 pub fn links(inventory: &Inventory) -> Links {
     inventory.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.link)).collect()
+}
+
+/// A Service port as agents are told of it.
+pub fn to_proto_service_ref(key: &ServiceKey) -> agent::ServiceRef {
+    let target_type = match key.target_type {
+        TargetType::Ip => agent::TargetType::Unspecified,
+        TargetType::Instance => agent::TargetType::Instance,
+    };
+    agent::ServiceRef {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        port: key.port.to_string(),
+        target_type: target_type.into(),
+    }
 }
 
 /// A point in time.
@@ -252,7 +266,7 @@ pub fn to_proto_endpoint(key: &EndpointKey, endpoint: &Endpoint) -> Option<proto
         namespace: key.service.namespace.to_string(),
         service: key.service.name.to_string(),
         service_port: key.service.port.to_string(),
-        address: key.target.address.to_string(),
+        address: key.target.id.to_string(),
         port: u32::from(key.target.port),
         ready,
         serving,
@@ -263,6 +277,7 @@ pub fn to_proto_endpoint(key: &EndpointKey, endpoint: &Endpoint) -> Option<proto
         zone: endpoint.zone.clone(),
         eni_ids: endpoint.eni_ids.clone(),
         updated_at: Some(to_proto_time(endpoint.updated_at)),
+        target_type: target_type_word(key.service.target_type).to_owned(),
     })
 }
 

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use switchyard_core::inventory::{EndpointKey, Evidence, ServiceKey, ServiceState};
+use switchyard_core::{
+    ids::PolicyName,
+    inventory::{EndpointKey, Evidence, ServiceKey, ServiceState},
+};
 
-/// How a Service stands, with its node ports.
+/// How a Service stands, with its node port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewServiceState {
     /// Condition and sentence; at most 1024 characters are kept.
     pub state: ServiceState,
     /// 0 when the Service port has none.
     pub node_port: u16,
-    /// 0 unless externalTrafficPolicy is Local.
-    pub health_check_node_port: u16,
 }
 
 /// An endpoint as the agent reports it.
@@ -33,6 +34,8 @@ pub struct NewEndpoint {
     pub zone: String,
     /// ENI ids of the pod.
     pub eni_ids: Vec<String>,
+    /// The policies whose target health the pod's readiness gates wait for.
+    pub gates: Vec<PolicyName>,
     /// The whole PodInfo, as the store keeps it for people and later versions.
     pub pod: Value,
 }
@@ -111,17 +114,21 @@ mod tests {
                 namespace: "shop".parse().unwrap(),
                 name: "checkout".parse().unwrap(),
                 port: "http".parse().unwrap(),
+                target_type: switchyard_core::policy::spec::TargetType::Ip,
             },
-            target: switchyard_core::observed::Target { address: address.parse().unwrap(), port: 8080 },
+            target: switchyard_core::observed::Target { id: address.parse().unwrap(), port: 8080 },
             pod_uid: "uid".parse().unwrap(),
         }
     }
 
     fn report() -> NewServiceState {
         NewServiceState {
-            state: ServiceState { condition: ServiceCondition::Resolved, message: String::new() },
+            state: ServiceState {
+                condition: ServiceCondition::Resolved,
+                message: String::new(),
+                health_check_node_port: None,
+            },
             node_port: 0,
-            health_check_node_port: 0,
         }
     }
 

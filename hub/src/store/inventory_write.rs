@@ -12,6 +12,7 @@ use super::{
     Store,
     error::{Query, StoreError},
     inventory_changes::{NewEndpoint, NewServiceState, Phase},
+    inventory_statements::{ALL, Statements},
     mirror_fetch::{KeyRow, condition_word},
     sessions::Snapshot,
     values::{Conn, evidence_word, text, to_json},
@@ -44,7 +45,7 @@ impl Keys {
         self.namespaces.push(key.service.namespace.to_string());
         self.services.push(key.service.name.to_string());
         self.ports.push(key.service.port.to_string());
-        self.addresses.push(key.target.address.to_string());
+        self.addresses.push(key.target.id.to_string());
         self.target_ports.push(i32::from(key.target.port));
         self.pod_uids.push(key.pod_uid.to_string());
     }
@@ -93,32 +94,27 @@ impl Store {
         mark: &Mark<'_>,
         services: &[(&ServiceKey, &NewServiceState)],
     ) -> Result<(), StoreError> {
-        for chunk in services.chunks(CHUNK) {
-            let column = |value: fn(&ServiceKey) -> String| chunk.iter().map(|(key, _)| value(key)).collect::<Vec<_>>();
-            let reports = || chunk.iter().map(|(_, report)| *report);
-            let upsert = "insert into services as s (cluster, namespace, name, port, condition, message, node_port, \
-                          health_check_node_port, forgotten, updated_at, rev) \
-                          select $1, n.namespace, n.name, n.port, n.condition, n.message, n.node_port, n.health, false, $3, $2 \
-                          from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::int[], $10::int[]) \
-                          as n (namespace, name, port, condition, message, node_port, health) \
-                          on conflict (cluster, namespace, name, port) do update set condition = excluded.condition, \
-                          message = excluded.message, node_port = excluded.node_port, \
-                          health_check_node_port = excluded.health_check_node_port, forgotten = false, \
-                          updated_at = excluded.updated_at, rev = excluded.rev \
-                          where s.forgotten or (s.condition, s.message, s.node_port, s.health_check_node_port) is distinct from \
-                          (excluded.condition, excluded.message, excluded.node_port, excluded.health_check_node_port)";
-            let upsert = sqlx::query(upsert)
-                .bind(mark.cluster.as_str())
-                .bind(mark.rev)
-                .bind(mark.at)
-                .bind(column(|key| key.namespace.to_string()))
-                .bind(column(|key| key.name.to_string()))
-                .bind(column(|key| key.port.to_string()))
-                .bind(reports().map(|r| condition_word(r.state.condition)).collect::<Vec<_>>())
-                .bind(reports().map(|r| text(&r.state.message, 1024)).collect::<Vec<_>>())
-                .bind(reports().map(|r| i32::from(r.node_port)).collect::<Vec<_>>())
-                .bind(reports().map(|r| i32::from(r.health_check_node_port)).collect::<Vec<_>>());
-            self.run(Query::ServicesUpsert, upsert.execute(&mut *conn)).await?;
+        for statements in ALL {
+            let of_type = services.iter().filter(|(key, _)| key.target_type == statements.target_type);
+            let services: Vec<_> = of_type.copied().collect();
+            for chunk in services.chunks(CHUNK) {
+                let column =
+                    |value: fn(&ServiceKey) -> String| chunk.iter().map(|(key, _)| value(key)).collect::<Vec<_>>();
+                let reports = || chunk.iter().map(|(_, report)| *report);
+                let health = |report: &NewServiceState| i32::from(report.state.health_check_node_port.unwrap_or(0));
+                let upsert = sqlx::query(statements.services_upsert)
+                    .bind(mark.cluster.as_str())
+                    .bind(mark.rev)
+                    .bind(mark.at)
+                    .bind(column(|key| key.namespace.to_string()))
+                    .bind(column(|key| key.name.to_string()))
+                    .bind(column(|key| key.port.to_string()))
+                    .bind(reports().map(|r| condition_word(r.state.condition)).collect::<Vec<_>>())
+                    .bind(reports().map(|r| text(&r.state.message, 1024)).collect::<Vec<_>>())
+                    .bind(reports().map(|r| i32::from(r.node_port)).collect::<Vec<_>>())
+                    .bind(reports().map(health).collect::<Vec<_>>());
+                self.run(Query::ServicesUpsert, upsert.execute(&mut *conn)).await?;
+            }
         }
         Ok(())
     }
@@ -129,58 +125,54 @@ impl Store {
         mark: &Mark<'_>,
         endpoints: &[(&EndpointKey, &NewEndpoint)],
     ) -> Result<(), StoreError> {
-        // The join keeps rows that would not change away from `on conflict`, which would lock, and so write, each of them. The
-        // cluster's lock keeps it true until the insert.
-        let upsert = "insert into endpoints as e (cluster, namespace, service, service_port, address, target_port, pod_uid, state, \
-                      ready, serving, terminating, pod, pod_name, node, zone, eni_ids, first_seen, updated_at, rev) \
-                      select $1, n.namespace, n.service, n.port, n.address::inet, n.target_port, n.pod_uid, 'present', n.ready, \
-                      n.serving, n.terminating, n.pod, n.pod_name, n.node, n.zone, n.eni_ids, $3, $3, $2 \
-                      from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::bool[], \
-                      $11::bool[], $12::bool[], $13::jsonb[], $14::text[], $15::text[], $16::text[], $17::jsonb[]) \
-                      as n (namespace, service, port, address, target_port, pod_uid, ready, serving, terminating, pod, pod_name, \
-                      node, zone, eni_ids) \
-                      left join endpoints o on o.cluster = $1 and o.namespace = n.namespace and o.service = n.service \
-                      and o.service_port = n.port and o.address = n.address::inet and o.target_port = n.target_port \
-                      and o.pod_uid = n.pod_uid \
-                      where o.cluster is null or o.state <> 'present' or (o.ready, o.serving, o.terminating, o.pod, o.pod_name, \
-                      o.node, o.zone, o.eni_ids) is distinct from (n.ready, n.serving, n.terminating, n.pod, n.pod_name, n.node, \
-                      n.zone, n.eni_ids) \
-                      on conflict (cluster, namespace, service, service_port, address, target_port, pod_uid) do update set \
-                      state = 'present', evidence = null, ready = excluded.ready, serving = excluded.serving, \
-                      terminating = excluded.terminating, pod = excluded.pod, pod_name = excluded.pod_name, \
-                      node = excluded.node, zone = excluded.zone, eni_ids = excluded.eni_ids, \
-                      first_seen = case when e.state = 'present' then e.first_seen else excluded.first_seen end, \
-                      updated_at = excluded.updated_at, rev = excluded.rev";
-        for chunk in endpoints.chunks(CHUNK) {
-            let mut keys = Keys::default();
-            let mut pods = Vec::with_capacity(chunk.len());
-            let mut enis = Vec::with_capacity(chunk.len());
-            for (key, new) in chunk {
-                keys.push(key);
-                pods.push(to_json("a pod", &new.pod)?);
-                enis.push(to_json("ENI ids", &new.eni_ids)?);
+        for statements in ALL {
+            let of_type = endpoints.iter().filter(|(key, _)| key.service.target_type == statements.target_type);
+            let endpoints: Vec<_> = of_type.copied().collect();
+            for chunk in endpoints.chunks(CHUNK) {
+                self.endpoints_upsert_chunk(conn, mark, statements, chunk).await?;
             }
-            let news = || chunk.iter().map(|(_, new)| *new);
-            let upsert = sqlx::query(upsert)
-                .bind(mark.cluster.as_str())
-                .bind(mark.rev)
-                .bind(mark.at)
-                .bind(keys.namespaces)
-                .bind(keys.services)
-                .bind(keys.ports)
-                .bind(keys.addresses)
-                .bind(keys.target_ports)
-                .bind(keys.pod_uids)
-                .bind(news().map(|new| new.ready).collect::<Vec<_>>())
-                .bind(news().map(|new| new.serving).collect::<Vec<_>>())
-                .bind(news().map(|new| new.terminating).collect::<Vec<_>>())
-                .bind(pods)
-                .bind(news().map(|new| text(&new.pod_name, 253)).collect::<Vec<_>>())
-                .bind(news().map(|new| text(&new.node, 253)).collect::<Vec<_>>())
-                .bind(news().map(|new| text(&new.zone, 64)).collect::<Vec<_>>())
-                .bind(enis);
-            self.run(Query::EndpointsUpsert, upsert.execute(&mut *conn)).await?;
         }
+        Ok(())
+    }
+
+    async fn endpoints_upsert_chunk(
+        &self,
+        conn: &mut Conn,
+        mark: &Mark<'_>,
+        statements: &Statements,
+        chunk: &[(&EndpointKey, &NewEndpoint)],
+    ) -> Result<(), StoreError> {
+        let mut keys = Keys::default();
+        let mut pods = Vec::with_capacity(chunk.len());
+        let mut enis = Vec::with_capacity(chunk.len());
+        let mut gates = Vec::with_capacity(chunk.len());
+        for (key, new) in chunk {
+            keys.push(key);
+            pods.push(to_json("a pod", &new.pod)?);
+            enis.push(to_json("ENI ids", &new.eni_ids)?);
+            gates.push(to_json("gates", &new.gates)?);
+        }
+        let news = || chunk.iter().map(|(_, new)| *new);
+        let upsert = sqlx::query(statements.endpoints_upsert)
+            .bind(mark.cluster.as_str())
+            .bind(mark.rev)
+            .bind(mark.at)
+            .bind(keys.namespaces)
+            .bind(keys.services)
+            .bind(keys.ports)
+            .bind(keys.addresses)
+            .bind(keys.target_ports)
+            .bind(keys.pod_uids)
+            .bind(news().map(|new| new.ready).collect::<Vec<_>>())
+            .bind(news().map(|new| new.serving).collect::<Vec<_>>())
+            .bind(news().map(|new| new.terminating).collect::<Vec<_>>())
+            .bind(pods)
+            .bind(news().map(|new| text(&new.pod_name, 253)).collect::<Vec<_>>())
+            .bind(news().map(|new| text(&new.node, 253)).collect::<Vec<_>>())
+            .bind(news().map(|new| text(&new.zone, 64)).collect::<Vec<_>>())
+            .bind(enis)
+            .bind(gates);
+        self.run(Query::EndpointsUpsert, upsert.execute(&mut *conn)).await?;
         Ok(())
     }
 
@@ -190,38 +182,39 @@ impl Store {
         mark: &Mark<'_>,
         gone: &[(&EndpointKey, Evidence)],
     ) -> Result<(), StoreError> {
-        let update = "update endpoints e set state = 'gone', evidence = g.evidence, ready = false, serving = false, \
-                      terminating = false, updated_at = $3, rev = $2 \
-                      from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::text[]) \
-                      as g (namespace, service, port, address, target_port, pod_uid, evidence) \
-                      where e.cluster = $1 and e.namespace = g.namespace and e.service = g.service and e.service_port = g.port \
-                      and e.address = g.address::inet and e.target_port = g.target_port and e.pod_uid = g.pod_uid \
-                      and (e.state = 'present' or (e.state = 'gone' and e.evidence = 'Absent' and g.evidence <> 'Absent'))";
-        for chunk in gone.chunks(CHUNK) {
-            let mut keys = Keys::default();
-            chunk.iter().for_each(|(key, _)| keys.push(key));
-            let update = sqlx::query(update)
-                .bind(mark.cluster.as_str())
-                .bind(mark.rev)
-                .bind(mark.at)
-                .bind(keys.namespaces)
-                .bind(keys.services)
-                .bind(keys.ports)
-                .bind(keys.addresses)
-                .bind(keys.target_ports)
-                .bind(keys.pod_uids)
-                .bind(chunk.iter().map(|(_, evidence)| evidence_word(*evidence)).collect::<Vec<_>>());
-            self.run(Query::EndpointsGone, update.execute(&mut *conn)).await?;
+        for statements in ALL {
+            let of_type = gone.iter().filter(|(key, _)| key.service.target_type == statements.target_type);
+            let gone: Vec<_> = of_type.copied().collect();
+            for chunk in gone.chunks(CHUNK) {
+                let mut keys = Keys::default();
+                chunk.iter().for_each(|(key, _)| keys.push(key));
+                let update = sqlx::query(statements.endpoints_gone)
+                    .bind(mark.cluster.as_str())
+                    .bind(mark.rev)
+                    .bind(mark.at)
+                    .bind(keys.namespaces)
+                    .bind(keys.services)
+                    .bind(keys.ports)
+                    .bind(keys.addresses)
+                    .bind(keys.target_ports)
+                    .bind(keys.pod_uids)
+                    .bind(chunk.iter().map(|(_, evidence)| evidence_word(*evidence)).collect::<Vec<_>>());
+                self.run(Query::EndpointsGone, update.execute(&mut *conn)).await?;
+            }
         }
         Ok(())
     }
 
     async fn endpoints_present(&self, conn: &mut Conn, cluster: &ClusterName) -> Result<Vec<EndpointKey>, StoreError> {
-        let read = "select cluster, namespace, service, service_port, host(address) as address, target_port, pod_uid \
-                    from endpoints where cluster = $1 and state = 'present'";
-        let read = sqlx::query_as::<_, KeyRow>(read).bind(cluster.as_str());
-        let rows = self.run(Query::EndpointsPresent, read.fetch_all(conn)).await?;
-        rows.into_iter().map(KeyRow::read).collect()
+        let mut present = Vec::new();
+        for statements in ALL {
+            let read = sqlx::query_as::<_, KeyRow>(statements.endpoints_present).bind(cluster.as_str());
+            let rows = self.run(Query::EndpointsPresent, read.fetch_all(&mut *conn)).await?;
+            for row in rows {
+                present.push(row.read()?);
+            }
+        }
+        Ok(present)
     }
 
     /// Marks rows as forgotten, evidence included; see [`super::purge`] for how they leave.
@@ -231,21 +224,20 @@ impl Store {
         mark: &Mark<'_>,
         watched: &[ServiceKey],
     ) -> Result<(), StoreError> {
-        let endpoints = "update endpoints set state = 'forgotten', evidence = null, ready = false, serving = false, \
-                         terminating = false, updated_at = $3, rev = $2 where cluster = $1 and state <> 'forgotten' \
-                         and (namespace, service, service_port) not in (select * from unnest($4::text[], $5::text[], $6::text[]))";
-        let rows = "update services set forgotten = true, updated_at = $3, rev = $2 where cluster = $1 and not forgotten \
-                    and (namespace, name, port) not in (select * from unnest($4::text[], $5::text[], $6::text[]))";
-        for statement in [endpoints, rows] {
-            let column = |value: fn(&ServiceKey) -> String| watched.iter().map(value).collect::<Vec<_>>();
-            let update = sqlx::query(statement)
-                .bind(mark.cluster.as_str())
-                .bind(mark.rev)
-                .bind(mark.at)
-                .bind(column(|key| key.namespace.to_string()))
-                .bind(column(|key| key.name.to_string()))
-                .bind(column(|key| key.port.to_string()));
-            self.run(Query::InventoryForget, update.execute(&mut *conn)).await?;
+        for statements in ALL {
+            let of_type = |key: &&ServiceKey| key.target_type == statements.target_type;
+            let column =
+                |value: fn(&ServiceKey) -> String| watched.iter().filter(of_type).map(value).collect::<Vec<_>>();
+            for statement in [statements.endpoints_forget, statements.services_forget] {
+                let update = sqlx::query(statement)
+                    .bind(mark.cluster.as_str())
+                    .bind(mark.rev)
+                    .bind(mark.at)
+                    .bind(column(|key| key.namespace.to_string()))
+                    .bind(column(|key| key.name.to_string()))
+                    .bind(column(|key| key.port.to_string()));
+                self.run(Query::InventoryForget, update.execute(&mut *conn)).await?;
+            }
         }
         Ok(())
     }

@@ -12,12 +12,14 @@ use switchyard_core::{
     ids::{ClusterName, Epoch, PolicyUid, VpcId},
     inventory::{Cluster, Endpoint, EndpointKey, EndpointState, Link, ServiceCondition, ServiceKey, ServiceState},
     observed::Target,
+    policy::{spec::TargetType, validate::target_type_word},
 };
 use uuid::Uuid;
 
 use super::{
     Store,
     error::{Query, StoreError},
+    features::AgentFeature,
     mirror::ClusterInfo,
     policy_rows::{PolicyRow, StoredPolicy, policy_select, read_all},
     values::{at, evidence, from_json, unreadable, unsigned},
@@ -77,6 +79,7 @@ struct HeadRow {
     opened_at: Option<jiff_sqlx::Timestamp>,
     complete_in_epoch: Option<i64>,
     problems: Json<Value>,
+    features: Json<Value>,
     rev: i64,
     purged_rev: i64,
     heard_at: Option<jiff_sqlx::Timestamp>,
@@ -99,6 +102,7 @@ impl HeadRow {
             link,
             session_since: self.opened_at.map(at),
             problems: from_json(&what, self.problems)?,
+            reports_nodes: AgentFeature::InstanceTargets.is_in(&self.features.0),
         };
         let info = ClusterInfo {
             agent_version: self.agent_version,
@@ -115,6 +119,7 @@ impl HeadRow {
 /// The key of an endpoint as a row.
 #[derive(sqlx::FromRow)]
 pub(super) struct KeyRow {
+    target_type: String,
     cluster: String,
     namespace: String,
     service: String,
@@ -129,9 +134,9 @@ impl KeyRow {
         let broken = |error: &dyn std::fmt::Display| unreadable("an endpoint's key", error);
         Ok(EndpointKey {
             cluster: self.cluster.parse().map_err(|error| broken(&error))?,
-            service: service_key(self.namespace, self.service, self.service_port)?,
+            service: service_key(&self.target_type, self.namespace, self.service, self.service_port)?,
             target: Target {
-                address: self.address.parse().map_err(|error| broken(&error))?,
+                id: self.address.parse().map_err(|error| broken(&error))?,
                 port: u16::try_from(self.target_port).map_err(|error| broken(&error))?,
             },
             pod_uid: self.pod_uid.parse().map_err(|error| broken(&error))?,
@@ -152,6 +157,7 @@ struct EndpointRow {
     node: String,
     zone: String,
     eni_ids: Json<Value>,
+    gates: Json<Value>,
     first_seen: jiff_sqlx::Timestamp,
     updated_at: jiff_sqlx::Timestamp,
 }
@@ -173,6 +179,7 @@ impl EndpointRow {
             node: self.node,
             zone: self.zone,
             eni_ids: from_json("an endpoint's ENI ids", self.eni_ids)?,
+            gates: from_json("an endpoint's gates", self.gates)?,
             first_seen: at(self.first_seen),
             updated_at: at(self.updated_at),
         };
@@ -182,31 +189,42 @@ impl EndpointRow {
 
 #[derive(sqlx::FromRow)]
 struct ServiceRow {
+    target_type: String,
     namespace: String,
     name: String,
     port: String,
     condition: String,
     message: String,
+    health_check_node_port: i32,
     forgotten: bool,
 }
 
 impl ServiceRow {
     fn read(self) -> Result<(ServiceKey, Option<ServiceState>), StoreError> {
-        let key = service_key(self.namespace, self.name, self.port)?;
+        let key = service_key(&self.target_type, self.namespace, self.name, self.port)?;
         if self.forgotten {
             return Ok((key, None));
         }
-        let state = ServiceState { condition: condition(&self.condition)?, message: self.message };
+        let health = u16::try_from(self.health_check_node_port);
+        let health = health.map_err(|error| unreadable("a health check node port", error))?;
+        let state = ServiceState {
+            condition: condition(&self.condition)?,
+            message: self.message,
+            health_check_node_port: Some(health).filter(|port| *port > 0),
+        };
         Ok((key, Some(state)))
     }
 }
 
-fn service_key(namespace: String, name: String, port: String) -> Result<ServiceKey, StoreError> {
+fn service_key(target_type: &str, namespace: String, name: String, port: String) -> Result<ServiceKey, StoreError> {
     let broken = |error| unreadable("a Service's key", error);
+    let all = [TargetType::Ip, TargetType::Instance];
+    let target_type = all.into_iter().find(|known| target_type_word(*known) == target_type);
     Ok(ServiceKey {
         namespace: namespace.parse().map_err(broken)?,
         name: name.parse().map_err(broken)?,
         port: port.parse().map_err(broken)?,
+        target_type: target_type.ok_or_else(|| unreadable("a Service's key", "an unknown target type"))?,
     })
 }
 
@@ -216,6 +234,7 @@ pub(super) fn condition_word(condition: ServiceCondition) -> &'static str {
         ServiceCondition::NotFound => "NotFound",
         ServiceCondition::PortNotFound => "PortNotFound",
         ServiceCondition::NoSelectedPods => "NoSelectedPods",
+        ServiceCondition::NoNodePort => "NoNodePort",
     }
 }
 
@@ -225,9 +244,32 @@ fn condition(word: &str) -> Result<ServiceCondition, StoreError> {
         ServiceCondition::NotFound,
         ServiceCondition::PortNotFound,
         ServiceCondition::NoSelectedPods,
+        ServiceCondition::NoNodePort,
     ];
     let found = all.into_iter().find(|condition| condition_word(*condition) == word);
     found.ok_or_else(|| unreadable("a Service's condition", format!("the word {word:?}")))
+}
+
+macro_rules! service_select {
+    ($word:literal, $table:literal) => {
+        concat!(
+            "select '",
+            $word,
+            "' as target_type, namespace, name, port, condition, message, health_check_node_port, forgotten \
+             from ",
+            $table
+        )
+    };
+}
+
+macro_rules! endpoint_select {
+    ($word:literal, $address:literal, $table:literal) => {
+        concat!(
+            "select '", $word, "' as target_type, cluster, namespace, service, service_port, ", $address, " as address, \
+             target_port, pod_uid, state, ready, serving, terminating, evidence, pod_name, node, zone, eni_ids, gates, \
+             first_seen, updated_at from ", $table
+        )
+    };
 }
 
 impl Store {
@@ -242,7 +284,7 @@ impl Store {
         let heads = sqlx::query_as::<_, (i64, jiff_sqlx::Timestamp)>(heads);
         let (head, now) = self.run(Query::MirrorHeads, heads.fetch_one(&self.pool)).await?;
         let rows = "select c.name, c.region, c.vpc_id, c.agent_version, c.session_id, c.hub_instance, c.opened_at, c.complete_in_epoch, \
-                    c.problems, c.rev, c.purged_rev, h.at as heard_at, \
+                    c.problems, c.features, c.rev, c.purged_rev, h.at as heard_at, \
                     coalesce(h.session_id = c.session_id and h.at > clock_timestamp() - make_interval(secs => $1), false) as fresh \
                     from clusters c left join heartbeats h on h.cluster = c.name order by c.name collate \"C\"";
         let rows = sqlx::query_as::<_, HeadRow>(rows).bind(stale_after.as_secs_f64());
@@ -283,13 +325,20 @@ impl Store {
         }
         // Behind what was purged, or ahead of what there is (another database): read the whole cluster.
         let since = seen.filter(|seen| (purged_rev..part.rev).contains(seen));
-        let services =
-            "select namespace, name, port, condition, message, forgotten from services where cluster = $1 and rev > $2";
+        let services = concat!(
+            service_select!("ip", "services"),
+            " where cluster = $1 and rev > $2 union all ",
+            service_select!("instance", "node_services"),
+            " where cluster = $1 and rev > $2"
+        );
         let services = sqlx::query_as::<_, ServiceRow>(services).bind(name.as_str()).bind(since.unwrap_or(0));
         let services = self.run(Query::MirrorServices, services.fetch_all(&self.pool)).await?;
-        let endpoints = "select cluster, namespace, service, service_port, host(address) as address, target_port, pod_uid, state, \
-                         ready, serving, terminating, evidence, pod_name, node, zone, eni_ids, first_seen, updated_at \
-                         from endpoints where cluster = $1 and rev > $2";
+        let endpoints = concat!(
+            endpoint_select!("ip", "host(address)", "endpoints"),
+            " where cluster = $1 and rev > $2 union all ",
+            endpoint_select!("instance", "address", "node_endpoints"),
+            " where cluster = $1 and rev > $2"
+        );
         let endpoints = sqlx::query_as::<_, EndpointRow>(endpoints).bind(name.as_str()).bind(since.unwrap_or(0));
         // Read row by row: 100,000 raw rows beside 100,000 read ones would be twice the memory.
         let endpoints = endpoints.fetch(&self.pool).map_ok(EndpointRow::read).try_collect::<Vec<_>>();

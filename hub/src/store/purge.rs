@@ -8,6 +8,7 @@ use switchyard_core::ids::ClusterName;
 use super::{
     Store,
     error::{Query, StoreError},
+    inventory_statements::ALL,
     values::unreadable,
 };
 
@@ -79,7 +80,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let due = "select exists (select 1 from endpoints where cluster = $1 and state <> 'present' \
                    and updated_at < now() - make_interval(secs => least($2, $3))) \
-                   or exists (select 1 from services where cluster = $1 and forgotten)";
+                   or exists (select 1 from services where cluster = $1 and forgotten) \
+                   or exists (select 1 from node_endpoints where cluster = $1 and state <> 'present' \
+                   and updated_at < now() - make_interval(secs => least($2, $3))) \
+                   or exists (select 1 from node_services where cluster = $1 and forgotten)";
         let due = sqlx::query_scalar::<_, bool>(due)
             .bind(cluster.as_str())
             .bind(keep.gone.as_secs_f64())
@@ -93,12 +97,7 @@ impl Store {
             return Ok(());
         };
         let mut deleted: Option<i64> = None;
-        for table in [
-            "with d as (delete from endpoints where cluster = $1 and state = 'forgotten' \
-             and updated_at < now() - make_interval(secs => $2) returning rev) select count(*), max(rev) from d",
-            "with d as (delete from services where cluster = $1 and forgotten \
-             and updated_at < now() - make_interval(secs => $2) returning rev) select count(*), max(rev) from d",
-        ] {
+        for table in ALL.iter().flat_map(|statements| [statements.endpoints_purge, statements.services_purge]) {
             let delete = sqlx::query_as::<_, (i64, Option<i64>)>(table)
                 .bind(cluster.as_str())
                 .bind(keep.forgotten.as_secs_f64());
@@ -109,10 +108,11 @@ impl Store {
         let purged_rev = "update clusters set purged_rev = greatest(purged_rev, $2) where name = $1";
         let purged_rev = sqlx::query(purged_rev).bind(cluster.as_str()).bind(deleted.unwrap_or_default());
         self.run(Query::Purge, purged_rev.execute(&mut *txn)).await?;
-        let forget = "update endpoints set state = 'forgotten', evidence = null, updated_at = clock_timestamp(), rev = $3 \
-                      where cluster = $1 and state = 'gone' and updated_at < now() - make_interval(secs => $2)";
-        let forget = sqlx::query(forget).bind(cluster.as_str()).bind(keep.gone.as_secs_f64()).bind(rev);
-        purged.gone += self.run(Query::Purge, forget.execute(&mut *txn)).await?.rows_affected();
+        for statements in ALL {
+            let expire = sqlx::query(statements.endpoints_expire);
+            let expire = expire.bind(cluster.as_str()).bind(keep.gone.as_secs_f64()).bind(rev);
+            purged.gone += self.run(Query::Purge, expire.execute(&mut *txn)).await?.rows_affected();
+        }
         self.commit(txn).await
     }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Store,
     error::{Query, StoreError},
+    features::AgentFeature,
     inventory_changes::phases,
     inventory_write::Mark,
     notice::Notice,
@@ -31,6 +32,8 @@ pub struct AgentHello {
     pub agent_instance_id: Uuid,
     /// For people, at most 128 characters.
     pub agent_version: String,
+    /// What the agent can do beside the first version of the protocol, in its own words; see [`super::AgentFeature`].
+    pub features: Vec<String>,
     /// The last sequence number that the agent knows to be stored; 0 when none.
     pub last_acked_seq: u64,
     /// The version of the watch set that its acknowledged state was made from; 0 when none, then it cannot resume. Whether it
@@ -104,6 +107,13 @@ impl Before {
     }
 }
 
+impl AgentHello {
+    /// True when the agent named the feature.
+    pub fn can(&self, feature: AgentFeature) -> bool {
+        self.features.iter().any(|named| named == feature.word())
+    }
+}
+
 impl Store {
     /// Opens a session, taking the cluster over from an older one. Until the agent is live again ([`Store::session_snapshot`],
     /// [`Store::session_live`]) the cluster is syncing.
@@ -121,11 +131,12 @@ impl Store {
         let read = sqlx::query_as::<_, Before>(read).bind(hello.cluster.as_str());
         let before = self.run(Query::SessionOpen, read.fetch_optional(&mut *txn)).await?;
         let resume = before.is_some_and(|before| before.resumes(hello));
-        let upsert = "insert into clusters as c (name, region, vpc_id, agent_instance, agent_version, session_id, hub_instance, opened_at) \
-                      values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp()) on conflict (name) do update set \
+        let upsert = "insert into clusters as c (name, region, vpc_id, agent_instance, agent_version, session_id, hub_instance, \
+                      opened_at, features) values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp(), $9) on conflict (name) do update set \
                       region = excluded.region, vpc_id = excluded.vpc_id, agent_instance = excluded.agent_instance, \
                       agent_version = excluded.agent_version, session_id = excluded.session_id, \
                       hub_instance = excluded.hub_instance, opened_at = excluded.opened_at, complete_in_epoch = null, \
+                      features = excluded.features, \
                       problems = case when $8 then c.problems else '[]' end, \
                       applied_seq = case when $8 then c.applied_seq end, snapshot_complete = $8";
         let upsert = sqlx::query(upsert)
@@ -136,7 +147,8 @@ impl Store {
             .bind(text(&hello.agent_version, 128))
             .bind(session_id)
             .bind(hub_instance)
-            .bind(resume);
+            .bind(resume)
+            .bind(to_json("features", &hello.features)?);
         self.run(Query::SessionOpen, upsert.execute(&mut *txn)).await?;
         let heartbeat = "insert into heartbeats (cluster, session_id, at) values ($1, $2, clock_timestamp()) \
                          on conflict (cluster) do update set session_id = excluded.session_id, at = excluded.at";

@@ -223,6 +223,7 @@ pub fn hello(cluster: &str) -> agent::Hello {
         vpc_id: "vpc-1".to_owned(),
         agent_instance_id: Uuid::new_v4().to_string(),
         agent_version: "0.1.0".to_owned(),
+        features: vec!["instance-targets".to_owned()],
         ..agent::Hello::default()
     }
 }
@@ -369,7 +370,12 @@ impl Agent {
 }
 
 pub fn service_ref(name: &str) -> Option<agent::ServiceRef> {
-    Some(agent::ServiceRef { namespace: "shop".to_owned(), name: name.to_owned(), port: "http".to_owned() })
+    Some(agent::ServiceRef {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        port: "http".to_owned(),
+        target_type: 0,
+    })
 }
 
 /// An endpoint whose pod is named after its address.

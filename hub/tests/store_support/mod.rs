@@ -17,7 +17,7 @@ use switchyard_core::{
     ids::{ClusterName, Epoch, PolicyKey},
     inventory::{EndpointKey, ServiceCondition, ServiceKey, ServiceState},
     observed::Target,
-    policy::{ClusterTrafficPolicy, ValidatedPolicy, validate},
+    policy::{ClusterTrafficPolicy, ValidatedPolicy, spec::TargetType, validate},
 };
 use switchyard_hub::store::{
     AgentHello, Applied, Caller, EmbeddedOptions, EmbeddedPostgres, Fence, LeaseAnswer, NewEndpoint, NewServiceState,
@@ -158,7 +158,12 @@ pub fn cluster(name: &str) -> ClusterName {
 }
 
 pub fn service(name: &str) -> ServiceKey {
-    ServiceKey { namespace: "shop".parse().unwrap(), name: name.parse().unwrap(), port: "http".parse().unwrap() }
+    ServiceKey {
+        namespace: "shop".parse().unwrap(),
+        name: name.parse().unwrap(),
+        port: "http".parse().unwrap(),
+        target_type: TargetType::Ip,
+    }
 }
 
 /// The endpoint of a pod of Service `checkout`.
@@ -166,7 +171,7 @@ pub fn endpoint_key(cluster_name: &str, address: &str, pod_uid: &str) -> Endpoin
     EndpointKey {
         cluster: cluster(cluster_name),
         service: service("checkout"),
-        target: Target { address: address.parse().unwrap(), port: 8080 },
+        target: Target { id: address.parse().unwrap(), port: 8080 },
         pod_uid: pod_uid.parse().unwrap(),
     }
 }
@@ -180,15 +185,19 @@ pub fn ready(pod_name: &str) -> NewEndpoint {
         node: "node-1".to_owned(),
         zone: "eu-central-1a".to_owned(),
         eni_ids: vec!["eni-1".to_owned()],
+        gates: Vec::new(),
         pod: json!({"name": pod_name}),
     }
 }
 
 pub fn resolved(message: &str) -> NewServiceState {
     NewServiceState {
-        state: ServiceState { condition: ServiceCondition::Resolved, message: message.to_owned() },
+        state: ServiceState {
+            condition: ServiceCondition::Resolved,
+            message: message.to_owned(),
+            health_check_node_port: None,
+        },
         node_port: 30080,
-        health_check_node_port: 0,
     }
 }
 
@@ -199,6 +208,7 @@ pub fn hello(cluster_name: &str) -> AgentHello {
         vpc_id: "vpc-1".parse().unwrap(),
         agent_instance_id: Uuid::from_u128(1),
         agent_version: "0.1.0".to_owned(),
+        features: Vec::new(),
         last_acked_seq: 0,
         watch_set_version: 7,
     }

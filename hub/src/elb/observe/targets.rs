@@ -1,12 +1,12 @@
 //! The targets of a group and their health. The API gives the whole group in one answer.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use aws_sdk_elasticloadbalancingv2::types::{TargetHealth, TargetHealthDescription, TargetHealthStateEnum};
 use switchyard_core::{
     arn::TargetGroupArn,
     budget::Class,
-    observed::{Health, Target, TargetState},
+    observed::{Health, Target, TargetId, TargetState},
 };
 
 use super::{ReadError, malformed, parsed, required};
@@ -17,7 +17,7 @@ const OPERATION: &str = "DescribeTargetHealth";
 const UNHEALTHY_DRAINING: &str = "unhealthy.draining";
 
 impl Elb {
-    /// The registered targets of an `ip` group with their health, those that drain included.
+    /// The registered targets of a group of addresses or instances with their health, those that drain included.
     ///
     /// # Errors
     /// [`ReadError`]; `TargetGroupNotFound` when the group is gone.
@@ -43,13 +43,11 @@ impl Elb {
 
 fn described(description: &TargetHealthDescription) -> Result<(Target, TargetState), ReadError> {
     let target = required(OPERATION, "Target", description.target())?;
-    let address: IpAddr = parsed(OPERATION, "Target.Id", target.id(), |id| {
-        id.parse().map_err(|_| format!("{id:?} is not an IP address"))
-    })?;
+    let id: TargetId = parsed(OPERATION, "Target.Id", target.id(), TargetId::try_from)?;
     let port = required(OPERATION, "Target.Port", target.port())?;
     let port = u16::try_from(port).map_err(|_| malformed(OPERATION, format!("Target.Port is {port}")))?;
     let health = required(OPERATION, "TargetHealth", description.target_health())?;
-    Ok((Target { address, port }, state(health)))
+    Ok((Target { id, port }, state(health)))
 }
 
 /// A state that is not known here is no verdict.

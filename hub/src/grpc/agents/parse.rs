@@ -2,14 +2,13 @@
 //! bounds, naming the field; what is only shown to people (a pod's details) is cut instead, since one odd pod must not take its
 //! cluster's stream down. Pure. Tests: `hub/tests/grpc_agents.rs`.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use switchyard_core::{
-    ids::{ClusterName, Epoch, Namespace, PodUid, VpcId, cut},
+    ids::{ClusterName, Epoch, Namespace, PodUid, PolicyName, VpcId, cut},
     inventory::{EndpointKey, Evidence, ServiceCondition, ServiceKey, ServiceState, SourceProblem},
-    observed::Target,
+    observed::{Target, TargetId},
+    policy::spec::TargetType,
 };
 use switchyard_proto::agent::v1 as proto;
 use uuid::Uuid;
@@ -25,6 +24,10 @@ const MOST_SOURCES: usize = 4000;
 const MOST_DETAILS: usize = 64;
 /// Characters kept of a message for people (the bound that the .proto file names).
 const MOST_TEXT: usize = 1024;
+/// Features that an agent may name, and characters of each; the contract of the .proto file.
+const MOST_FEATURES: (usize, usize) = (32, 64);
+/// What the readiness gates of our policies begin with; the policy's name follows.
+const GATE_PREFIX: &str = "target-health.switchyard.dev/";
 /// The UID of an address that belongs to no pod.
 const NO_POD: &str = "none";
 
@@ -129,10 +132,17 @@ fn hello(hello: proto::Hello) -> Result<Hello, Malformed> {
             vpc_id: id("hello.vpc_id", VpcId::new(hello.vpc_id))?,
             agent_instance_id,
             agent_version: shown(hello.agent_version, 64),
+            features: features(hello.features),
             last_acked_seq: hello.last_acked_seq,
             watch_set_version: hello.watch_set_version,
         },
     })
+}
+
+/// Features that this hub does not know do no harm.
+fn features(named: Vec<String>) -> Vec<String> {
+    let (most, longest) = MOST_FEATURES;
+    named.into_iter().take(most).map(|feature| shown(feature, longest)).collect()
 }
 
 fn changes(cluster: &ClusterName, list: proto::Changes) -> Result<Vec<EndpointChange>, Malformed> {
@@ -159,7 +169,13 @@ fn service_ref(at: &str, service: Option<proto::ServiceRef>) -> Result<ServiceKe
     let Some(service) = service else {
         return Err(malformed(format!("{at}.service"), "", "is missing", "name the Service"));
     };
+    let target_type = match proto::TargetType::try_from(service.target_type) {
+        Ok(proto::TargetType::Unspecified) => TargetType::Ip,
+        Ok(proto::TargetType::Instance) => TargetType::Instance,
+        Err(_) => return Err(unknown_value(format!("{at}.service.target_type"), service.target_type)),
+    };
     Ok(ServiceKey {
+        target_type,
         namespace: id(&format!("{at}.service.namespace"), Namespace::new(service.namespace))?,
         name: id(&format!("{at}.service.name"), service.name.parse())?,
         port: id(&format!("{at}.service.port"), service.port.parse())?,
@@ -174,35 +190,55 @@ fn service_state(at: &str, state: proto::ServiceState) -> Result<EndpointChange,
         Ok(Given::NotFound) => ServiceCondition::NotFound,
         Ok(Given::PortNotFound) => ServiceCondition::PortNotFound,
         Ok(Given::NoSelectedPods) => ServiceCondition::NoSelectedPods,
+        Ok(Given::NoNodePort) => ServiceCondition::NoNodePort,
         Ok(Given::Unspecified) | Err(_) => return Err(unknown_value(field, state.condition)),
     };
     let node_port = |field: &str, value: i32| {
         let at = format!("{at}.{field}");
         u16::try_from(value).map_err(|_| malformed(at, &value.to_string(), "is not a port", "use 0 to 65535"))
     };
+    let health = node_port("health_check_node_port", state.health_check_node_port)?;
     let described = NewServiceState {
-        state: ServiceState { condition, message: shown(state.message, MOST_TEXT) },
+        state: ServiceState {
+            condition,
+            message: shown(state.message, MOST_TEXT),
+            health_check_node_port: Some(health).filter(|port| *port > 0),
+        },
         node_port: node_port("node_port", state.node_port)?,
-        health_check_node_port: node_port("health_check_node_port", state.health_check_node_port)?,
     };
-    Ok(EndpointChange::Service(service_ref(at, state.service)?, described))
+    let key = service_ref(at, state.service)?;
+    if condition == ServiceCondition::NoNodePort && !key.targets_nodes() {
+        return Err(malformed(field, "NO_NODE_PORT", "is said of a Service that is watched for pods", SAME_VERSION));
+    }
+    Ok(EndpointChange::Service(key, described))
 }
 
 fn unknown_value(field: String, value: i32) -> Malformed {
     malformed(field, &value.to_string(), "is not a known value", SAME_VERSION)
 }
 
-fn target(at: &str, address: &str, port: u32) -> Result<Target, Malformed> {
-    let parsed: IpAddr = address.parse().map_err(|_| {
-        let remedy = "use an IPv4 or IPv6 address without a zone";
-        malformed(format!("{at}.address"), address, "is not an address", remedy)
-    })?;
+/// An address where pods are watched for, and an instance where nodes are: one for the other would be refused by AWS, with all
+/// that is registered beside it.
+fn target(at: &str, service: &ServiceKey, address: &str, port: u32) -> Result<Target, Malformed> {
+    let field = || format!("{at}.address");
+    let parsed = address.parse::<TargetId>().ok();
+    let id = match (parsed, service.target_type) {
+        (Some(id @ TargetId::Ip(_)), TargetType::Ip) | (Some(id @ TargetId::Instance(_)), TargetType::Instance) => id,
+        (_, TargetType::Ip) => {
+            let remedy = "use an IPv4 or IPv6 address without a zone";
+            return Err(malformed(field(), address, "is not an address", remedy));
+        }
+        (_, TargetType::Instance) => {
+            let remedy = "use the instance id of the node, such as i-0123456789abcdef0";
+            return Err(malformed(field(), address, "is not the id of an instance", remedy));
+        }
+    };
     let port_ = u16::try_from(port).ok().filter(|port| *port > 0);
     let port_ = port_.ok_or_else(|| {
         let remedy = "use the resolved target port, 1 to 65535";
         malformed(format!("{at}.port"), &port.to_string(), "is not a port", remedy)
     })?;
-    Ok(Target { address: parsed, port: port_ })
+    Ok(Target { id, port: port_ })
 }
 
 fn pod_uid(field: &str, uid: &str) -> Result<PodUid, Malformed> {
@@ -219,22 +255,24 @@ fn gone(cluster: &ClusterName, at: &str, tombstone: proto::Tombstone) -> Result<
         Ok(Given::AbsentFromList) => Evidence::Absent,
         Ok(Given::Unspecified) | Err(_) => return Err(unknown_value(format!("{at}.reason"), tombstone.reason)),
     };
+    let service = service_ref(at, tombstone.service)?;
     let key = EndpointKey {
         cluster: cluster.clone(),
-        target: target(at, &tombstone.address, tombstone.port)?,
+        target: target(at, &service, &tombstone.address, tombstone.port)?,
         pod_uid: pod_uid(&format!("{at}.pod_uid"), &tombstone.pod_uid)?,
-        service: service_ref(at, tombstone.service)?,
+        service,
     };
     Ok(EndpointChange::Gone(key, evidence))
 }
 
 fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<EndpointChange, Malformed> {
     let pod = endpoint.pod.unwrap_or_default();
+    let service = service_ref(at, endpoint.service)?;
     let key = EndpointKey {
         cluster: cluster.clone(),
-        target: target(at, &endpoint.address, endpoint.port)?,
+        target: target(at, &service, &endpoint.address, endpoint.port)?,
         pod_uid: pod_uid(&format!("{at}.pod.uid"), &pod.uid)?,
-        service: service_ref(at, endpoint.service)?,
+        service,
     };
     let details = details(&pod);
     let eni_ids = pod.enis.into_iter().take(MOST_DETAILS).map(|eni| shown(eni.eni_id, 64)).collect();
@@ -246,9 +284,19 @@ fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<
         node: shown(pod.node, 253),
         zone: shown(pod.zone, 64),
         eni_ids,
+        gates: gates(&pod.readiness_gates),
         pod: details,
     };
     Ok(EndpointChange::Upsert(key, new))
+}
+
+/// The policies whose gates the pod carries. A gate whose rest is no policy's name is nobody's, and waits for nobody here.
+fn gates(readiness_gates: &[String]) -> Vec<PolicyName> {
+    let ours = readiness_gates.iter().take(MOST_DETAILS).filter_map(|gate| gate.strip_prefix(GATE_PREFIX));
+    let mut gates: Vec<PolicyName> = ours.filter_map(|name| name.parse().ok()).collect();
+    gates.sort();
+    gates.dedup();
+    gates
 }
 
 /// What is stored of a pod beside what the hub decides by; for people and for later features.

@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     feed::Picture,
+    grpc::convert::to_proto_service_ref,
     metrics::{EndReason, MessageKind},
-    store::SessionError,
+    store::{AgentFeature, SessionError},
 };
 
 /// Time for Hello after the stream opened.
@@ -148,6 +149,8 @@ struct Session {
     place: Place,
     picture: watch::Receiver<Arc<Picture>>,
     policies: Arc<crate::feed::Policies>,
+    /// As its Hello said.
+    reports_nodes: bool,
     last_heard: Instant,
 }
 
@@ -201,7 +204,8 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
     // Not held for the life of the session: it holds the whole inventory.
     drop(present);
     let cluster = hello.agent.cluster.clone();
-    let set = watch_set(&cluster, &policies);
+    let reports_nodes = hello.agent.can(AgentFeature::InstanceTargets);
+    let set = watch_set(&cluster, reports_nodes, &policies);
     let (effects, state) = State::AwaitHello.step(Input::Hello(hello.clone(), epoch));
     if let Some(end) = refusal(effects) {
         return Err(end);
@@ -231,6 +235,7 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
         place,
         picture,
         policies,
+        reports_nodes,
         last_heard: Instant::now(),
     };
     session.step(Input::Opened { resume_after, set }).await?;
@@ -248,8 +253,8 @@ async fn open_stored(parts: &AgentParts, hello: &Hello, id: Uuid, deadline: Inst
     }
 }
 
-fn watch_set(cluster: &ClusterName, policies: &crate::feed::Policies) -> Arc<WatchSet> {
-    WatchSet::of(cluster, policies.values().map(|stored| &stored.record))
+fn watch_set(cluster: &ClusterName, reports_nodes: bool, policies: &crate::feed::Policies) -> Arc<WatchSet> {
+    WatchSet::of(cluster, reports_nodes, policies.values().map(|stored| &stored.record))
 }
 
 /// What woke the session.
@@ -354,11 +359,7 @@ impl Session {
     }
 
     async fn send_watch_set(&self, set: &WatchSet) -> Result<(), End> {
-        let services = set.services.iter().map(|key| proto::ServiceRef {
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-            port: key.port.to_string(),
-        });
+        let services = set.services.iter().map(to_proto_service_ref);
         let message = proto::WatchSet { version: set.version, services: services.collect() };
         tracing::debug!(cluster = %self.cluster, version = set.version, services = set.services.len(), "watch set sent");
         self.outbox.send(Message::WatchSet(message)).await
@@ -410,7 +411,7 @@ impl Session {
             return Ok(());
         }
         self.policies = policies;
-        let set = watch_set(&self.cluster, &self.policies);
+        let set = watch_set(&self.cluster, self.reports_nodes, &self.policies);
         self.step(Input::NewWatchSet(set)).await
     }
 

@@ -5,13 +5,19 @@ use serde_json::Value;
 use switchyard_core::{
     inventory::{Evidence, ServiceCondition, ServiceState},
     observed::Target,
+    policy::spec::TargetType,
 };
 use uuid::Uuid;
 
 use super::*;
 
 fn service(name: &str) -> ServiceKey {
-    ServiceKey { namespace: "shop".parse().unwrap(), name: name.parse().unwrap(), port: "http".parse().unwrap() }
+    ServiceKey {
+        namespace: "shop".parse().unwrap(),
+        name: name.parse().unwrap(),
+        port: "http".parse().unwrap(),
+        target_type: TargetType::Ip,
+    }
 }
 
 fn set(names: &[&str]) -> Arc<WatchSet> {
@@ -22,7 +28,7 @@ fn endpoint(of: &str, last: u8) -> EndpointKey {
     EndpointKey {
         cluster: "blue".parse().unwrap(),
         service: service(of),
-        target: Target { address: [10, 0, 0, last].into(), port: 8080 },
+        target: Target::ip([10, 0, 0, last], 8080),
         pod_uid: format!("pod-{last}").parse().unwrap(),
     }
 }
@@ -36,14 +42,16 @@ fn upsert(of: &str, last: u8) -> EndpointChange {
         node: String::new(),
         zone: String::new(),
         eni_ids: Vec::new(),
+        gates: Vec::new(),
         pod: Value::Null,
     };
     EndpointChange::Upsert(endpoint(of, last), new)
 }
 
 fn state_of(of: &str) -> EndpointChange {
-    let state = ServiceState { condition: ServiceCondition::Resolved, message: String::new() };
-    EndpointChange::Service(service(of), NewServiceState { state, node_port: 0, health_check_node_port: 0 })
+    let state =
+        ServiceState { condition: ServiceCondition::Resolved, message: String::new(), health_check_node_port: None };
+    EndpointChange::Service(service(of), NewServiceState { state, node_port: 0 })
 }
 
 fn hello(highest_epoch: u64) -> Box<Hello> {
@@ -55,6 +63,7 @@ fn hello(highest_epoch: u64) -> Box<Hello> {
             vpc_id: "vpc-1".parse().unwrap(),
             agent_instance_id: Uuid::from_u128(1),
             agent_version: "1".to_owned(),
+            features: Vec::new(),
             last_acked_seq: 0,
             watch_set_version: 0,
         },
@@ -250,7 +259,7 @@ fn a_snapshot_is_bounded() {
     let many = |from: usize, count: usize| {
         let change = |i: usize| {
             let EndpointChange::Upsert(mut key, new) = upsert("web", 1) else { unreachable!("made as an upsert") };
-            key.target.address = std::net::Ipv4Addr::from(u32::try_from(i).unwrap()).into();
+            key.target = Target::ip(std::net::Ipv4Addr::from(u32::try_from(i).unwrap()), 8080);
             EndpointChange::Upsert(key, new)
         };
         Inbound::Changes((from..from + count).map(change).collect())

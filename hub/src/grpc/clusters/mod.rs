@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use switchyard_core::{
     ids::{ClusterName, Namespace, PodUid, ServiceName},
     inventory::{Endpoint, EndpointKey, EndpointState, Inventory, ServiceKey},
-    observed::Target,
+    observed::{Target, TargetId},
+    policy::spec::TargetType,
 };
 use switchyard_proto::api::v1::{self as proto, cluster_service_server::ClusterService};
 use tonic::{Request, Response, Status};
@@ -150,23 +151,29 @@ const TOKEN_PARTS: usize = 7;
 
 fn token(key: &EndpointKey) -> String {
     let EndpointKey { cluster, service, target, pod_uid } = key;
-    let (address, port) = (target.address.to_string(), target.port.to_string());
+    let (id, port) = (target.id.to_string(), target.port.to_string());
     let service = [service.namespace.as_str(), service.name.as_str(), service.port.as_str()];
-    page::token(&[cluster.as_str(), service[0], service[1], service[2], &address, &port, pod_uid.as_str()])
+    page::token(&[cluster.as_str(), service[0], service[1], service[2], &id, &port, pod_uid.as_str()])
 }
 
 fn parse_token(text: &str) -> Result<Option<EndpointKey>, ApiError> {
     let Some(parts) = page::parse(text, TOKEN_PARTS)? else { return Ok(None) };
-    let [cluster, namespace, name, service_port, address, port, pod_uid] = parts.as_slice() else {
+    let [cluster, namespace, name, service_port, id, port, pod_uid] = parts.as_slice() else {
         return Err(page::not_ours(text));
     };
     let key = || {
+        let target = Target { id: id.parse().ok()?, port: port.parse().ok()? };
+        // What an endpoint is says for what its Service was watched.
+        let target_type = match target.id {
+            TargetId::Ip(_) => TargetType::Ip,
+            TargetId::Instance(_) => TargetType::Instance,
+        };
         let service = ServiceKey {
+            target_type,
             namespace: namespace.parse().ok()?,
             name: name.parse().ok()?,
             port: service_port.parse().ok()?,
         };
-        let target = Target { address: address.parse().ok()?, port: port.parse().ok()? };
         Some(EndpointKey { cluster: cluster.parse().ok()?, service, target, pod_uid: pod_uid.parse().ok()? })
     };
     key().map(Some).ok_or_else(|| page::not_ours(text))

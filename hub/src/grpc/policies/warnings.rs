@@ -19,6 +19,10 @@ pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory) -> Vec<String> 
             found.push(format!("cluster {name}: {text}"));
         }
         let service = &policy.service;
+        if service.targets_nodes() && !cluster.reports_nodes {
+            found.push(format!("cluster {name}: its agent is too old for targetType instance; upgrade it"));
+            continue;
+        }
         // A Service that was not watched before has no state yet, which is no fault.
         let state = inventory.services.get(&(name.clone(), service.clone()));
         let fault = match state.map(|state| state.condition) {
@@ -26,6 +30,9 @@ pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory) -> Vec<String> 
             Some(ServiceCondition::NotFound) => "there is no such Service".to_owned(),
             Some(ServiceCondition::PortNotFound) => format!("the Service has no port {}", service.port),
             Some(ServiceCondition::NoSelectedPods) => "the Service selects no pods".to_owned(),
+            Some(ServiceCondition::NoNodePort) => {
+                "the Service has no node port, which targetType instance needs".to_owned()
+            }
         };
         let share = if weight.carries() { ", and its share waits for targets" } else { "" };
         found.push(format!("cluster {name}: Service {}/{}: {fault}{share}", service.namespace, service.name));
