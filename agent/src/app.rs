@@ -13,17 +13,20 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, LogFormat},
+    args::{Args, LogFormat, gates::GateSettings},
     complaints::Complaints,
+    gates,
     http::{self, Shown},
     link::{
         driver::Driver,
+        epoch::HighestEpoch,
         messages::Identity,
         session::Settings,
         transport::{Dialer, Link},
     },
     metrics::Metrics,
-    watch,
+    policies,
+    watch::{self, policies::PolicyWatch, write::PolicyWrites},
 };
 
 /// All tasks together; Kubernetes kills after 30 s, and a rolling update should not wait that long.
@@ -50,7 +53,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let dialer = Dialer::new(&target)?;
-    let link = Link::new(dialer);
+    let link = Link::new(dialer.clone());
+    let gate_settings = args.gates.settings()?;
     let client = watch::connect(args.kubeconfig.as_deref()).await?;
     let listener = TcpListener::bind(args.http_listen)
         .await
@@ -59,18 +63,39 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     info!(cluster = identity.cluster, instance_id = identity.instance_id, hub = args.hub, %http_address, "The agent starts");
 
     let metrics = Metrics::new();
-    let (watchers, updates) = watch::Watchers::new(client, metrics.clone());
+    let (mut watchers, updates) = watch::Watchers::new(client.clone(), metrics.clone());
     let standing = Driver::first_standing();
     let complaints = Complaints::default();
-    let shown = Shown { metrics: metrics.clone(), standing: standing.subscribe(), complaints: complaints.clone() };
-    let settings = Settings::default();
-    let driver = Driver { identity, settings, link, watchers, updates, metrics, standing };
-
+    let epoch = HighestEpoch::default();
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let policies = policies::driver::Driver {
+        identity: identity.clone(),
+        link: Link::new(dialer.clone()),
+        watch: PolicyWatch::new(client.clone(), metrics.clone()),
+        writes: PolicyWrites::new(client.clone(), identity.instance_id.clone()),
+        epoch: epoch.clone(),
+        metrics: metrics.clone(),
+        complaints: complaints.clone(),
+    };
+    if let Some(settings) = gate_settings {
+        let (tap, tapped) = gates::driver::tap();
+        watchers = watchers.tapped(tap);
+        let parts = GateParts { identity: &identity, client, dialer, metrics: &metrics, complaints: &complaints };
+        start_gates(settings, tapped, parts, &mut tasks, &stopping);
+    }
+    let shown = Shown { metrics: metrics.clone(), standing: standing.subscribe(), complaints: complaints.clone() };
+    let settings = Settings::default();
+    let driver = Driver { identity, settings, link, watchers, updates, epoch, metrics, standing };
+
     let token = stopping.clone();
     tasks.spawn(async move {
         driver.run(token).await;
+        Ok(())
+    });
+    let token = stopping.clone();
+    tasks.spawn(async move {
+        policies.run(token).await;
         Ok(())
     });
     let token = stopping.clone();
@@ -93,6 +118,43 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(Some(outcome)) => outcome.context("a task of the agent panicked")?.context("a task of the agent failed"),
         Some(None) | None => Ok(()),
     }
+}
+
+/// What the gates share with the rest of the agent.
+struct GateParts<'a> {
+    identity: &'a Identity,
+    client: kube::Client,
+    dialer: Dialer,
+    metrics: &'a Metrics,
+    complaints: &'a Complaints,
+}
+
+fn start_gates(
+    settings: GateSettings,
+    tapped: gates::driver::Tapped,
+    parts: GateParts<'_>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stopping: &CancellationToken,
+) {
+    let injection = tokio::sync::watch::Sender::default();
+    let driver = gates::driver::Driver {
+        cluster: parts.identity.cluster.clone(),
+        instance_id: parts.identity.instance_id.clone(),
+        release_after: settings.release_after,
+        namespaces: settings.namespaces,
+        link: Link::new(parts.dialer),
+        keeper: watch::gates::GateKeeper::new(parts.client.clone()),
+        tapped,
+        kept: watch::Watchers::new(parts.client, parts.metrics.clone()),
+        metrics: parts.metrics.clone(),
+        complaints: parts.complaints.clone(),
+        injection,
+    };
+    let token = stopping.clone();
+    tasks.spawn(async move {
+        driver.run(token).await;
+        Ok(())
+    });
 }
 
 async fn wait_for_signal() -> anyhow::Result<&'static str> {

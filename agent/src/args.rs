@@ -1,5 +1,7 @@
 //! The command line and its environment, and the one place where the values are judged together.
 
+pub mod gates;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
@@ -58,6 +60,10 @@ pub struct Args {
     /// What is logged: a level, or directives such as info,switchyard_agent=debug.
     #[arg(long, env = "SWITCHYARD_AGENT_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
+
+    /// Readiness gates and their webhook.
+    #[command(flatten)]
+    pub gates: gates::GateArgs,
 }
 
 /// How the log is written.

@@ -13,5 +13,6 @@ pub mod http;
 pub mod index;
 pub mod link;
 pub mod metrics;
+pub mod policies;
 mod text;
 pub mod watch;

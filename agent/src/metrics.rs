@@ -28,6 +28,19 @@ pub struct Metrics {
     gates_opened: Family<ReasonLabel, Counter>,
     gate_writes: Family<OutcomeLabel, Counter>,
     webhook_reviews: Family<OutcomeLabel, Counter>,
+    policies: Policies,
+}
+
+/// What is counted of the policies of this cluster.
+#[derive(Debug, Clone, Default)]
+struct Policies {
+    shown: Gauge,
+    stage: Family<StageLabel, Gauge>,
+    connection_attempts: Counter,
+    sent: Family<MessageLabel, Counter>,
+    received: Family<MessageLabel, Counter>,
+    status_writes: Family<OutcomeLabel, Counter>,
+    events: Family<OutcomeLabel, Counter>,
 }
 
 /// Why a watch failed, as a label.
@@ -71,6 +84,8 @@ impl WatchErrorReason {
 
 /// The stages of the stream, as labels.
 pub const STAGES: [&str; 4] = ["offline", "hello", "syncing", "live"];
+/// The stages of the stream of policies, as labels.
+pub const POLICY_STAGES: [&str; 5] = ["offline", "hello", "not_source", "listing", "live"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
@@ -130,6 +145,7 @@ impl Metrics {
             received: Family::default(),
             unacknowledged: Gauge::default(),
             watch_errors: Family::default(),
+            policies: Policies::default(),
             gates_waiting: Gauge::default(),
             health_stream: Gauge::default(),
             gates_opened: Family::default(),
@@ -150,6 +166,7 @@ impl Metrics {
         );
         registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
         metrics.register_gates(&mut registry);
+        metrics.policies.register(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -220,6 +237,45 @@ impl Metrics {
         self.watch_errors.get_or_create(&labels).inc();
     }
 
+    /// An attempt to list or watch policies, or to look at their definition, failed.
+    pub fn policy_watch_error(&self, reason: WatchErrorReason) {
+        let labels = WatchErrorLabels { kind: Label("ClusterTrafficPolicy"), reason: Label(reason.as_str()) };
+        self.watch_errors.get_or_create(&labels).inc();
+    }
+
+    /// How the stream of policies stands; `stage` is one of [`POLICY_STAGES`].
+    pub fn policy_stream(&self, stage: &'static str, policies: usize) {
+        for known in POLICY_STAGES {
+            self.policies.stage.get_or_create(&StageLabel { stage: Label(known) }).set(i64::from(known == stage));
+        }
+        self.policies.shown.set(i64::try_from(policies).unwrap_or(i64::MAX));
+    }
+
+    /// The hub is being dialled for policies.
+    pub fn policy_connection_attempt(&self) {
+        self.policies.connection_attempts.inc();
+    }
+
+    /// A message about policies went out.
+    pub fn policy_message_sent(&self, message: &'static str) {
+        self.policies.sent.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// A message about policies came in.
+    pub fn policy_message_received(&self, message: &'static str) {
+        self.policies.received.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// An attempt to write the status of a policy ended.
+    pub fn policy_status_write(&self, outcome: &'static str) {
+        self.policies.status_writes.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
+    /// An Event about a policy was written, failed, or was dropped.
+    pub fn policy_event(&self, outcome: &'static str) {
+        self.policies.events.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
     /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -229,6 +285,30 @@ impl Metrics {
             text.clear();
         }
         text
+    }
+}
+
+impl Policies {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("policies", "ClusterTrafficPolicy resources that the cluster shows", self.shown.clone());
+        registry.register("policy_stage", "1 for the stage that the stream of policies is in", self.stage.clone());
+        registry.register(
+            "policy_connection_attempts",
+            "Attempts to reach the hub for policies",
+            self.connection_attempts.clone(),
+        );
+        registry.register("policy_messages_sent", "Messages about policies sent to the hub", self.sent.clone());
+        registry.register(
+            "policy_messages_received",
+            "Messages about policies received from the hub",
+            self.received.clone(),
+        );
+        registry.register(
+            "policy_status_writes",
+            "Attempts to write the status of a policy",
+            self.status_writes.clone(),
+        );
+        registry.register("policy_events", "Events about policies", self.events.clone());
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     convert::to_proto_message,
+    epoch::HighestEpoch,
     messages::{Identity, Outgoing},
     session::{At, Input, Note, Output, Session, Settings},
     transport::{Link, LinkEvent},
@@ -60,6 +61,8 @@ pub struct Driver {
     pub watchers: Watchers,
     /// What the watchers say.
     pub updates: mpsc::Receiver<SourceUpdate>,
+    /// Shared with the other streams.
+    pub epoch: HighestEpoch,
     /// Counted here.
     pub metrics: Metrics,
     /// Published here.
@@ -75,12 +78,13 @@ impl Driver {
 
     /// Runs until the token is cancelled, then half-closes the stream and ends the watchers.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { identity, settings, link, watchers, updates, metrics, standing } = self;
+        let Self { identity, settings, link, watchers, updates, epoch, metrics, standing } = self;
         let mut running = Running {
             identity,
             link,
             watchers,
             updates,
+            epoch,
             metrics,
             standing,
             index: Index::new(),
@@ -107,6 +111,7 @@ struct Running {
     link: Link,
     watchers: Watchers,
     updates: mpsc::Receiver<SourceUpdate>,
+    epoch: HighestEpoch,
     metrics: Metrics,
     standing: watch::Sender<Standing>,
     index: Index,
@@ -219,6 +224,7 @@ impl Running {
         let Some(session) = &self.session else { return };
         let (services, endpoints) = self.index.counts();
         self.metrics.inventory(services, endpoints);
+        self.epoch.raise(session.highest_epoch());
         self.metrics.stream(session.stage(), session.highest_epoch(), session.unacknowledged());
         let now = Standing {
             stage: session.stage(),

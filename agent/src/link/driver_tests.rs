@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
     driver::{Driver, Standing},
+    epoch::HighestEpoch,
     messages::Identity,
     session::Settings,
     transport::{Dialer, Link, Target, Tls},
@@ -226,7 +227,8 @@ impl Agent {
             version: "0.1.0".to_owned(),
         };
         let link = Link::new(Dialer::new(target).expect("a target"));
-        let driver = Driver { identity, settings, link, watchers, updates, metrics: metrics.clone(), standing };
+        let epoch = HighestEpoch::default();
+        let driver = Driver { identity, settings, link, watchers, updates, epoch, metrics: metrics.clone(), standing };
         let stop = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop.clone()));
         Self { kube, stop, task, metrics, standing: shown }

@@ -3,7 +3,9 @@
 
 pub mod convert;
 pub mod driver;
+pub mod epoch;
 pub mod messages;
+pub mod policies;
 pub mod session;
 pub mod transport;
 

@@ -5,8 +5,10 @@
 
 mod client;
 pub mod gates;
+pub mod policies;
 mod source;
 mod strip;
+pub mod write;
 
 #[cfg(test)]
 pub(crate) mod fake;

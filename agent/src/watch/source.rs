@@ -33,7 +33,7 @@ const PAGE_SIZE: u32 = 500;
 const WATCH_SECONDS: u32 = 60;
 /// A failure this long after the one before begins with short waits again. Longer than the longest wait with the connection attempt
 /// after it (10 s and 5 s). Success alone is no measure: a server that accepts a watch and then fails it must not be asked without pause.
-const CALM: Duration = Duration::from_secs(20);
+pub(super) const CALM: Duration = Duration::from_secs(20);
 /// The contract's bound on messages for people, in characters.
 const MAX_MESSAGE: usize = 1024;
 
@@ -71,7 +71,7 @@ pub async fn follow<K>(
     }
 }
 
-fn config() -> watcher::Config {
+pub(super) fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_SECONDS)
 }
 
@@ -201,7 +201,7 @@ impl Listeners {
 
 /// True when the error stands for a watch event that could not be decoded. kube also reads one whose object makes no sense as a
 /// status of the server, one without a code.
-fn lost_an_event(error: &watcher::Error) -> bool {
+pub(super) fn lost_an_event(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
         watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 0,
@@ -209,12 +209,20 @@ fn lost_an_event(error: &watcher::Error) -> bool {
     }
 }
 
-struct Failure {
-    reason: WatchErrorReason,
-    message: String,
+/// Why something failed: for metrics, and for people.
+pub(super) struct Failure {
+    pub(super) reason: WatchErrorReason,
+    pub(super) message: String,
 }
 
-fn describe(error: &watcher::Error) -> Failure {
+impl Failure {
+    /// Something that must be there is not.
+    pub(super) fn not_found(message: String) -> Self {
+        Self { reason: WatchErrorReason::NotFound, message }
+    }
+}
+
+pub(super) fn describe(error: &watcher::Error) -> Failure {
     let cause = match error {
         watcher::Error::InitialListFailed(cause)
         | watcher::Error::WatchStartFailed(cause)
@@ -224,10 +232,14 @@ fn describe(error: &watcher::Error) -> Failure {
             return Failure { reason: WatchErrorReason::Unreadable, message: error.to_string() };
         }
     };
-    match cause {
+    describe_call(cause)
+}
+
+pub(super) fn describe_call(error: &kube::Error) -> Failure {
+    match error {
         kube::Error::Api(status) => describe_status(status),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
-            Failure { reason: WatchErrorReason::Unreadable, message: chain(cause) }
+            Failure { reason: WatchErrorReason::Unreadable, message: chain(error) }
         }
         other => Failure { reason: WatchErrorReason::Connection, message: chain(other) },
     }

@@ -1,0 +1,358 @@
+//! The loop of the policies: it feeds the session and the writer what happens, one thing at a time, and does what they say.
+//! It decides nothing: rules belong in `session`, `writer` and `events`.
+
+use std::time::Duration;
+
+use switchyard_proto::agent::v1::SyncPoliciesRequest;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    events::{self, Draft},
+    messages::Outgoing,
+    objects::{Key, SourceEvent},
+    session::{At, Input, Note, Output, Session},
+    writer::{Action, Outcome, Writer},
+};
+use crate::{
+    complaints::Complaints,
+    link::{
+        epoch::HighestEpoch,
+        messages::Identity,
+        policies::{PolicyCall, to_proto_message},
+        transport::{Link, LinkEvent},
+    },
+    metrics::Metrics,
+    watch::{policies::PolicyWatch, write::PolicyWrites},
+};
+
+/// How long the hub has to end the stream in its turn when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Events on their way to the API server. Past it they are dropped: an Event is a courtesy.
+const MAX_EVENTS: usize = 32;
+/// Names of the complaints.
+const WATCHING: &str = "policies";
+const WRITING: &str = "policy status";
+const TELLING: &str = "policy events";
+
+/// The parts that the loop drives.
+pub struct Driver {
+    /// Who the agent is.
+    pub identity: Identity,
+    /// The stream.
+    pub link: Link<PolicyCall>,
+    /// The watcher.
+    pub watch: PolicyWatch,
+    /// Writes to the API server.
+    pub writes: PolicyWrites,
+    /// Shared with the other streams.
+    pub epoch: HighestEpoch,
+    /// Counted here.
+    pub metrics: Metrics,
+    /// What cannot be done.
+    pub complaints: Complaints,
+}
+
+impl Driver {
+    /// Runs until the token is cancelled, then half-closes the stream and ends the watcher.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { identity, link, watch, writes, epoch, metrics, complaints } = self;
+        let mut running = Running {
+            identity,
+            link,
+            watch,
+            writes,
+            epoch,
+            metrics,
+            complaints,
+            session: Some(Session::new()),
+            writer: Writer::default(),
+            calls: JoinSet::new(),
+            outbox: None,
+            offline_reason: None,
+            started: Instant::now(),
+        };
+        running.step(Input::Tick);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                happened = running.next(&mut batch) => running.handle(happened, &mut batch),
+            }
+        }
+        running.stop().await;
+    }
+}
+
+/// What happened outside.
+enum Happened {
+    Link(LinkEvent<PolicyCall>),
+    /// The batch holds what the watcher saw.
+    Source,
+    Called(Called),
+    Tick,
+}
+
+/// A call that ended.
+enum Called {
+    Status { key: Key, uid: String, outcome: Outcome },
+    Event { outcome: Result<(), String> },
+}
+
+struct Running {
+    identity: Identity,
+    link: Link<PolicyCall>,
+    watch: PolicyWatch,
+    writes: PolicyWrites,
+    epoch: HighestEpoch,
+    metrics: Metrics,
+    complaints: Complaints,
+    /// Taken out during a step, which consumes it; there at all other times.
+    session: Option<Session>,
+    writer: Writer,
+    calls: JoinSet<Called>,
+    outbox: Option<mpsc::Sender<SyncPoliciesRequest>>,
+    /// Why there is no stream, as it was logged last: retries that fail in the same way are not logged again.
+    offline_reason: Option<String>,
+    started: Instant,
+}
+
+impl Running {
+    /// The next thing that happens. Cancel safe: what was taken in is in the batch.
+    async fn next(&mut self, batch: &mut Vec<SourceEvent>) -> Happened {
+        let session = self.session.as_ref().expect("the session is only out during a step, which does not await");
+        let wake = [session.wake_at(), self.writer.wake_at()].into_iter().flatten().min();
+        let wake = wake.map(|at| self.started + at);
+        let room = self.outbox.as_ref().filter(|_| session.wants_room());
+        tokio::select! {
+            event = self.link.next() => Happened::Link(event),
+            () = self.watch.next(batch) => Happened::Source,
+            Some(called) = self.calls.join_next() => match called {
+                Ok(called) => Happened::Called(called),
+                // A call that panicked leaves its write open for ever; that resource is written again after a restart.
+                Err(_) => Happened::Tick,
+            },
+            () = room_in(room) => Happened::Tick,
+            () = sleep_until(wake) => Happened::Tick,
+        }
+    }
+
+    fn handle(&mut self, happened: Happened, batch: &mut Vec<SourceEvent>) {
+        match happened {
+            Happened::Link(LinkEvent::Opened(outbox)) => {
+                self.outbox = Some(outbox);
+                self.step(Input::Opened);
+            }
+            Happened::Link(LinkEvent::Received(message)) => {
+                self.metrics.policy_message_received(message.label());
+                self.step(Input::Received(message));
+            }
+            Happened::Link(LinkEvent::Closed { reason, refused }) => {
+                self.outbox = None;
+                self.step(Input::Closed { reason, refused });
+            }
+            Happened::Source => {
+                for event in batch.drain(..) {
+                    self.saw(event);
+                }
+            }
+            Happened::Called(called) => self.called(called),
+            Happened::Tick => self.step(Input::Tick),
+        }
+        self.act();
+        self.publish();
+    }
+
+    /// Both the session and the writer hear what the watcher saw.
+    fn saw(&mut self, event: SourceEvent) {
+        match &event {
+            SourceEvent::Listed(resource) | SourceEvent::Applied(resource) => self.writer.saw(resource),
+            SourceEvent::Deleted { key, uid } => self.writer.gone(key, uid),
+            SourceEvent::ListStarted | SourceEvent::ListDone | SourceEvent::Failing(_) | SourceEvent::Following => {}
+        }
+        let is_list = event == SourceEvent::ListDone;
+        self.step(Input::Source(event));
+        if is_list && let Some(session) = &self.session {
+            self.writer.retain(|key| session.holds(key));
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let at = At {
+            now: self.started.elapsed(),
+            room: self.outbox.as_ref().map_or(0, mpsc::Sender::capacity),
+            jitter: rand::random(),
+            highest_epoch: self.epoch.get(),
+        };
+        let session = self.session.take().expect("the session is only out during a step, and steps do not nest");
+        let (outputs, session) = session.step(input, at);
+        self.session = Some(session);
+        for output in outputs {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Dial => {
+                self.metrics.policy_connection_attempt();
+                self.link.dial();
+            }
+            Output::Send(message) => self.write(message),
+            Output::Drop => {
+                self.outbox = None;
+                self.link.hang_up();
+            }
+            Output::Lost => self.writer.lost(),
+            Output::Watch(wanted) => {
+                self.watch.want(wanted);
+                if !wanted {
+                    self.writer.retain(|_| false);
+                }
+            }
+            Output::Show { key, uid, status } => self.writer.show(&key, &uid, *status),
+            Output::Released { key, uid } => self.tell(key, uid, events::released()),
+            Output::Note(note) => self.log(note),
+        }
+    }
+
+    fn write(&mut self, message: Outgoing) {
+        let Some(outbox) = &self.outbox else { return };
+        let label = message.body.label();
+        // There is room, so this fails only when the stream just ended; its end comes as the next event.
+        if outbox.try_send(to_proto_message(message, &self.identity)).is_ok() {
+            self.metrics.policy_message_sent(label);
+        }
+    }
+
+    /// What the writer has decided.
+    fn act(&mut self) {
+        for action in self.writer.due(self.started.elapsed()) {
+            match action {
+                Action::Write { key, uid, version, status } => {
+                    let writes = self.writes.clone();
+                    self.calls.spawn(async move {
+                        let outcome = writes.status(&key, &uid, &version, &status).await;
+                        Called::Status { key, uid, outcome }
+                    });
+                }
+                Action::Tell { key, uid, draft } => self.tell(key, uid, draft),
+            }
+        }
+    }
+
+    fn tell(&mut self, key: Key, uid: String, draft: Draft) {
+        if self.calls.len() >= MAX_EVENTS {
+            self.metrics.policy_event("dropped");
+            return;
+        }
+        let writes = self.writes.clone();
+        self.calls.spawn(async move { Called::Event { outcome: writes.event(&key, &uid, &draft).await } });
+    }
+
+    fn called(&mut self, called: Called) {
+        match called {
+            Called::Status { key, uid, outcome } => {
+                self.report_write(&key, &outcome);
+                self.writer.written(&key, &uid, outcome, self.started.elapsed(), rand::random());
+            }
+            Called::Event { outcome: Ok(()) } => {
+                self.metrics.policy_event("written");
+                self.complaints.clear(TELLING);
+            }
+            Called::Event { outcome: Err(error) } => {
+                self.metrics.policy_event("failed");
+                if self.complaints.raise(TELLING, &error) {
+                    warn!(error, "An Event about a policy was not written; nothing else depends on it");
+                }
+            }
+        }
+    }
+
+    fn report_write(&self, key: &Key, outcome: &Outcome) {
+        let (label, failure) = match outcome {
+            Outcome::Written(_) => ("written", None),
+            Outcome::Conflict => ("conflict", None),
+            Outcome::Gone => ("gone", None),
+            Outcome::Forbidden(error) => ("forbidden", Some(error)),
+            Outcome::Failed(error) => ("failed", Some(error)),
+        };
+        self.metrics.policy_status_write(label);
+        match failure {
+            Some(error) if self.complaints.raise(WRITING, error) => {
+                warn!(policy = %key, error, "The status of a policy cannot be written; it is tried again until it can");
+            }
+            Some(_) => {}
+            None if label == "written" && self.complaints.clear(WRITING) => {
+                info!(policy = %key, "The status of policies can be written again");
+            }
+            None => {}
+        }
+    }
+
+    fn log(&mut self, note: Note) {
+        match note {
+            Note::Offline { reason, retry_in } => {
+                let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+                if self.offline_reason.as_ref() == Some(&reason) {
+                    debug!(reason, retry_in_ms, "There is still no stream of policies to the hub; it is tried again");
+                } else {
+                    warn!(
+                        reason,
+                        retry_in_ms, "There is no stream of policies to the hub; it is tried again until there is"
+                    );
+                    self.offline_reason = Some(reason);
+                }
+            }
+            Note::Source { epoch } => {
+                self.offline_reason = None;
+                info!(epoch, "The hub takes policies from this cluster");
+            }
+            Note::NotSource { message } => {
+                self.offline_reason = None;
+                info!(message, "The hub takes no policies from this cluster");
+            }
+            Note::Listed { policies } => info!(policies, "The policies of this cluster were sent to the hub"),
+            Note::Failing { message } => info!(message, "The hub was told that policies cannot be watched"),
+        }
+    }
+
+    fn publish(&self) {
+        let Some(session) = &self.session else { return };
+        self.epoch.raise(session.highest_epoch());
+        self.metrics.policy_stream(session.stage(), session.policies());
+        match session.failing() {
+            Some(message) => {
+                self.complaints.raise(WATCHING, message);
+            }
+            None => {
+                self.complaints.clear(WATCHING);
+            }
+        }
+    }
+
+    async fn stop(mut self) {
+        self.outbox = None;
+        if tokio::time::timeout(FAREWELL, self.link.finish()).await.is_err() {
+            self.link.hang_up();
+        }
+        self.watch.stop().await;
+        self.calls.shutdown().await;
+    }
+}
+
+async fn room_in(outbox: Option<&mpsc::Sender<SyncPoliciesRequest>>) {
+    match outbox {
+        // A closed channel has no room either; the end of the stream comes as an event of the link.
+        Some(outbox) if outbox.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,280 @@
+//! Which status is written to which resource, and when. Pure: `driver` makes the calls and reports what became of them.
+//!
+//! Rules:
+//! - A status is written only while the hub says it on a stream that stands, and only when the resource shows something else.
+//! - A write names the version of the resource that this was decided by. So of two agents of one cluster (a rolling update) the later
+//!   word never overwrites what it has not seen: it gets a conflict, looks again, and mostly finds nothing left to do.
+//! - One write at a time and one a second for each resource; what comes in between waits, the newest only.
+//! - Events go with a write that succeeded, so that one change is told once, by one agent.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    events::{self, Draft, Pacer},
+    objects::{Key, MAX_SPEC_BYTES, Resource, Spec},
+    status::ResourceStatus,
+};
+use crate::backoff::Backoff;
+
+/// Time since some fixed moment of the process.
+type Moment = Duration;
+
+/// Time between two writes of one resource: target counts move several times a second in a rollout.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long after a conflict the same version is tried again, should the watch bring no newer one.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(10);
+/// Writes at a time over all resources. Few: a hub that starts anew gives every resource a status at once.
+const MAX_WRITES: usize = 4;
+
+/// The statuses that the resources of the cluster show, and should show.
+#[derive(Debug, Default)]
+pub struct Writer {
+    entries: BTreeMap<Key, Entry>,
+    writes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    uid: String,
+    version: String,
+    shown: ResourceStatus,
+    /// Bytes of a spec that cannot be sent to the hub.
+    too_large: Option<usize>,
+    wanted: Option<Arc<ResourceStatus>>,
+    writing: Option<Arc<ResourceStatus>>,
+    /// What was written, and what the API server made of it, where that is not the same: an older resource definition does not know
+    /// every field. Written again only when either side changes.
+    curtailed: Option<(Arc<ResourceStatus>, ResourceStatus)>,
+    not_before: Moment,
+    /// The version that a conflict proved to be old.
+    outdated: Option<String>,
+    backoff: Backoff,
+    pacer: Pacer,
+    /// Events to be written now.
+    drafts: Vec<Draft>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write this status; answer with `written`.
+    Write {
+        /// Where.
+        key: Key,
+        /// To this resource only.
+        uid: String,
+        /// In this version only.
+        version: String,
+        /// What.
+        status: Arc<ResourceStatus>,
+    },
+    /// Write this Event. No answer is expected.
+    Tell {
+        /// About which resource.
+        key: Key,
+        /// Which it is.
+        uid: String,
+        /// What it says.
+        draft: Draft,
+    },
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; this is the resource now.
+    Written(Box<Resource>),
+    /// The resource is another or has another version.
+    Conflict,
+    /// The resource is not there any more.
+    Gone,
+    /// The agent has no leave to do this.
+    Forbidden(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl Writer {
+    /// The cluster shows this resource.
+    pub fn saw(&mut self, resource: &Resource) {
+        match self.entries.get_mut(&resource.key) {
+            Some(entry) if entry.uid == resource.uid => entry.saw(resource),
+            _ => {
+                // A write that is under way for the resource before it still ends, with an answer.
+                let entry = Entry::new(resource);
+                if let Some(old) = self.entries.insert(resource.key.clone(), entry)
+                    && old.writing.is_some()
+                {
+                    self.writes -= 1;
+                }
+            }
+        }
+    }
+
+    /// The resource is gone.
+    pub fn gone(&mut self, key: &Key, uid: &str) {
+        self.keep(|known, entry| known != key || entry != uid);
+    }
+
+    /// A list is complete: only these are left.
+    pub fn retain(&mut self, holds: impl Fn(&Key) -> bool) {
+        self.keep(|key, _| holds(key));
+    }
+
+    fn keep(&mut self, keep: impl Fn(&Key, &str) -> bool) {
+        let writes = &mut self.writes;
+        self.entries.retain(|key, entry| {
+            let kept = keep(key, &entry.uid);
+            if !kept && entry.writing.is_some() {
+                *writes -= 1;
+            }
+            kept
+        });
+    }
+
+    /// The hub says what a resource should show. Another resource of the same name is not touched.
+    pub fn show(&mut self, key: &Key, uid: &str, status: ResourceStatus) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) {
+            entry.wanted = Some(Arc::new(entry.in_words(status)));
+        }
+    }
+
+    /// The stream is over: another agent may be the one that knows now.
+    pub fn lost(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.wanted = None;
+        }
+    }
+
+    /// What became of a write. `jitter` is uniform in 0.0..=1.0.
+    pub fn written(&mut self, key: &Key, uid: &str, outcome: Outcome, now: Moment, jitter: f64) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) else { return };
+        let Some(status) = entry.writing.take() else { return };
+        self.writes -= 1;
+        match outcome {
+            Outcome::Written(resource) => entry.succeeded(&status, &resource, now),
+            Outcome::Conflict => {
+                entry.outdated = Some(entry.version.clone());
+                entry.not_before = now + CONFLICT_PAUSE;
+            }
+            // The watcher says so, too; until then it is as good as a conflict.
+            Outcome::Gone => entry.not_before = now + CONFLICT_PAUSE,
+            Outcome::Forbidden(_) | Outcome::Failed(_) => {
+                entry.not_before = now + entry.backoff.next(jitter).max(PAUSE)
+            }
+        }
+    }
+
+    /// Everything whose time has come.
+    pub fn due(&mut self, now: Moment) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (key, entry) in &mut self.entries {
+            let mut drafts = std::mem::take(&mut entry.drafts);
+            drafts.extend(entry.pacer.due(now));
+            let tell = |draft| Action::Tell { key: key.clone(), uid: entry.uid.clone(), draft };
+            actions.extend(drafts.into_iter().map(tell));
+            if self.writes >= MAX_WRITES || entry.not_before > now {
+                continue;
+            }
+            let Some(status) = entry.to_write().cloned() else { continue };
+            self.writes += 1;
+            entry.writing = Some(status.clone());
+            entry.not_before = now + PAUSE;
+            actions.push(Action::Write {
+                key: key.clone(),
+                uid: entry.uid.clone(),
+                version: entry.version.clone(),
+                status,
+            });
+        }
+        actions
+    }
+
+    /// When something is due next; None when only news can bring it forward.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Moment> {
+        // With every place taken, the answer to a write is what goes on.
+        let has_place = self.writes < MAX_WRITES;
+        let wake = |entry: &Entry| {
+            let write = entry.to_write().filter(|_| has_place).map(|_| entry.not_before);
+            let tell = if entry.drafts.is_empty() { entry.pacer.wake_at() } else { Some(Moment::ZERO) };
+            [write, tell].into_iter().flatten().min()
+        };
+        self.entries.values().filter_map(wake).min()
+    }
+}
+
+impl Entry {
+    fn new(resource: &Resource) -> Self {
+        Self {
+            uid: resource.uid.clone(),
+            version: resource.resource_version.clone(),
+            shown: resource.status.clone(),
+            too_large: too_large(resource),
+            wanted: None,
+            writing: None,
+            curtailed: None,
+            not_before: Moment::ZERO,
+            outdated: None,
+            backoff: Backoff::default(),
+            pacer: Pacer::default(),
+            drafts: Vec::new(),
+        }
+    }
+
+    fn saw(&mut self, resource: &Resource) {
+        if is_older(&resource.resource_version, &self.version) {
+            return;
+        }
+        self.version.clone_from(&resource.resource_version);
+        self.shown.clone_from(&resource.status);
+        self.too_large = too_large(resource);
+        if self.outdated.as_ref().is_some_and(|outdated| *outdated != self.version) {
+            // What the conflict waited for.
+            self.outdated = None;
+            self.not_before = Moment::ZERO;
+        }
+    }
+
+    fn succeeded(&mut self, status: &Arc<ResourceStatus>, resource: &Resource, now: Moment) {
+        for draft in events::decide(&self.shown, status) {
+            self.drafts.extend(self.pacer.admit(draft, now));
+        }
+        self.backoff.reset();
+        self.saw(resource);
+        self.curtailed = (!resource.status.shows(status)).then(|| (status.clone(), resource.status.clone()));
+    }
+
+    /// What is to be written, the time aside.
+    fn to_write(&self) -> Option<&Arc<ResourceStatus>> {
+        let wanted = self.wanted.as_ref().filter(|_| self.writing.is_none())?;
+        let curtailed = self.curtailed.as_ref().is_some_and(|(asked, got)| asked == wanted && *got == self.shown);
+        (!curtailed && !self.shown.shows(wanted)).then_some(wanted)
+    }
+
+    /// The hub never saw a spec that was too large, so it cannot say what is wrong with it.
+    fn in_words(&self, mut status: ResourceStatus) -> ResourceStatus {
+        let Some(bytes) = self.too_large else { return status };
+        for condition in
+            status.conditions.iter_mut().filter(|condition| condition.kind == "Accepted" && condition.status == "False")
+        {
+            condition.message = format!(
+                "spec has {bytes} bytes as JSON and at most {MAX_SPEC_BYTES} are taken; use fewer or shorter values, or several policies"
+            );
+        }
+        status
+    }
+}
+
+fn too_large(resource: &Resource) -> Option<usize> {
+    match &resource.spec {
+        Spec::Text(_) => None,
+        Spec::TooLarge { bytes } => Some(*bytes),
+    }
+}
+
+/// True when both are numbers and the first is smaller. An answer to a write comes by another way than the watch, so the watch may
+/// still bring what was before it. A server whose versions are not numbers is taken at its word.
+fn is_older(version: &str, than: &str) -> bool {
+    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
+}
