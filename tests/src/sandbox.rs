@@ -41,6 +41,8 @@ pub struct Info {
     pub clusters: BTreeMap<String, ClusterInfo>,
     /// The VPC of everything.
     pub vpc_id: String,
+    /// Its addresses, pods' and nodes'.
+    pub vpc_cidr: String,
     /// The region of everything.
     pub region: String,
     /// The account of everything.

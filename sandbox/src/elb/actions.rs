@@ -71,7 +71,7 @@ impl Action {
                 x.text("Type", "fixed-response").element("FixedResponseConfig", |x| {
                     x.text("StatusCode", status)
                         .text_if("ContentType", content_type.as_ref())
-                        .text("MessageBody", body);
+                        .text_if("MessageBody", Some(body).filter(|body| !body.is_empty()));
                 });
             }
             ActionKind::Redirect(r) => {
