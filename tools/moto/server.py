@@ -10,9 +10,10 @@ are never judged. Arguments are those of moto's own server (-H, -p).
 """
 
 from typing import Any
+from xml.sax.saxutils import escape
 
 import authority
-from moto.core.exceptions import AccessDeniedError
+from moto.core.exceptions import AccessDeniedError, _RESTError
 from moto.elbv2.models import elbv2_backends
 from moto.elbv2.responses import ELBV2Response
 from moto.iam.access_control import IAMPolicy, IAMRequest
@@ -21,6 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 OPEN_KEY = "test"
 SERVICE = "elasticloadbalancing"
+NAMESPACE = "http://elasticloadbalancing.amazonaws.com/doc/2015-12-01/"
 
 
 class Request(IAMRequest):
@@ -99,10 +101,23 @@ def questions(response: ELBV2Response, action: str) -> list[authority.Question]:
     return asked
 
 
+def query_error(code: str, message: str) -> str:
+    """An error of the query protocol: moto writes those of IAM in the form of another protocol, in which no SDK finds the code."""
+    fields = f"<Type>Sender</Type><Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
+    return f'<ErrorResponse xmlns="{NAMESPACE}"><Error>{fields}</Error><RequestId>not-given</RequestId></ErrorResponse>'
+
+
 def judge(response: ELBV2Response, resource: str = "*") -> None:
     if f"Credential={OPEN_KEY}/" in response.headers.get("Authorization", ""):
         return
-    action = response._get_action()
+    try:
+        check(response, response._get_action())
+    except _RESTError as error:
+        error.description = query_error(error.error_type, error.message)
+        raise
+
+
+def check(response: ELBV2Response, action: str) -> None:
     request = Request(
         account_id=response.current_account,
         method=response.method,
