@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 /// Folder or file, and what no line of it may name.
-const RULES: [(&str, &[&str]); 6] = [
+const RULES: [(&str, &[&str]); 7] = [
     (
         "src/index",
         &["tokio", "kube::", "k8s_openapi", "tonic", "switchyard_proto", "Instant", "SystemTime", "Timestamp::now"],
@@ -16,6 +16,10 @@ const RULES: [(&str, &[&str]); 6] = [
     (
         "src/link/session",
         &["tokio", "kube::", "k8s_openapi", "tonic", "switchyard_proto", "Instant", "SystemTime", "rand::"],
+    ),
+    (
+        "src/policies",
+        &["tokio", "kube::", "k8s_openapi", "tonic", "switchyard_proto", "Instant", "SystemTime", "Timestamp::now"],
     ),
     ("src/link", &["kube::", "k8s_openapi"]),
     ("src/watch", &["tonic", "switchyard_proto", "crate::link"]),
@@ -29,6 +33,10 @@ fn what_decides_touches_neither_network_nor_clock() {
     let mut files = 0;
     for (place, forbidden) in RULES {
         for file in sources(&root.join(place)) {
+            // The driver of a folder is the shell around what decides beside it.
+            if forbidden.contains(&"tokio") && file.ends_with("driver.rs") {
+                continue;
+            }
             files += 1;
             let text = fs::read_to_string(&file).expect("a source file");
             let code = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));

@@ -16,3 +16,10 @@ pub mod session;
 pub mod status;
 mod table;
 pub mod writer;
+
+#[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
+mod session_tests;
+#[cfg(test)]
+mod writer_tests;

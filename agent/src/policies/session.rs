@@ -444,14 +444,13 @@ impl Step {
 
     /// What is to be said next.
     fn next(&self, stream: &Stream, phase: &Phase) -> Option<Next> {
-        match (&self.failing, &stream.told_failing) {
-            (Some(failing), told) if told.as_ref() != Some(&failing.message) => {
-                if self.at.now >= failing.since + HOLD {
-                    return Some(Next::Failing(failing.message.clone()));
-                }
+        if let Some(failing) = &self.failing {
+            let is_news = stream.told_failing.as_ref() != Some(&failing.message);
+            if is_news && self.at.now >= failing.since + HOLD {
+                return Some(Next::Failing(failing.message.clone()));
             }
-            (None, Some(_)) => return Some(Next::Recovered),
-            _ => {}
+        } else if stream.told_failing.is_some() {
+            return Some(Next::Recovered);
         }
         match phase {
             Phase::Listing(Some(list)) => Some(if list.left.is_empty() { Next::ListEnd } else { Next::ListPart }),

@@ -41,7 +41,7 @@ struct Entry {
     /// Bytes of a spec that cannot be sent to the hub.
     too_large: Option<usize>,
     wanted: Option<Arc<ResourceStatus>>,
-    writing: Option<Arc<ResourceStatus>>,
+    writing: Option<Writing>,
     /// What was written, and what the API server made of it, where that is not the same: an older resource definition does not know
     /// every field. Written again only when either side changes.
     curtailed: Option<(Arc<ResourceStatus>, ResourceStatus)>,
@@ -52,6 +52,14 @@ struct Entry {
     pacer: Pacer,
     /// Events to be written now.
     drafts: Vec<Draft>,
+}
+
+/// A write under way.
+#[derive(Debug)]
+struct Writing {
+    status: Arc<ResourceStatus>,
+    /// What the resource showed before: the watch may bring the new status before the call is answered.
+    before: ResourceStatus,
 }
 
 /// What is to be done.
@@ -149,10 +157,10 @@ impl Writer {
     /// What became of a write. `jitter` is uniform in 0.0..=1.0.
     pub fn written(&mut self, key: &Key, uid: &str, outcome: Outcome, now: Moment, jitter: f64) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) else { return };
-        let Some(status) = entry.writing.take() else { return };
+        let Some(writing) = entry.writing.take() else { return };
         self.writes -= 1;
         match outcome {
-            Outcome::Written(resource) => entry.succeeded(&status, &resource, now),
+            Outcome::Written(resource) => entry.succeeded(&writing, &resource, now),
             Outcome::Conflict => {
                 entry.outdated = Some(entry.version.clone());
                 entry.not_before = now + CONFLICT_PAUSE;
@@ -178,7 +186,7 @@ impl Writer {
             }
             let Some(status) = entry.to_write().cloned() else { continue };
             self.writes += 1;
-            entry.writing = Some(status.clone());
+            entry.writing = Some(Writing { status: status.clone(), before: entry.shown.clone() });
             entry.not_before = now + PAUSE;
             actions.push(Action::Write {
                 key: key.clone(),
@@ -236,8 +244,8 @@ impl Entry {
         }
     }
 
-    fn succeeded(&mut self, status: &Arc<ResourceStatus>, resource: &Resource, now: Moment) {
-        for draft in events::decide(&self.shown, status) {
+    fn succeeded(&mut self, Writing { status, before }: &Writing, resource: &Resource, now: Moment) {
+        for draft in events::decide(before, status) {
             self.drafts.extend(self.pacer.admit(draft, now));
         }
         self.backoff.reset();

@@ -1,5 +1,7 @@
 //! A Kubernetes API for tests, behind a client and without a socket: lists in pages, watches that last, and the faults that matter.
 
+pub mod writes;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
@@ -51,6 +53,10 @@ struct Inner {
     generation: u64,
     page: usize,
     requests: Vec<String>,
+    /// The definition of policies.
+    definition: Option<Value>,
+    /// Events that were created.
+    posted: Vec<Value>,
 }
 
 /// How requests to a collection fail.
@@ -60,6 +66,15 @@ pub enum Fault {
     Status(u16, &'static str),
     /// No answer.
     Refused,
+}
+
+impl Fault {
+    fn answer(self) -> Result<Response<FakeBody>, std::io::Error> {
+        match self {
+            Self::Refused => Err(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused")),
+            Self::Status(code, message) => Ok(failure(code, message)),
+        }
+    }
 }
 
 impl FakeKube {
@@ -72,7 +87,15 @@ impl FakeKube {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
-            async move { server.answer(request.uri()) }
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+                match server.answer_write(&parts.method, &parts.uri, &body) {
+                    None => server.answer(&parts.uri),
+                    Some(Ok((status, answer))) => Ok(respond(status, Full::new(Bytes::from(answer.to_string())))),
+                    Some(Err(fault)) => fault.answer(),
+                }
+            }
         });
         Client::new(service, "default")
     }
@@ -166,12 +189,8 @@ impl FakeKube {
         let collection = uri.path().to_owned();
         let mut inner = self.lock();
         inner.requests.push(uri.to_string());
-        match inner.faults.get(&collection) {
-            Some(Fault::Refused) => {
-                return Err(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused"));
-            }
-            Some(&Fault::Status(code, message)) => return Ok(failure(code, message)),
-            None => {}
+        if let Some(fault) = inner.faults.get(&collection) {
+            return fault.clone().answer();
         }
         if query.get("watch") == Some(&"true") {
             let from =
