@@ -2,6 +2,9 @@
 //! block 127.N.0.0/16 as its VPC: pods, API servers, nodes and load balancers have addresses of their own there.
 //! Decides which address is whose; opens no socket but the one that holds the block. Tests are at the end of the file.
 //!
+//! A real Kubernetes API server refuses endpoints with loopback addresses. Where one takes part, the VPC is called 10.N.0.0/16,
+//! and what is at 10.N.x.y for everybody who talks of it is found at 127.N.x.y by those who connect ([`served_at`]).
+//!
 //! | third octet | what |
 //! |---|---|
 //! | 0 | the lock, and the API servers at .10 and up |
@@ -24,6 +27,8 @@ pub const CLUSTER_LIMIT: usize = 16;
 /// Third octets that pods use.
 const POD_OCTETS: std::ops::RangeInclusive<u8> = 1..=223;
 const NODE_OCTET: u8 = 224;
+/// First octet of a VPC that is not called by its loopback addresses.
+const PRIVATE: u8 = 10;
 /// The VPC CNI keeps an address unused this long after its pod is gone (`IP_COOLDOWN_PERIOD`, default 30 s).
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
@@ -39,8 +44,33 @@ pub enum AddressError {
 #[derive(Debug, Clone)]
 pub struct Block {
     second: u8,
+    naming: Naming,
     _lock: Arc<TcpListener>,
     octets: Arc<Mutex<Octets>>,
+}
+
+/// What the addresses of a VPC are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// As they are: 127.N.x.y.
+    Loopback,
+    /// 10.N.x.y, as in a real VPC.
+    Private,
+}
+
+/// The loopback address at which an address of a VPC is served.
+pub fn served_at(ip: Ipv4Addr) -> Ipv4Addr {
+    let [first, rest @ ..] = ip.octets();
+    let [b, c, d] = rest;
+    if first == PRIVATE { Ipv4Addr::new(127, b, c, d) } else { ip }
+}
+
+/// [`served_at`] for those who connect.
+pub fn socket_at(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => SocketAddr::from((served_at(*v4.ip()), v4.port())),
+        SocketAddr::V6(_) => address,
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +80,7 @@ struct Octets {
 
 impl Block {
     /// Takes the first free block for a sandbox of so many clusters.
-    pub fn take(clusters: usize) -> Result<Self, AddressError> {
+    pub fn take(clusters: usize, naming: Naming) -> Result<Self, AddressError> {
         // Each process starts its search elsewhere: tests that start together do not all try the same blocks.
         let count = u32::from(*BLOCKS.end() - *BLOCKS.start()) + 1;
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
@@ -62,7 +92,7 @@ impl Block {
                 Ok(lock) => {
                     let next = u8::try_from(clusters + 1).unwrap_or(*POD_OCTETS.end());
                     let octets = Arc::new(Mutex::new(Octets { next }));
-                    return Ok(Self { second, _lock: Arc::new(lock), octets });
+                    return Ok(Self { second, naming, _lock: Arc::new(lock), octets });
                 }
                 Err(error) => last = error,
             }
@@ -70,9 +100,17 @@ impl Block {
         Err(AddressError::NoBlock(last))
     }
 
-    /// `127.N.0.0/16`.
+    /// `127.N.0.0/16`, or what that is called.
     pub fn cidr(&self) -> ipnet::Ipv4Net {
-        ipnet::Ipv4Net::new_assert(Ipv4Addr::new(127, self.second, 0, 0), 16)
+        ipnet::Ipv4Net::new_assert(self.named(0, 0), 16)
+    }
+
+    fn named(&self, third: u8, fourth: u8) -> Ipv4Addr {
+        let first = match self.naming {
+            Naming::Loopback => 127,
+            Naming::Private => PRIVATE,
+        };
+        Ipv4Addr::new(first, self.second, third, fourth)
     }
 
     /// First address of the load balancers.
@@ -90,7 +128,7 @@ impl Block {
     /// Address of a node. Nothing listens there.
     pub fn node(&self, cluster: usize, node: usize) -> Ipv4Addr {
         let octet = NODE_OCTET + u8::try_from(cluster).unwrap_or(0);
-        Ipv4Addr::new(127, self.second, octet, u8::try_from(node + 1).unwrap_or(u8::MAX))
+        self.named(octet, u8::try_from(node + 1).unwrap_or(u8::MAX))
     }
 
     /// The pod addresses of a cluster.
@@ -169,7 +207,7 @@ impl IpPool {
             pool.host = 0;
         }
         pool.host += 1;
-        Some(Ipv4Addr::new(127, self.block.second, pool.octet, pool.host))
+        Some(self.block.named(pool.octet, pool.host))
     }
 
     /// Gives an address back, if it still belongs to this uid.
@@ -188,8 +226,8 @@ mod tests {
 
     #[test]
     fn two_sandboxes_never_share_a_block() {
-        let one = Block::take(2).unwrap();
-        let two = Block::take(2).unwrap();
+        let one = Block::take(2, Naming::Loopback).unwrap();
+        let two = Block::take(2, Naming::Loopback).unwrap();
         assert_ne!(one.cidr(), two.cidr());
         let held = one.second;
         assert!(TcpListener::bind((Ipv4Addr::new(127, held, 0, 1), LOCK_PORT)).is_err());
@@ -197,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_thousand_pods_in_each_of_sixteen_clusters_have_addresses_of_their_own() {
-        let block = Block::take(CLUSTER_LIMIT).unwrap();
+        let block = Block::take(CLUSTER_LIMIT, Naming::Loopback).unwrap();
         let now = Instant::now();
         let mut all = std::collections::BTreeSet::new();
         for cluster in 0..CLUSTER_LIMIT {
@@ -212,8 +250,19 @@ mod tests {
     }
 
     #[test]
+    fn a_private_vpc_is_served_at_the_loopback_addresses_of_its_block() {
+        let block = Block::take(1, Naming::Private).unwrap();
+        let ip = block.pods(0).take("a", Instant::now()).unwrap();
+        assert!(block.cidr().contains(&ip) && ip.is_private(), "{ip}");
+        assert_eq!(served_at(ip), Ipv4Addr::new(127, block.second, 1, 1));
+        assert_eq!(served_at(block.node(0, 0)), Ipv4Addr::new(127, block.second, NODE_OCTET, 1));
+        assert!(block.load_balancers().is_loopback());
+        assert_eq!(served_at(Ipv4Addr::new(127, 20, 1, 1)), Ipv4Addr::new(127, 20, 1, 1));
+    }
+
+    #[test]
     fn an_address_rests_before_it_is_used_again_unless_reuse_is_immediate() {
-        let block = Block::take(1).unwrap();
+        let block = Block::take(1, Naming::Loopback).unwrap();
         let pool = block.pods(0);
         let now = Instant::now();
         let first = pool.take("a", now).unwrap();

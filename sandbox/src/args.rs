@@ -1,7 +1,7 @@
 //! Command line of `switchyard-sandbox`: parsed and checked here, wired in `compose`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -16,6 +16,10 @@ pub struct Args {
     /// Names of the clusters, at most 16
     #[arg(long, value_delimiter = ',', default_value = "blue,green", value_parser = cluster_name)]
     pub clusters: Vec<String>,
+    /// A cluster of the list whose API server is a real one, as NAME=KUBECONFIG: the sandbox is only its scheduler and its nodes.
+    /// Addresses of pods then begin with 10 instead of 127, since a real server refuses endpoints with loopback addresses
+    #[arg(long, value_delimiter = ',', value_name = "NAME=KUBECONFIG", value_parser = external)]
+    pub external: Vec<(String, PathBuf)>,
     /// Folder for sandbox.json and one kubeconfig per cluster; made if it is not there
     #[arg(long, default_value = ".data/sandbox")]
     pub dir: PathBuf,
@@ -53,7 +57,20 @@ impl Args {
                 return Err(format!("--clusters: {name:?} stands there twice; name each cluster once"));
             }
         }
+        for (index, (name, _)) in self.external.iter().enumerate() {
+            if !self.clusters.contains(name) {
+                return Err(format!("--external: {name:?} is no cluster; name it in --clusters too"));
+            }
+            if self.external[..index].iter().any(|(other, _)| other == name) {
+                return Err(format!("--external: {name:?} stands there twice; give each cluster one kubeconfig"));
+            }
+        }
         Ok(())
+    }
+
+    /// The kubeconfig of a cluster whose API server is a real one.
+    pub fn kubeconfig_of(&self, cluster: &str) -> Option<&Path> {
+        self.external.iter().find(|(name, _)| name == cluster).map(|(_, path)| path.as_path())
     }
 }
 
@@ -64,6 +81,13 @@ fn cluster_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("use 1 to 40 lower case letters, digits and '-', beginning with a letter".to_owned())
+    }
+}
+
+fn external(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), PathBuf::from(path))),
+        _ => Err("use NAME=KUBECONFIG, for example blue=/tmp/blue.kubeconfig".to_owned()),
     }
 }
 
@@ -108,6 +132,9 @@ mod tests {
             (["--clusters", &many], "at most 16"),
             (["--elb-listen", "0.0.0.0:80"], "loopback"),
             (["--time-scale", "0"], "0.01"),
+            (["--external", "blue"], "NAME=KUBECONFIG"),
+            (["--external", "red=red.kubeconfig"], "--clusters"),
+            (["--external", "blue=a,blue=b"], "twice"),
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(word), "{args:?}: {error}");

@@ -1,4 +1,5 @@
-//! One cluster of the sandbox: API server, store, controllers, nodes, and its kubeconfig. Composes `kube` and `workload`.
+//! One cluster of the sandbox: nodes, pods, and either an API server with store and controllers of its own or somebody else's
+//! real one. Composes `kube`, `external` and `workload`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addresses::{Block, IpPool};
-use crate::kube::kinds::{KindId, NAMESPACES, NODES};
+use crate::external::{External, ExternalError};
+use crate::kube::kinds::{NAMESPACES, NODES};
 use crate::kube::object::now;
 use crate::kube::server::ApiServer;
 use crate::kube::status::ApiError;
-use crate::kube::store::{Store, Write};
-use crate::kube::write::{self, Target, WriteOptions};
+use crate::kube::store::Store;
+use crate::kube::write::{PatchKind, Target};
+use crate::objects::Objects;
 use crate::workload::Controllers;
 use crate::workload::kubelet::Kubelet;
 
@@ -37,6 +40,12 @@ pub enum ClusterError {
         #[source]
         source: ApiError,
     },
+    #[error("cluster {cluster:?} cannot be attached to")]
+    External {
+        cluster: String,
+        #[source]
+        source: ExternalError,
+    },
     #[error("kubeconfig {path:?} could not be written")]
     Kubeconfig {
         path: PathBuf,
@@ -45,52 +54,92 @@ pub enum ClusterError {
     },
 }
 
+/// Who answers for the objects of a cluster.
+pub enum Server {
+    /// The sandbox itself.
+    Own(ApiServer),
+    /// A real one, with the kubeconfig it was attached by.
+    External { url: String, kubeconfig: PathBuf },
+}
+
 /// A running cluster.
 pub struct Cluster {
     pub name: String,
-    pub api: ApiServer,
-    /// What controllers and pods work on, whatever the API server shows.
-    pub store: Arc<Store>,
+    pub server: Server,
+    /// What controllers and pods work on, whatever the sandbox's API server shows.
+    pub objects: Objects,
     pub kubelet: Arc<Kubelet>,
     pub ips: Arc<IpPool>,
 }
 
+/// What clusters share, and who they are.
+pub struct Place<'a> {
+    pub name: &'a str,
+    /// Among the clusters of this sandbox, from 0.
+    pub index: usize,
+    pub region: &'a str,
+    pub block: &'a Block,
+    /// Counts the tasks of the cluster, which end with `shutdown`.
+    pub tasks: &'a TaskTracker,
+    pub shutdown: &'a CancellationToken,
+}
+
 impl Cluster {
-    /// Starts a cluster; its tasks end with `shutdown` and are counted in `tasks`.
-    pub fn start(
-        name: &str,
-        index: usize,
-        region: &str,
-        block: &Block,
-        tasks: &TaskTracker,
-        shutdown: &CancellationToken,
-    ) -> Result<Arc<Self>, ClusterError> {
-        let cluster = || name.to_owned();
+    /// Starts a cluster with an API server of its own.
+    pub async fn start(place: &Place<'_>) -> Result<Arc<Self>, ClusterError> {
         let store = Arc::new(Store::default());
-        furnish(&store, name, index, region, block)
-            .map_err(|source| ClusterError::Furnish { cluster: cluster(), source })?;
-        let ips = Arc::new(block.pods(index));
-        let kubelet = Kubelet::new(name, store.clone(), ips.clone(), shutdown.clone());
-        let (api, listening) = ApiServer::bind(block.api_server(index), store.clone())
-            .map_err(|source| ClusterError::Listen { cluster: cluster(), source })?;
-        tasks.spawn(listening.run(shutdown.clone()));
-        let controllers = Controllers::new(store.clone(), kubelet.clone());
-        let (nodes, stop) = (kubelet.clone(), shutdown.clone());
-        tasks.spawn(async move {
+        let (api, listening) = ApiServer::bind(place.block.api_server(place.index), store.clone())
+            .map_err(|source| ClusterError::Listen { cluster: place.name.to_owned(), source })?;
+        let cluster = Self::furnished(place, Server::Own(api), Objects::Own(store)).await?;
+        place.tasks.spawn(listening.run(place.shutdown.clone()));
+        Ok(cluster)
+    }
+
+    /// Becomes the nodes of a cluster whose API server is a real one.
+    pub async fn attach(place: &Place<'_>, kubeconfig: &Path) -> Result<Arc<Self>, ClusterError> {
+        let external = External::attach(kubeconfig, place.tasks, place.shutdown).await;
+        let external = external.map_err(|source| ClusterError::External { cluster: place.name.to_owned(), source })?;
+        let server = Server::External { url: external.url().to_owned(), kubeconfig: kubeconfig.to_owned() };
+        Self::furnished(place, server, Objects::External(external)).await
+    }
+
+    async fn furnished(place: &Place<'_>, server: Server, objects: Objects) -> Result<Arc<Self>, ClusterError> {
+        let furnished = furnish(&objects, place).await;
+        furnished.map_err(|source| ClusterError::Furnish { cluster: place.name.to_owned(), source })?;
+        let ips = Arc::new(place.block.pods(place.index));
+        let kubelet = Kubelet::new(place.name, objects.clone(), ips.clone(), place.shutdown.clone());
+        let controllers = Controllers::new(&objects, kubelet.clone());
+        let (nodes, stop) = (kubelet.clone(), place.shutdown.clone());
+        place.tasks.spawn(async move {
             controllers.run(stop).await;
             nodes.join().await;
         });
-        Ok(Arc::new(Self { name: name.to_owned(), api, store, kubelet, ips }))
+        Ok(Arc::new(Self { name: place.name.to_owned(), server, objects, kubelet, ips }))
     }
 
-    /// Writes `<dir>/<cluster>.kubeconfig` and gives its path.
-    pub fn write_kubeconfig(&self, dir: &Path) -> Result<PathBuf, ClusterError> {
+    /// Where its API server is.
+    pub fn url(&self) -> String {
+        match &self.server {
+            Server::Own(api) => api.url(),
+            Server::External { url, .. } => url.clone(),
+        }
+    }
+
+    /// The path of its kubeconfig: `<dir>/<cluster>.kubeconfig`, written here, or that of the real server.
+    pub fn kubeconfig(&self, dir: &Path) -> Result<PathBuf, ClusterError> {
+        match &self.server {
+            Server::Own(api) => self.write_kubeconfig(&api.url(), dir),
+            Server::External { kubeconfig, .. } => Ok(kubeconfig.clone()),
+        }
+    }
+
+    fn write_kubeconfig(&self, url: &str, dir: &Path) -> Result<PathBuf, ClusterError> {
         let path = dir.join(format!("{}.kubeconfig", self.name));
         let name = &self.name;
         // JSON is YAML: no writer for YAML is needed.
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": name, "preferences": {},
-            "clusters": [{"name": name, "cluster": {"server": self.api.url()}}],
+            "clusters": [{"name": name, "cluster": {"server": url}}],
             "users": [{"name": USER, "user": {"token": USER}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": USER, "namespace": "default"}}],
         });
@@ -100,24 +149,24 @@ impl Cluster {
     }
 
     /// Makes a namespace if it is not there yet.
-    pub fn ensure_namespace(&self, name: &str) -> Result<(), ApiError> {
-        namespace(&self.store, name)
+    pub async fn ensure_namespace(&self, name: &str) -> Result<(), ApiError> {
+        create(&self.objects, &Target::new(NAMESPACES, "", name), json!({})).await
     }
 }
 
-fn create(store: &Store, kind: KindId, name: &str, body: Value) -> Result<(), ApiError> {
-    write::create(store, &Target::new(kind, "", name), body, &WriteOptions::default()).map(drop)
+/// Creates what is not there yet.
+async fn create(objects: &Objects, target: &Target, body: Value) -> Result<(), ApiError> {
+    match objects.create(target, body).await {
+        Err(error) if error.reason != "AlreadyExists" => Err(error),
+        _ => Ok(()),
+    }
 }
 
-fn namespace(store: &Store, name: &str) -> Result<(), ApiError> {
-    create(store, NAMESPACES, name, json!({}))
-        .or_else(|error| if error.reason == "AlreadyExists" { Ok(()) } else { Err(error) })
-}
-
-fn furnish(store: &Store, cluster: &str, index: usize, region: &str, block: &Block) -> Result<(), ApiError> {
+async fn furnish(objects: &Objects, place: &Place<'_>) -> Result<(), ApiError> {
     for name in ["default", "kube-system"] {
-        namespace(store, name)?;
+        create(objects, &Target::new(NAMESPACES, "", name), json!({})).await?;
     }
+    let (cluster, region, index) = (place.name, place.region, place.index);
     for n in 0..NODES_PER_CLUSTER {
         let name = format!("{cluster}-node-{}", n + 1);
         // Zones are letters: a, b, c.
@@ -127,19 +176,19 @@ fn furnish(store: &Store, cluster: &str, index: usize, region: &str, block: &Blo
             "node.kubernetes.io/instance-type": "m5.large"});
         // Instance ids are i- and 17 hexadecimal digits.
         let provider = format!("aws:///{zone}/i-{index:08x}{n:09x}");
-        create(store, NODES, &name, json!({"metadata": {"labels": labels}, "spec": {"providerID": provider}}))?;
-        let address = block.node(index, n).to_string();
+        let node = Target::new(NODES, "", &name);
+        create(objects, &node, json!({"metadata": {"labels": labels}, "spec": {"providerID": provider}})).await?;
+        // A real server marks new nodes as not ready; taking that away is for a controller that does not run.
+        objects.patch(&node, PatchKind::Merge, &json!({"spec": {"taints": null}})).await?;
+        let address = place.block.node(index, n).to_string();
         let status = json!({
             "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
             "capacity": {"pods": "250", "cpu": "2", "memory": "8Gi"},
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "lastTransitionTime": now(),
                             "lastHeartbeatTime": now()}],
         });
-        store.modify(NODES, &(String::new(), name), |before| {
-            let mut node = before.map(|b| b.value().clone()).unwrap_or_default();
-            node["status"] = status;
-            Ok::<_, ApiError>(Write::Put(node))
-        })?;
+        let node = Target { status: true, ..node };
+        objects.patch(&node, PatchKind::Merge, &json!({"status": status})).await?;
     }
     Ok(())
 }

@@ -12,9 +12,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::addresses::{AddressError, Block};
+use crate::addresses::{AddressError, Block, Naming};
 use crate::args::Args;
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, Place};
 use crate::control::{self, ClusterInfo, Control, Info};
 use crate::elb::{Elb, ElbConfig, RateLimits};
 use crate::files::write_atomically;
@@ -73,7 +73,8 @@ impl Sandbox {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(writing(info_path)(error)),
             _ => {}
         }
-        let block = Block::take(args.clusters.len())?;
+        let naming = if args.external.is_empty() { Naming::Loopback } else { Naming::Private };
+        let block = Block::take(args.clusters.len(), naming)?;
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (elb_listener, elb_address) = bind("ELBv2 API", args.elb_listen).await?;
@@ -81,9 +82,14 @@ impl Sandbox {
         let mut clusters = BTreeMap::new();
         let mut infos = BTreeMap::new();
         for (index, name) in args.clusters.iter().enumerate() {
-            let cluster = Cluster::start(name, index, &args.region, &block, &tasks, &shutdown)?;
-            let kubeconfig = cluster.write_kubeconfig(&args.dir)?.display().to_string();
-            infos.insert(name.clone(), ClusterInfo { api_url: cluster.api.url(), kubeconfig, vpc_id: VPC.to_owned() });
+            let (region, block, tasks, shutdown) = (args.region.as_str(), &block, &tasks, &shutdown);
+            let place = Place { name, index, region, block, tasks, shutdown };
+            let cluster = match args.kubeconfig_of(name) {
+                Some(kubeconfig) => Cluster::attach(&place, kubeconfig).await?,
+                None => Cluster::start(&place).await?,
+            };
+            let kubeconfig = cluster.kubeconfig(&args.dir)?.display().to_string();
+            infos.insert(name.clone(), ClusterInfo { api_url: cluster.url(), kubeconfig, vpc_id: VPC.to_owned() });
             clusters.insert(name.clone(), cluster);
         }
         let elb = Elb::new(elb_config(args, &block));

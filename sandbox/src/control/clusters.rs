@@ -13,7 +13,7 @@ use crate::addresses::Reuse;
 use crate::kube::kinds::PODS;
 use crate::kube::rbac::Deny;
 use crate::kube::server::Mode;
-use crate::kube::write::{self, DeleteOptions, Target};
+use crate::kube::write::Target;
 use crate::workload::behaviour::ModeRequest;
 
 type Answer = Result<Json<Value>, ControlError>;
@@ -29,7 +29,7 @@ pub fn routes() -> Router<Arc<Control>> {
 }
 
 async fn api_action(State(control): Shared, Path((cluster, action)): Path<(String, String)>) -> Answer {
-    let api = &control.cluster(&cluster)?.api;
+    let api = control.api_server(&cluster)?;
     match action.as_str() {
         "stop" => api.set_mode(Mode::Stopped).await.map_err(ControlError::Mode)?,
         "start" => api.set_mode(Mode::Running).await.map_err(ControlError::Mode)?,
@@ -54,7 +54,7 @@ struct DenyRequest {
 }
 
 async fn deny(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<DenyRequest>) -> Answer {
-    let api = &control.cluster(&cluster)?.api;
+    let api = control.api_server(&cluster)?;
     let mut rules = api.deny();
     rules.extend(request.deny.into_iter().filter(|rule| !rules.contains(rule)).collect::<Vec<_>>());
     api.set_deny(rules.clone());
@@ -62,12 +62,12 @@ async fn deny(State(control): Shared, Path(cluster): Path<String>, Body(request)
 }
 
 async fn allow_all(State(control): Shared, Path(cluster): Path<String>) -> Answer {
-    control.cluster(&cluster)?.api.set_deny(Vec::new());
+    control.api_server(&cluster)?.set_deny(Vec::new());
     Ok(Json(json!({"deny": []})))
 }
 
 async fn denied(State(control): Shared, Path(cluster): Path<String>) -> Answer {
-    Ok(Json(json!({"deny": control.cluster(&cluster)?.api.deny()})))
+    Ok(Json(json!({"deny": control.api_server(&cluster)?.deny()})))
 }
 
 async fn mode_of_all(State(control): Shared, Path(cluster): Path<String>, Body(request): Body<ModeRequest>) -> Answer {
@@ -101,6 +101,6 @@ async fn ip_reuse(State(control): Shared, Path(cluster): Path<String>, Body(requ
 
 async fn delete_pod(State(control): Shared, Path((cluster, namespace, pod)): Path<(String, String, String)>) -> Answer {
     let target = Target::new(PODS, &namespace, &pod);
-    let object = write::delete(&control.cluster(&cluster)?.store, &target, &DeleteOptions::default())?;
+    let object = control.cluster(&cluster)?.objects.delete(&target).await?;
     Ok(Json(json!({"uid": object["metadata"]["uid"]})))
 }

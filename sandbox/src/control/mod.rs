@@ -19,7 +19,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Server};
+use crate::kube::server::ApiServer;
 use crate::kube::status::ApiError;
 use crate::load::{LoadError, Loads};
 
@@ -77,6 +78,10 @@ pub enum ControlError {
     Unknown { what: &'static str, name: String, known: String },
     #[error("{field}: {value} cannot be used; {remedy}")]
     Field { field: &'static str, value: String, remedy: &'static str },
+    #[error(
+        "the API server of cluster {cluster:?} is not the sandbox's own; stop it or change its permissions where it runs"
+    )]
+    External { cluster: String },
     #[error("the body of the request cannot be read: {0}")]
     Body(String),
     #[error(transparent)]
@@ -91,7 +96,10 @@ impl IntoResponse for ControlError {
     fn into_response(self) -> Response {
         let status = match &self {
             ControlError::Unknown { .. } => StatusCode::NOT_FOUND,
-            ControlError::Field { .. } | ControlError::Body(_) | ControlError::Load(_) => StatusCode::BAD_REQUEST,
+            ControlError::Field { .. }
+            | ControlError::Body(_)
+            | ControlError::Load(_)
+            | ControlError::External { .. } => StatusCode::BAD_REQUEST,
             ControlError::Kubernetes(error) => StatusCode::from_u16(error.code).unwrap_or(StatusCode::BAD_REQUEST),
             ControlError::Mode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -115,6 +123,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 impl Control {
+    /// The API server of one of the sandbox's own clusters.
+    fn api_server(&self, cluster: &str) -> Result<&ApiServer, ControlError> {
+        match &self.cluster(cluster)?.server {
+            Server::Own(api) => Ok(api),
+            Server::External { .. } => Err(ControlError::External { cluster: cluster.to_owned() }),
+        }
+    }
+
     fn cluster(&self, name: &str) -> Result<&Arc<Cluster>, ControlError> {
         self.clusters.get(name).ok_or_else(|| ControlError::Unknown {
             what: "cluster",

@@ -14,14 +14,16 @@ use super::{Body, Control, ControlError, Shared};
 use crate::kube::kinds::{DEPLOYMENTS, SERVICES};
 use crate::kube::object::Object;
 use crate::kube::status::ApiError;
-use crate::kube::store::Store;
-use crate::kube::write::{self, DeleteOptions, PatchKind, Target, WriteOptions};
-use crate::workload::{behaviour, deployment};
+use crate::kube::write::{PatchKind, Target};
+use crate::objects::Objects;
+use crate::workload::behaviour;
+
+mod summary;
+
+use summary::summary;
 
 /// Pods of one workload; a cluster has addresses for some thousands.
 const REPLICA_LIMIT: u32 = 5_000;
-/// Label that ties a workload's pods to it, whatever other labels they have.
-const WORKLOAD: &str = "sandbox.switchyard.dev/workload";
 
 type Answer = Result<Json<Value>, ControlError>;
 type Named = Path<(String, String, String)>;
@@ -71,7 +73,7 @@ async fn create_service(
     Body(request): Body<ServiceRequest>,
 ) -> Answer {
     let cluster = control.cluster(&cluster)?;
-    cluster.ensure_namespace(&namespace)?;
+    cluster.ensure_namespace(&namespace).await?;
     let ports: Vec<Value> = request
         .ports
         .iter()
@@ -91,8 +93,7 @@ async fn create_service(
         spec["type"] = json!(kind);
     }
     let target = Target::new(SERVICES, &namespace, &request.name);
-    let created = write::create(&cluster.store, &target, json!({"spec": spec}), &WriteOptions::default())?;
-    Ok(Json(created.value().clone()))
+    Ok(Json(cluster.objects.create(&target, json!({"spec": spec})).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,15 +109,12 @@ async fn select(
 ) -> Answer {
     let target = Target::new(SERVICES, &namespace, &name);
     let operations = json!([{"op": "add", "path": "/spec/selector", "value": request.selector}]);
-    let store = &control.cluster(&cluster)?.store;
-    let (object, _) = write::patch(store, &target, PatchKind::Json, &operations, &WriteOptions::default())?;
-    Ok(Json(object.value().clone()))
+    Ok(Json(control.cluster(&cluster)?.objects.patch(&target, PatchKind::Json, &operations).await?))
 }
 
 async fn delete_service(State(control): Shared, Path((cluster, namespace, name)): Named) -> Answer {
     let target = Target::new(SERVICES, &namespace, &name);
-    let done = write::delete(&control.cluster(&cluster)?.store, &target, &DeleteOptions::default())?;
-    Ok(Json(done))
+    Ok(Json(control.cluster(&cluster)?.objects.delete(&target).await?))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -169,7 +167,7 @@ impl WorkloadRequest {
         if labels.is_empty() {
             labels.insert("app".to_owned(), name.to_owned());
         }
-        labels.insert(WORKLOAD.to_owned(), name.to_owned());
+        labels.insert(behaviour::WORKLOAD.to_owned(), name.to_owned());
         let ports: Vec<Value> =
             self.ports.iter().map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": "TCP"})).collect();
         // Long enough for the sleep before the end and for requests in flight after it.
@@ -190,7 +188,7 @@ impl WorkloadRequest {
             "metadata": {"annotations": {behaviour::MIN_READY: self.min_ready_ms.to_string()}},
             "spec": {
                 "replicas": self.replicas,
-                "selector": {"matchLabels": {WORKLOAD: name}},
+                "selector": {"matchLabels": {behaviour::WORKLOAD: name}},
                 "strategy": {"type": "RollingUpdate",
                              "rollingUpdate": {"maxSurge": self.max_surge, "maxUnavailable": self.max_unavailable}},
                 "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
@@ -213,21 +211,20 @@ async fn put(
         return Err(ControlError::Field { field: "ports", value: format!("{:?}", request.ports), remedy });
     }
     let cluster = control.cluster(&cluster)?;
-    cluster.ensure_namespace(&namespace)?;
+    cluster.ensure_namespace(&namespace).await?;
     let target = Target::new(DEPLOYMENTS, &namespace, &name);
-    let wanted = request.deployment(&name);
-    let options = WriteOptions::default();
-    let written = match write::update(&cluster.store, &target, wanted.clone(), &options) {
-        Err(error) if error.code == 404 => write::create(&cluster.store, &target, wanted, &options)?,
-        other => other?,
-    };
-    Ok(Json(summary(&cluster.store, &written)))
+    let mut deployment = request.deployment(&name);
+    if matches!(cluster.objects, Objects::External(_)) && request.min_ready_ms > 0 {
+        // The real controller knows no annotation of the sandbox, and counts in seconds.
+        deployment["spec"]["minReadySeconds"] = json!(request.min_ready_ms.div_ceil(1_000));
+    }
+    let written = cluster.objects.put(&target, deployment).await?;
+    Ok(Json(summary(&cluster.objects, &Object::new(written))))
 }
 
 async fn delete_workload(State(control): Shared, Path((cluster, namespace, name)): Named) -> Answer {
     let target = Target::new(DEPLOYMENTS, &namespace, &name);
-    let done = write::delete(&control.cluster(&cluster)?.store, &target, &DeleteOptions::default())?;
-    Ok(Json(done))
+    Ok(Json(control.cluster(&cluster)?.objects.delete(&target).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -241,47 +238,24 @@ async fn rollout(
     Path((cluster, namespace, name)): Named,
     Body(request): Body<RolloutRequest>,
 ) -> Answer {
-    let store = &control.cluster(&cluster)?.store;
-    let found = find(store, &namespace, &name)?;
+    let objects = &control.cluster(&cluster)?.objects;
     let image = format!("sandbox/{name}:{}", request.version);
     // A version that is already there is rolled out again, as `kubectl rollout restart` does.
     let change = json!({"spec": {"template": {
         "metadata": {"annotations": {behaviour::VERSION: request.version,
                                      "kubectl.kubernetes.io/restartedAt": jiff::Timestamp::now().to_string()}},
         "spec": {"containers": [{"name": "app", "image": image}]}}}});
-    let target = Target::new(DEPLOYMENTS, found.namespace(), found.name());
-    let (written, _) = write::patch(store, &target, PatchKind::Strategic, &change, &WriteOptions::default())?;
-    Ok(Json(summary(store, &written)))
+    let target = Target::new(DEPLOYMENTS, &namespace, &name);
+    let written = objects.patch(&target, PatchKind::Strategic, &change).await?;
+    Ok(Json(summary(objects, &Object::new(written))))
 }
 
 async fn show(State(control): Shared, Path((cluster, namespace, name)): Named) -> Answer {
-    let store = &control.cluster(&cluster)?.store;
-    Ok(Json(summary(store, &*find(store, &namespace, &name)?)))
+    let objects = &control.cluster(&cluster)?.objects;
+    Ok(Json(summary(objects, &*find(objects, &namespace, &name)?)))
 }
 
-fn find(store: &Store, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
-    store.get(DEPLOYMENTS, namespace, name).ok_or_else(|| ApiError::not_found(DEPLOYMENTS.row(), name))
-}
-
-/// What the pods of a workload are doing, terminating ones included.
-fn summary(store: &Store, deployment: &Object) -> Value {
-    let hash = deployment::template_hash(deployment);
-    let wanted = deployment::wanted(deployment).replicas;
-    let pods = deployment::pods_of(store, deployment);
-    let (mut ready, mut updated, mut active) = (0, 0, 0);
-    let mut shown = Vec::with_capacity(pods.len());
-    for pod in &pods {
-        let is_ready = pod.condition("Ready");
-        let current = pod.label("pod-template-hash") == Some(&hash);
-        if !pod.terminating() {
-            active += 1;
-            ready += usize::from(is_ready);
-            updated += usize::from(current);
-        }
-        shown.push(json!({"name": pod.name(), "uid": pod.uid(), "ip": pod.text("/status/podIP"),
-            "node": pod.text("/spec/nodeName"), "phase": pod.text("/status/phase"), "ready": is_ready,
-            "terminating": pod.terminating(), "version": pod.annotation(behaviour::VERSION)}));
-    }
-    let done = updated == wanted && active == wanted && ready == wanted;
-    json!({"replicas": wanted, "ready": ready, "updated": updated, "rolling": !done, "pods": shown})
+fn find(objects: &Objects, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
+    let found = objects.store().get(DEPLOYMENTS, namespace, name);
+    found.ok_or_else(|| ApiError::not_found(DEPLOYMENTS.row(), name))
 }

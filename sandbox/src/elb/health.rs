@@ -245,7 +245,7 @@ async fn probe_once(probe: &Probe) -> Verdict {
 
 /// The status of one GET on a connection of its own; None when there is none. A TCP check counts as 200.
 async fn ask(probe: &Probe) -> Option<u16> {
-    let stream = TcpStream::connect(probe.address).await.ok()?;
+    let stream = TcpStream::connect(crate::addresses::socket_at(probe.address)).await.ok()?;
     if probe.matcher.is_none() {
         return Some(200);
     }

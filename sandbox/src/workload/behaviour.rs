@@ -18,6 +18,8 @@ pub const TERMINATION_GRACE: &str = "sandbox.switchyard.dev/termination-grace-ms
 pub const LATENCY: &str = "sandbox.switchyard.dev/latency-ms";
 /// Milliseconds a pod must be ready to count as available; on the Deployment.
 pub const MIN_READY: &str = "sandbox.switchyard.dev/min-ready-ms";
+/// Label that ties a workload's pods to it, whatever other labels they have and whoever controls them.
+pub const WORKLOAD: &str = "sandbox.switchyard.dev/workload";
 /// What the VPC resource controller writes on pods with an ENI of their own.
 pub const POD_ENI: &str = "vpc.amazonaws.com/pod-eni";
 

@@ -17,6 +17,7 @@ use crate::kube::selector::labels_include;
 use crate::kube::status::ApiError;
 use crate::kube::store::{Change, Key, Store, Write};
 use crate::kube::write::{self, DeleteOptions, Target};
+use crate::objects::Objects;
 
 /// Changes taken from the log in one go.
 const BATCH: usize = 1_024;
@@ -28,6 +29,9 @@ const RETRY: Duration = Duration::from_millis(200);
 pub struct Controllers {
     store: Arc<Store>,
     kubelet: Arc<Kubelet>,
+    /// Whether Deployments, EndpointSlices and the rest are ours to keep. A real API server has controllers of its own for them;
+    /// there only pods are run.
+    reconciling: bool,
     deployments: BTreeSet<Key>,
     services: BTreeSet<Key>,
     namespaces: BTreeSet<String>,
@@ -36,9 +40,11 @@ pub struct Controllers {
 }
 
 impl Controllers {
-    pub fn new(store: Arc<Store>, kubelet: Arc<Kubelet>) -> Self {
+    /// Controllers for what is in these objects, which the kubelet's pods are among.
+    pub fn new(objects: &Objects, kubelet: Arc<Kubelet>) -> Self {
         let (deployments, services, namespaces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        Self { store, kubelet, deployments, services, namespaces, later: None }
+        let reconciling = matches!(objects, Objects::Own(_));
+        Self { store: objects.store().clone(), kubelet, reconciling, deployments, services, namespaces, later: None }
     }
 
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -116,7 +122,7 @@ impl Controllers {
         } else if change.kind == NAMESPACES && change.last.terminating() {
             self.namespaces.insert(change.key.1.clone());
         }
-        if change.after.is_none() {
+        if change.after.is_none() && self.reconciling {
             let closing = self.store.get(NAMESPACES, "", &change.key.0).is_some_and(|n| n.terminating());
             if closing {
                 self.namespaces.insert(change.key.0.clone());
@@ -145,6 +151,12 @@ impl Controllers {
     }
 
     fn reconcile(&mut self) {
+        if !self.reconciling {
+            self.deployments.clear();
+            self.services.clear();
+            self.namespaces.clear();
+            return;
+        }
         for key in std::mem::take(&mut self.deployments) {
             match deployment::reconcile(&self.store, &self.kubelet, &key) {
                 Ok(Some(at)) => self.wait(at, key),

@@ -1,6 +1,7 @@
 //! The nodes of a cluster: gives new pods a node, an address and a server, keeps their status true, and ends them. One task
 //! per pod; its only inputs are the pod's object, the mode it was put into, and time.
-//! Writes pods to the store as a kubelet does: status freely, the object only to schedule and to remove it.
+//! Writes pods as a kubelet does: status freely, the object only to schedule and to remove it. Where the API server is a real one
+//! a write may fail, and is then made again: nothing a pod does waits for it.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -17,9 +18,12 @@ use super::behaviour::{Behaviour, Mode, ModeRequest};
 use super::pod_server::{Face, Identity, PodServer};
 use super::pod_status::{self, Health};
 use crate::addresses::IpPool;
+use crate::external::External;
 use crate::kube::kinds::{NODES, PODS};
 use crate::kube::object::Object;
-use crate::kube::store::{Key, Store};
+use crate::kube::status::ApiError;
+use crate::kube::store::Key;
+use crate::objects::Objects;
 
 /// Between two attempts to get an address and its ports.
 const START_RETRY: Duration = Duration::from_millis(500);
@@ -36,7 +40,7 @@ struct Running {
 /// All nodes of one cluster.
 pub struct Kubelet {
     cluster: String,
-    store: Arc<Store>,
+    objects: Objects,
     ips: Arc<IpPool>,
     running: Mutex<HashMap<Key, Running>>,
     /// Counts the pods that were given a node.
@@ -46,11 +50,11 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    pub fn new(cluster: &str, store: Arc<Store>, ips: Arc<IpPool>, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(cluster: &str, objects: Objects, ips: Arc<IpPool>, shutdown: CancellationToken) -> Arc<Self> {
         let running = Mutex::new(HashMap::new());
         Arc::new(Self {
             cluster: cluster.to_owned(),
-            store,
+            objects,
             ips,
             running,
             turn: AtomicUsize::new(0),
@@ -101,18 +105,40 @@ impl Kubelet {
 
     /// Round robin over the nodes that take pods.
     fn schedule(&self, key: &Key, pod: &Object) {
-        let (_, nodes) = self.store.list(NODES, None);
+        let store = self.objects.store();
+        let (_, nodes) = store.list(NODES, None);
         let open = |n: &&Arc<Object>| n.value().pointer("/spec/unschedulable") != Some(&Value::Bool(true));
         let nodes: Vec<&Arc<Object>> = nodes.iter().filter(open).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         // No node: the pod stays Pending, and a later change of nodes looks again.
         let Some(node) = turn.checked_rem(nodes.len()).and_then(|at| nodes.get(at)) else { return };
-        pod_status::write(&self.store, key, pod.uid(), |value| pod_status::schedule(value, node.name()));
+        match &self.objects {
+            Objects::Own(store) => {
+                pod_status::write(store, key, pod.uid(), |value| pod_status::schedule(value, node.name()));
+            }
+            Objects::External(external) => self.bind(external.clone(), key.clone(), node.name().to_owned()),
+        }
+    }
+
+    /// Schedules at a real API server, until it says yes or no.
+    fn bind(&self, external: External, key: Key, node: String) {
+        let shutdown = self.shutdown.clone();
+        let bound = async move {
+            while let Err(error) = external.bind(&key.0, &key.1, &node).await {
+                // Gone, or bound already.
+                if matches!(error.code, 404 | 409) {
+                    return;
+                }
+                tracing::warn!(pod = %key.1, %error, "a pod could not be given a node; trying again");
+                tokio::time::sleep(START_RETRY).await;
+            }
+        };
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(bound).await });
     }
 
     /// Pods that found no node before.
     pub fn schedule_pending(self: &Arc<Self>) {
-        for pod in self.store.list(PODS, None).1.iter().filter(|p| p.text("/spec/nodeName").is_empty()) {
+        for pod in self.objects.store().list(PODS, None).1.iter().filter(|p| p.text("/spec/nodeName").is_empty()) {
             self.schedule(&(pod.namespace().to_owned(), pod.name().to_owned()), pod);
         }
     }
@@ -174,14 +200,14 @@ impl PodTask {
     async fn run(mut self) {
         let uid = self.pod.uid().to_owned();
         let Some(ip) = self.address(&uid).await else {
-            self.remove(&uid);
+            self.remove(&uid).await;
             return;
         };
         if let Some(mut live) = self.start(ip).await {
             let end = self.serve(&mut live).await;
             self.stop(live, end).await;
         }
-        self.remove(&uid);
+        self.remove(&uid).await;
         self.kubelet.ips.release(ip, &uid, Instant::now());
     }
 
@@ -259,7 +285,7 @@ impl PodTask {
                 }
                 None => {}
             }
-            self.write_status(live);
+            let written = self.write_status(live).await;
             let waiting = !*live.started.borrow() && leave_at.is_none();
             tokio::select! {
                 () = self.kubelet.shutdown.cancelled() => return End::Kill,
@@ -274,6 +300,7 @@ impl PodTask {
                 () = tokio::time::sleep_until(ready_at), if waiting => {
                     live.started.send_replace(true);
                 }
+                () = tokio::time::sleep(START_RETRY), if !written => {}
                 () = tokio::time::sleep_until(leave_at.unwrap_or(ready_at)), if leave_at.is_some() => return End::Terminate,
             }
         }
@@ -300,13 +327,19 @@ impl PodTask {
         }
     }
 
-    fn write_status(&self, live: &Live) {
+    /// False when the API server did not take it.
+    async fn write_status(&self, live: &Live) -> bool {
         let started = *live.started.borrow();
         let containers_ready = started && live.server.is_some() && self.modes.borrow().mode.ready();
         let health = Health { ip: live.ip, started, running: live.server.is_some(), containers_ready };
-        let written = pod_status::write(&self.kubelet.store, &self.key, self.pod.uid(), |value| {
-            pod_status::refresh(value, &health);
-        });
+        let refresh = |value: &mut Value| pod_status::refresh(value, &health);
+        let written = match self.kubelet.objects.change_pod(&self.key, self.pod.uid(), refresh).await {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::warn!(pod = %self.key.1, %error, "the status of a pod could not be written; trying again");
+                return false;
+            }
+        };
         let ready = written.is_some_and(|pod| pod.condition("Ready"));
         let mut since = self.ready_since.lock().unwrap_or_else(PoisonError::into_inner);
         match (ready, *since) {
@@ -314,6 +347,7 @@ impl PodTask {
             (false, Some(_)) => *since = None,
             _ => {}
         }
+        true
     }
 
     async fn stop(&self, live: Live, end: End) {
@@ -325,11 +359,27 @@ impl PodTask {
         }
     }
 
+    async fn remove_for_sure(&mut self, uid: &str) {
+        while let Err(error) = self.try_remove(uid).await {
+            tracing::warn!(pod = %self.key.1, %error, "a pod that ended could not be removed; trying again");
+            tokio::time::sleep(START_RETRY).await;
+        }
+        // The mirror hears of it later; until then what it still shows must not look like a new pod.
+        if matches!(self.kubelet.objects, Objects::External(_)) {
+            let _closed = self.objects.wait_for(Option::is_none).await;
+        }
+    }
+
+    async fn try_remove(&self, uid: &str) -> Result<(), ApiError> {
+        self.kubelet.objects.change_pod(&self.key, uid, pod_status::complete).await?;
+        self.kubelet.objects.remove_pod(&self.key, uid).await
+    }
+
     /// Removes the object as a kubelet does once the containers are gone, and forgets the pod.
-    fn remove(&self, uid: &str) {
-        if !self.kubelet.shutdown.is_cancelled() {
-            pod_status::write(&self.kubelet.store, &self.key, uid, pod_status::complete);
-            pod_status::remove(&self.kubelet.store, &self.key, uid);
+    async fn remove(&mut self, uid: &str) {
+        let shutdown = self.kubelet.shutdown.clone();
+        if !shutdown.is_cancelled() {
+            shutdown.run_until_cancelled(self.remove_for_sure(uid)).await;
         }
         let mut running = self.kubelet.running();
         if running.get(&self.key).is_some_and(|known| known.uid == uid) {

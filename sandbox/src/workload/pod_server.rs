@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::behaviour::{Mode, ModeRequest};
+use crate::addresses::served_at;
 use crate::serve::{Connections, listen};
 
 /// Who answers.
@@ -52,6 +53,7 @@ pub struct PodServer {
 impl PodServer {
     /// Listens on all ports of the pod, or on none.
     pub fn start(ip: Ipv4Addr, ports: &[u16], face: &Arc<Face>) -> io::Result<Self> {
+        let ip = served_at(ip);
         let listeners: Vec<TcpListener> =
             ports.iter().map(|port| listen(SocketAddr::from((ip, *port)))).collect::<io::Result<_>>()?;
         let server =

@@ -55,6 +55,23 @@ pub fn remove(store: &Store, key: &Key, uid: &str) {
     }
 }
 
+/// The conditions that a kubelet and a scheduler write; those of others are theirs.
+const OWN_CONDITIONS: [&str; 4] = ["PodScheduled", "Initialized", "ContainersReady", "Ready"];
+
+/// What a kubelet sends to an API server to bring a pod to this state: a strategic merge patch that says nothing of what others
+/// write, such as the conditions of readiness gates, and that fails for another pod of the same name.
+pub fn patch(pod: &Value) -> Value {
+    let mut status = pod["status"].clone();
+    if let Some(Value::Array(conditions)) = status.get_mut("conditions") {
+        conditions.retain(|c| c["type"].as_str().is_some_and(|kind| OWN_CONDITIONS.contains(&kind)));
+    }
+    let mut meta = json!({"uid": pod["metadata"]["uid"]});
+    if let Some(eni) = pod["metadata"]["annotations"].get(behaviour::POD_ENI) {
+        meta["annotations"] = json!({behaviour::POD_ENI: eni});
+    }
+    json!({"metadata": meta, "status": status})
+}
+
 /// Binds the pod to a node, unless it has one.
 pub fn schedule(pod: &mut Value, node: &str) {
     if !text(pod, "/spec/nodeName").is_empty() {
@@ -165,6 +182,9 @@ pub fn ports(pod: &Object) -> Vec<u16> {
 
 /// Name of the workload a pod belongs to; its own name if it stands alone.
 pub fn workload(pod: &Object) -> String {
+    if let Some(name) = pod.label(behaviour::WORKLOAD) {
+        return name.to_owned();
+    }
     let owners = pod.value().pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let owner = owners.and_then(|list| list.iter().find(|o| o["controller"] == true));
     owner.and_then(|o| o["name"].as_str()).unwrap_or(pod.name()).to_owned()
@@ -215,6 +235,20 @@ mod tests {
         complete(&mut value);
         assert!(!ready(&value));
         assert_eq!(value["status"]["phase"], "Succeeded");
+    }
+
+    #[test]
+    fn what_is_sent_to_a_server_leaves_the_conditions_of_others_alone() {
+        let mut value = pod(json!([{"conditionType": "switchyard.dev/ready"}]));
+        value["metadata"]["uid"] = json!("u1");
+        value["status"]["conditions"] = json!([{"type": "switchyard.dev/ready", "status": "False"}]);
+        refresh(&mut value, &HEALTHY);
+        let sent = patch(&value);
+        let kinds: Vec<&str> =
+            sent["status"]["conditions"].as_array().unwrap().iter().filter_map(|c| c["type"].as_str()).collect();
+        assert_eq!(kinds, ["Initialized", "ContainersReady", "Ready"]);
+        assert_eq!(sent["metadata"]["uid"], "u1");
+        assert_eq!(sent["metadata"]["annotations"].as_object().unwrap().len(), 1);
     }
 
     #[test]

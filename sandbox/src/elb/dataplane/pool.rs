@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::body::Body;
-use crate::elb::lock;
+use crate::{addresses::socket_at, elb::lock};
 
 /// An idle connection is not used again after this; ALB's idle timeout is 60 seconds too.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ impl Pool {
     }
 
     pub async fn connect(&self, address: SocketAddr) -> Result<SendRequest<Body>, ConnectError> {
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(socket_at(address)))
             .await
             .map_err(|_| ConnectError::TimedOut)?
             .map_err(ConnectError::Refused)?;
