@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     Index,
     objects::{
-        Batch, EndpointView, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, ServiceRef,
-        ServiceStatus, SliceEndpoint, SliceObject, Source, SourceEvent, SourceKind, SourceRun, TargetKind,
-        TombstoneReason,
+        Batch, EndpointView, Family, InstanceId, NodeObject, NodeTarget, Object, PodObject, PodRef, ServiceObject,
+        ServicePort, ServiceRef, ServiceStatus, SliceEndpoint, SliceObject, Source, SourceEvent, SourceKind, SourceRun,
+        TargetKind, TombstoneReason,
     },
 };
 
@@ -72,7 +72,33 @@ pub fn deleting(pod: PodObject) -> PodObject {
 }
 
 pub fn node(name: &str, zone: &str) -> NodeObject {
-    NodeObject { name: name.to_owned(), zone: zone.to_owned() }
+    NodeObject { name: name.to_owned(), zone: zone.to_owned(), target: None }
+}
+
+/// A ready node that is an instance. The UID is the node's name and the generation, as in "n1/1".
+pub fn instance_node(name: &str, uid: &str, instance: &str) -> NodeObject {
+    let target = NodeTarget {
+        uid: uid.to_owned(),
+        instance: InstanceId::new(instance),
+        ready: true,
+        excluded: false,
+        leaving: false,
+    };
+    NodeObject { name: name.to_owned(), zone: "zone-a".to_owned(), target: Some(target) }
+}
+
+/// The same Service port, for nodes.
+pub fn for_nodes(reference: ServiceRef) -> ServiceRef {
+    ServiceRef { targets: TargetKind::Nodes, ..reference }
+}
+
+/// A Service with node port 30080 (and so on, by the order of its ports).
+pub fn node_port_service(name: &str, ports: &[(&str, u16)]) -> ServiceObject {
+    let mut service = service(name, ports);
+    for (port, node_port) in service.ports.iter_mut().zip(30080..) {
+        port.node_port = node_port;
+    }
+    service
 }
 
 impl From<ServiceObject> for Object {
@@ -104,7 +130,7 @@ pub fn kind_of(object: &Object) -> SourceKind {
         Object::Service(_) => SourceKind::Service,
         Object::EndpointSlice(_) => SourceKind::EndpointSlice,
         Object::Pod(_) => SourceKind::Pod,
-        Object::Node(_) => SourceKind::Node,
+        Object::Node(_) => SourceKind::WholeNode,
     }
 }
 
@@ -136,8 +162,14 @@ impl Feed {
     }
 
     pub fn run_of(&self, namespace: &str, kind: SourceKind) -> SourceRun {
-        let source =
-            if kind == SourceKind::Node { Source::nodes() } else { Source { namespace: namespace.to_owned(), kind } };
+        let source = match kind {
+            // Nodes are watched in one of two ways.
+            SourceKind::Node | SourceKind::WholeNode => {
+                let of_nodes = |run: &SourceRun| run.source.namespace.is_empty();
+                return self.index.wanted_sources().into_iter().find(of_nodes).expect("nodes are always watched");
+            }
+            _ => Source { namespace: namespace.to_owned(), kind },
+        };
         self.index.wanted_sources().into_iter().find(|run| run.source == source).expect("the source is wanted")
     }
 

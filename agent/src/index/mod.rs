@@ -4,7 +4,10 @@
 //! what was known only when it is complete, and a source in error keeps its last state and takes nothing back.
 //! Tests: `tests.rs` (behaviour, sentence by sentence) and `properties.rs` (against a stupid model).
 
+mod address;
 pub mod eni;
+mod events;
+mod nodes;
 pub mod objects;
 mod resolve;
 mod steps;
@@ -13,6 +16,8 @@ mod watched;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod nodes_tests;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -25,13 +30,13 @@ use std::{
 };
 
 use objects::{
-    Batch, EndpointKey, EndpointView, Health, NodeObject, Object, PodObject, ServiceObject, ServiceRef, ServiceStatus,
+    Batch, EndpointKey, EndpointView, Health, NodeObject, PodObject, ServiceObject, ServiceRef, ServiceStatus,
     SliceObject, Source, SourceEvent, SourceKind, SourceRun, SourceStatus,
 };
 use resolve::{Known, resolve};
-use steps::{ChangeKind, advance, invalid, of_namespace, of_service};
+use steps::invalid;
 use store::Store;
-use watched::Watched;
+use watched::{Owners, Watched};
 
 /// References that left and of which the hub was not told yet. Policies are not deleted a thousand at a time; should they be, the
 /// next snapshot puts right what is dropped here.
@@ -47,6 +52,8 @@ pub struct Index {
     retired: BTreeMap<ServiceRef, BTreeMap<EndpointKey, Arc<EndpointView>>>,
     namespaces: BTreeMap<String, Namespace>,
     nodes: Store<NodeObject>,
+    /// True when the nodes were listed with their spec and status, and are watched so.
+    nodes_are_whole: bool,
     runs: BTreeMap<Source, u64>,
     last_run: u64,
     /// The last reference that was served, so that one busy Service cannot starve those behind it.
@@ -124,6 +131,7 @@ impl Index {
             retired: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             nodes: Store::default(),
+            nodes_are_whole: false,
             runs: BTreeMap::from([(Source::nodes(), 1)]),
             last_run: 1,
             cursor: None,
@@ -155,6 +163,7 @@ impl Index {
             });
         }
         self.want_namespaces(&namespaces);
+        self.want_nodes();
     }
 
     fn retire(&mut self, leaving: BTreeMap<ServiceRef, Watched>) {
@@ -173,7 +182,7 @@ impl Index {
 
     fn want_namespaces(&mut self, wanted: &BTreeSet<String>) {
         self.namespaces.retain(|namespace, _| wanted.contains(namespace));
-        self.runs.retain(|source, _| source.kind == SourceKind::Node || wanted.contains(&source.namespace));
+        self.runs.retain(|source, _| source.namespace.is_empty() || wanted.contains(&source.namespace));
         for namespace in wanted {
             if !self.namespaces.contains_key(namespace) {
                 self.namespaces.insert(namespace.clone(), Namespace::default());
@@ -183,6 +192,23 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Nodes are watched once, and whole only while they are wanted as targets. What is known of their zones stays meanwhile.
+    fn want_nodes(&mut self) {
+        let (source, other) = match self.wants_whole_nodes() {
+            true => (Source::whole_nodes(), Source::nodes()),
+            false => (Source::nodes(), Source::whole_nodes()),
+        };
+        if self.runs.remove(&other).is_some() {
+            self.nodes_are_whole = false;
+            self.last_run += 1;
+            self.runs.insert(source, self.last_run);
+        }
+    }
+
+    fn wants_whole_nodes(&self) -> bool {
+        self.watched.values().any(Watched::looks_up_nodes)
     }
 
     /// The version of the watch set in force; 0 before the first.
@@ -206,109 +232,11 @@ impl Index {
         self.touched |= event == SourceEvent::ListDone;
         let namespace = from.source.namespace.as_str();
         match from.source.kind {
-            SourceKind::Node => {
-                let changes = advance(&mut self.nodes, event, |object| match object {
-                    Object::Node(node) => Some((node.name.clone(), node)),
-                    _ => None,
-                });
-                if !changes.is_empty() {
-                    self.mark_all_dirty();
-                }
-            }
+            SourceKind::Node | SourceKind::WholeNode => self.handle_node(from.source.kind, event),
             SourceKind::Service => self.handle_service(namespace, event),
             SourceKind::EndpointSlice => self.handle_slice(namespace, event),
             SourceKind::Pod => self.handle_pod(namespace, event),
         }
-    }
-
-    fn handle_service(&mut self, namespace: &str, event: SourceEvent) {
-        let Some(known) = self.namespaces.get_mut(namespace) else { return };
-        let changes = advance(&mut known.services, event, |object| match object {
-            Object::Service(service) => Some((service.name.clone(), service)),
-            _ => None,
-        });
-        for change in changes {
-            let now = known.services.get(&change.name);
-            let was_going = change.before.as_ref().is_some_and(|service| service.deleting);
-            let deleted = match change.kind {
-                ChangeKind::Put => now.is_some_and(|service| service.deleting),
-                ChangeKind::Deleted => true,
-                ChangeKind::Absent => was_going,
-            };
-            for watched in of_service(&mut self.watched, namespace, &change.name) {
-                watched.service_deletion_seen(deleted);
-                watched.mark_dirty();
-                self.touched = true;
-            }
-        }
-    }
-
-    fn handle_slice(&mut self, namespace: &str, event: SourceEvent) {
-        let Some(known) = self.namespaces.get_mut(namespace) else { return };
-        let changes = advance(&mut known.slices, event, |object| match object {
-            Object::EndpointSlice(slice) => Some((slice.name.clone(), slice)),
-            _ => None,
-        });
-        if !changes.is_empty() {
-            known.prune_ended();
-        }
-        for change in changes {
-            let now = known.slices.get(&change.name);
-            let services: BTreeSet<&str> = change
-                .before
-                .iter()
-                .chain(now)
-                .map(|slice| slice.service.as_str())
-                .filter(|name| !name.is_empty())
-                .collect();
-            for service in services {
-                for watched in of_service(&mut self.watched, namespace, service) {
-                    if change.kind == ChangeKind::Absent {
-                        watched.slices_absent();
-                    }
-                    watched.mark_dirty();
-                    self.touched = true;
-                }
-            }
-        }
-    }
-
-    fn handle_pod(&mut self, namespace: &str, event: SourceEvent) {
-        let Some(known) = self.namespaces.get_mut(namespace) else { return };
-        let (was_failing, listed) = (known.pods.is_failing(), event == SourceEvent::ListDone);
-        let changes = advance(&mut known.pods, event, |object| match object {
-            Object::Pod(pod) => Some((pod.name.clone(), Arc::from(pod))),
-            _ => None,
-        });
-        let refuted = if listed { std::mem::take(&mut known.assumed) } else { HashSet::new() };
-        let assumptions_end = !refuted.is_empty();
-        known.ended.extend(refuted);
-        if assumptions_end || (known.pods.is_failing() && !was_failing) {
-            // Pods that nobody has seen count from now on, or no longer.
-            of_namespace(&mut self.watched, namespace).for_each(Watched::mark_dirty);
-            self.touched = true;
-        }
-        for change in changes {
-            known.pod_changed(change.before.as_deref(), &change.name);
-            let now = known.pods.get(&change.name);
-            for watched in of_namespace(&mut self.watched, namespace) {
-                if let Some(before) = &change.before {
-                    // Names are unique: another UID under this name proves the end of the first.
-                    let replaced = now.is_some_and(|now| now.uid != before.uid);
-                    if change.kind == ChangeKind::Deleted || replaced || before.is_evidence_of_end() {
-                        watched.pod_ended(&before.uid);
-                    }
-                }
-                if let Some(now) = now {
-                    if now.is_evidence_of_end() { watched.pod_ended(&now.uid) } else { watched.pod_lives(&now.uid) }
-                }
-                if watched.mentions_pod(&change.name) {
-                    watched.mark_dirty();
-                    self.touched = true;
-                }
-            }
-        }
-        known.prune_ended();
     }
 
     /// How every wanted source stands.
@@ -324,16 +252,17 @@ impl Index {
             (SourceKind::Service, Some(known)) => known.services.health(),
             (SourceKind::EndpointSlice, Some(known)) => known.slices.health(),
             (SourceKind::Pod, Some(known)) => known.pods.health(),
-            (SourceKind::Node, _) => self.nodes.health(),
+            (SourceKind::Node | SourceKind::WholeNode, _) => self.nodes.health(),
             (_, None) => &Health::Syncing,
         }
     }
 
-    /// True when every namespace of the watch set was listed completely at least once since start. Nodes do not count: they only
-    /// add zones, which EndpointSlices carry too, and a cluster without leave to list nodes must not stop for it.
+    /// True when every namespace of the watch set was listed completely at least once since start. Nodes count while they are
+    /// wanted as targets. Else they only add zones, which EndpointSlices carry too, and a cluster without leave to list nodes must
+    /// not stop for it.
     #[must_use]
     pub fn all_synced(&self) -> bool {
-        self.namespaces.values().all(Namespace::is_synced)
+        self.namespaces.values().all(Namespace::is_synced) && (self.nodes_are_whole || !self.wants_whole_nodes())
     }
 
     /// True when something may have changed since all changes were last taken. Cheap; may be true without need.
@@ -392,7 +321,7 @@ impl Index {
             }
             let pods = self.namespaces.get(&reference.namespace).map(|known| &known.pods);
             if let Some(watched) = self.watched.get_mut(&reference) {
-                watched.fill(&mut batch, max, pods);
+                watched.fill(&mut batch, max, Owners { pods, nodes: &self.nodes });
             }
             self.cursor = Some(reference);
         }
@@ -406,7 +335,8 @@ impl Index {
     /// References with something to send, beginning behind the one that was served last.
     fn order_from_cursor(&self) -> Vec<ServiceRef> {
         let ready = |(reference, watched): &(&ServiceRef, &Watched)| {
-            watched.has_changes() && self.namespaces.get(&reference.namespace).is_none_or(Namespace::is_synced)
+            let listed = self.namespaces.get(&reference.namespace).is_none_or(Namespace::is_synced);
+            watched.has_changes() && listed && (self.nodes_are_whole || !watched.looks_up_nodes())
         };
         let after = match &self.cursor {
             Some(cursor) => (Bound::Excluded(cursor), Bound::Unbounded),
@@ -430,8 +360,10 @@ impl Index {
         }
     }
 
-    fn mark_all_dirty(&mut self) {
-        self.watched.values_mut().for_each(Watched::mark_dirty);
-        self.touched = true;
+    fn mark_dirty(&mut self, which: impl Fn(&Watched) -> bool) {
+        for watched in self.watched.values_mut().filter(|watched| which(watched)) {
+            watched.mark_dirty();
+            self.touched = true;
+        }
     }
 }

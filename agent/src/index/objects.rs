@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
+pub use super::address::{Address, InstanceId};
+
 /// A Service and one of its ports, by name or decimal number, as the hub names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceRef {
@@ -38,8 +40,10 @@ pub enum SourceKind {
     EndpointSlice,
     /// core/v1 Pod.
     Pod,
-    /// core/v1 Node, metadata only.
+    /// core/v1 Node, metadata only: for zones.
     Node,
+    /// core/v1 Node with its spec and status, in the place of [`SourceKind::Node`] while nodes are watched for as targets.
+    WholeNode,
 }
 
 impl SourceKind {
@@ -53,7 +57,7 @@ impl SourceKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
-            Self::Node => "Node",
+            Self::Node | Self::WholeNode => "Node",
         }
     }
 }
@@ -72,6 +76,12 @@ impl Source {
     #[must_use]
     pub fn nodes() -> Self {
         Self { namespace: String::new(), kind: SourceKind::Node }
+    }
+
+    /// The same with spec and status.
+    #[must_use]
+    pub fn whole_nodes() -> Self {
+        Self { namespace: String::new(), kind: SourceKind::WholeNode }
     }
 }
 
@@ -197,11 +207,26 @@ pub struct PodObject {
     pub finished: bool,
 }
 
+/// Prefix of the readiness gates that wait for a load balancer's word on the pod's target; a policy's name follows.
+pub const GATE_PREFIX: &str = "target-health.switchyard.dev/";
+
 impl PodObject {
     /// True when the API server itself says that this pod is going or gone.
     #[must_use]
     pub fn is_evidence_of_end(&self) -> bool {
         self.finished || self.deletion_timestamp.is_some()
+    }
+
+    /// True when nothing but the load balancer's word keeps the pod from being ready: its containers are, and of its readiness
+    /// gates only ours are not true. Such a pod must be registered, for else nobody would ever judge it. A pod of whose
+    /// conditions nothing is known, or that waits for anybody else too, is not ready.
+    #[must_use]
+    pub fn waits_for_target_health_only(&self) -> bool {
+        let holds = |kind: &str| self.conditions.iter().any(|(known, status)| known == kind && status == "True");
+        let mut open = self.readiness_gates.iter().filter(|gate| !holds(gate)).peekable();
+        let some_open = open.peek().is_some();
+        let only_ours = open.all(|gate| gate.starts_with(GATE_PREFIX));
+        some_open && only_ours && holds("ContainersReady") && !self.is_evidence_of_end()
     }
 }
 
@@ -238,6 +263,23 @@ pub struct NodeObject {
     pub name: String,
     /// The label topology.kubernetes.io/zone; empty when the node has none.
     pub zone: String,
+    /// What makes it a target; none while nodes are watched for their zones only.
+    pub target: Option<NodeTarget>,
+}
+
+/// What is kept of a Node that may be a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTarget {
+    /// metadata.uid.
+    pub uid: String,
+    /// From spec.providerID; none for a node that is no EC2 instance, such as one of Fargate.
+    pub instance: Option<InstanceId>,
+    /// The condition Ready is True.
+    pub ready: bool,
+    /// It carries the label node.kubernetes.io/exclude-from-external-load-balancers, whatever its value.
+    pub excluded: bool,
+    /// It is being removed: it has a deletionTimestamp, or the taint of an autoscaler that is about to delete it.
+    pub leaving: bool,
 }
 
 /// One address of a Service port, resolved to its target port: what travels to the hub.
@@ -245,9 +287,9 @@ pub struct NodeObject {
 pub struct EndpointView {
     /// The watched reference this endpoint answers.
     pub service: Arc<ServiceRef>,
-    /// The address that a load balancer would register.
-    pub address: IpAddr,
-    /// The target port.
+    /// What a load balancer would register.
+    pub address: Address,
+    /// The target port, or the node port.
     pub port: u16,
     /// Accepts new traffic. Never true together with `terminating`.
     pub ready: bool,
@@ -255,7 +297,7 @@ pub struct EndpointView {
     pub serving: bool,
     /// The slice says so, or the pod has a deletionTimestamp: whichever was seen first.
     pub terminating: bool,
-    /// None for an address that no pod stands behind (a slice written by hand).
+    /// None for an address that no pod stands behind (a slice written by hand). For a node its name and UID.
     pub pod: Option<Arc<PodObject>>,
     /// Empty when unknown.
     pub node: String,
@@ -278,7 +320,7 @@ impl EndpointView {
 }
 
 /// What identifies an endpoint within one Service reference.
-pub type EndpointKey = (IpAddr, u16);
+pub type EndpointKey = (Address, u16);
 
 /// What is known of a watched Service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -304,14 +346,16 @@ pub enum ServiceCondition {
     PortNotFound,
     /// The Service exists and selects nothing.
     NoSelectedPods,
+    /// Nodes are wanted as targets, and the Service port has no node port.
+    NoNodePort,
 }
 
 /// Why an endpoint that was reported is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TombstoneReason {
-    /// Its pod was seen to be deleted, or reached a terminal phase.
+    /// Its pod was seen to be deleted, or reached a terminal phase; or its node was.
     PodDeleted,
-    /// The pod lives; the Service no longer selects it.
+    /// The pod lives; the Service no longer selects it. Or the node lives and is kept out.
     NotSelected,
     /// The Service was seen to be deleted.
     ServiceDeleted,
@@ -327,7 +371,7 @@ pub struct TombstoneView {
     /// The watched reference the endpoint answered.
     pub service: Arc<ServiceRef>,
     /// Its address.
-    pub address: IpAddr,
+    pub address: Address,
     /// Its target port.
     pub port: u16,
     /// The pod that owned it; a later owner of the same address is not meant.

@@ -9,14 +9,21 @@ use super::{
     Index,
     fixtures::*,
     objects::{
-        Batch, EndpointView, Object, PodObject, PodRef, ServiceRef, ServiceStatus, SliceEndpoint, SourceEvent,
-        SourceKind, TombstoneReason,
+        Batch, EndpointView, NodeObject, Object, PodObject, PodRef, ServiceRef, ServiceStatus, SliceEndpoint,
+        SourceEvent, SourceKind, SourceRun, TargetKind, TombstoneReason,
     },
 };
 
 const SERVICES: [&str; 2] = ["cart", "checkout"];
 /// What may be watched: a bit each.
-const REFERENCES: [(&str, &str); 4] = [("cart", "http"), ("cart", "9000"), ("checkout", "http"), ("search", "http")];
+const REFERENCES: [(&str, &str, TargetKind); 6] = [
+    ("cart", "http", TargetKind::Pods),
+    ("cart", "9000", TargetKind::Pods),
+    ("checkout", "http", TargetKind::Pods),
+    ("search", "http", TargetKind::Pods),
+    ("checkout", "http", TargetKind::Nodes),
+    ("cart", "9000", TargetKind::Nodes),
+];
 
 /// What happens in the cluster, and how the agent learns of it.
 #[derive(Debug, Clone)]
@@ -41,9 +48,12 @@ enum Op {
         state: u8,
         there: bool,
     },
+    /// Two nodes may be one instance; a node may bear a name that another bore before.
     Node {
         number: u8,
+        generation: u8,
         zone: u8,
+        state: u8,
         there: bool,
     },
     /// The source stops telling what happens, until it is listed again.
@@ -63,23 +73,24 @@ fn kind() -> impl Strategy<Value = SourceKind> {
         Just(SourceKind::Service),
         Just(SourceKind::EndpointSlice),
         Just(SourceKind::Pod),
-        Just(SourceKind::Node)
+        Just(SourceKind::WholeNode)
     ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let endpoints = prop::collection::vec((0..8_u8, any::<bool>()), 0..4);
     prop_oneof![
-        2 => (0..2_usize, 0..4_u8, prop::bool::weighted(0.8))
+        2 => (0..2_usize, 0..8_u8, prop::bool::weighted(0.8))
             .prop_map(|(service, ports, there)| Op::Service { service, ports, there }),
         6 => (0..3_usize, 0..2_usize, 8080..8082_u16, endpoints, prop::bool::weighted(0.9))
             .prop_map(|(slice, service, port, endpoints, there)| Op::Slice { slice, service, port, endpoints, there }),
         8 => (0..4_u8, 0..2_u8, 0..3_u8, 0..4_u8, prop::bool::weighted(0.7))
             .prop_map(|(number, generation, ip, state, there)| Op::Pod { number, generation, ip, state, there }),
-        1 => (0..2_u8, 0..3_u8, any::<bool>()).prop_map(|(number, zone, there)| Op::Node { number, zone, there }),
+        3 => (0..3_u8, 0..2_u8, 0..3_u8, 0..6_u8, prop::bool::weighted(0.7)).prop_map(
+            |(number, generation, zone, state, there)| Op::Node { number, generation, zone, state, there }),
         1 => kind().prop_map(Op::Loses),
         2 => kind().prop_map(Op::Relists),
-        1 => (0..16_u8).prop_map(Op::WatchSet),
+        1 => (0..64_u8).prop_map(Op::WatchSet),
         5 => (0..4_u8, 0..6_usize).prop_map(|(messages, items)| Op::Takes { messages, items }),
         1 => Just(Op::Snapshot),
     ]
@@ -126,7 +137,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let feed = Feed::watching(&references(0b0111));
+        let feed = Feed::watching(&references(0b01_0111));
         let hub = ModelHub::default();
         Self { feed, hub, objects: BTreeMap::new(), lost: Vec::new(), version: 1, seen_ending: Vec::new() }
     }
@@ -136,7 +147,7 @@ impl World {
         let key = (kind, name.to_owned());
         let before = self.objects.get(&key).cloned();
         // A pod that bears an old name under a new UID can only be there when the old one was deleted.
-        let replaced = matches!((&before, &object), (Some(Object::Pod(old)), Object::Pod(new)) if old.uid != new.uid);
+        let replaced = before.as_ref().is_some_and(|before| uid_of(before) != uid_of(&object));
         if !there || replaced {
             self.objects.remove(&key);
             if let Some(before) = before {
@@ -150,17 +161,27 @@ impl World {
     }
 
     fn tell(&mut self, kind: SourceKind, event: SourceEvent) {
-        let watched = self.feed.index.wanted_sources().into_iter().any(|run| run.source.kind == kind);
+        let watched = self.watches(kind);
         if !watched || self.lost.contains(&kind) {
             return;
         }
         self.note_endings(&event);
+        let event = match event {
+            SourceEvent::Applied(object) => SourceEvent::Applied(self.as_watched(object)),
+            SourceEvent::Deleted(object) => SourceEvent::Deleted(self.as_watched(object)),
+            other => other,
+        };
         self.feed.tell(kind, event);
     }
 
     fn note_endings(&mut self, event: &SourceEvent) {
         match event {
-            SourceEvent::Deleted(Object::Pod(pod)) => self.seen_ending.push(pod.uid.clone()),
+            SourceEvent::Deleted(object) => self.seen_ending.push(uid_of(object).to_owned()),
+            SourceEvent::Applied(Object::Node(node)) | SourceEvent::Listed(Object::Node(node))
+                if node.target.as_ref().is_some_and(|target| target.leaving) =>
+            {
+                self.seen_ending.push(uid_of(&Object::Node(node.clone())).to_owned());
+            }
             SourceEvent::Applied(Object::Pod(pod)) | SourceEvent::Listed(Object::Pod(pod))
                 if pod.is_evidence_of_end() =>
             {
@@ -176,13 +197,32 @@ impl World {
         // A list that shows another pod under the name proves the end of the first: count what stands in the list as seen.
         for object in &objects {
             self.note_endings(&SourceEvent::Listed(object.clone()));
-            if let Object::Pod(pod) = object {
-                let others = (0..2).map(|generation| uid(&pod.name, generation)).filter(|other| *other != pod.uid);
-                self.seen_ending.extend(others);
-            }
+            let name = match object {
+                Object::Pod(pod) => &pod.name,
+                Object::Node(node) => &node.name,
+                Object::Service(_) | Object::EndpointSlice(_) => continue,
+            };
+            let others = (0..2).map(|generation| uid(name, generation)).filter(|other| other != uid_of(object));
+            self.seen_ending.extend(others);
         }
-        if self.feed.index.wanted_sources().iter().any(|run| run.source.kind == kind) {
-            self.feed.list(kind, objects);
+        if self.watches(kind) {
+            self.feed.list(kind, objects.into_iter().map(|object| self.as_watched(object)).collect());
+        }
+    }
+
+    fn watches(&self, kind: SourceKind) -> bool {
+        let wanted = self.feed.index.wanted_sources();
+        // In one way or the other.
+        let nodes = |kind: SourceKind| matches!(kind, SourceKind::Node | SourceKind::WholeNode);
+        wanted.iter().any(|run| run.source.kind == kind || (nodes(kind) && nodes(run.source.kind)))
+    }
+
+    /// As the agent's present way of watching shows an object: without their status nodes are no targets.
+    fn as_watched(&self, object: Object) -> Object {
+        let whole = self.feed.index.wanted_sources().iter().any(|run| run.source.kind == SourceKind::WholeNode);
+        match object {
+            Object::Node(node) if !whole => Object::Node(NodeObject { target: None, ..node }),
+            other => other,
         }
     }
 
@@ -190,8 +230,10 @@ impl World {
         match op {
             Op::Service { service: number, ports, there } => {
                 let all = [("http", 80), ("admin", 9000)];
-                let ports: Vec<_> = (0..2).filter(|bit| ports & (1 << bit) != 0).map(|bit| all[bit]).collect();
-                self.put(SERVICES[*number], service(SERVICES[*number], &ports).into(), *there);
+                let some: Vec<_> = (0..2).filter(|bit| ports & (1 << bit) != 0).map(|bit| all[bit]).collect();
+                let name = SERVICES[*number];
+                let object = if ports & 4 == 0 { node_port_service(name, &some) } else { service(name, &some) };
+                self.put(name, object.into(), *there);
             }
             Op::Slice { slice: number, service, port, endpoints, there } => {
                 let name = format!("slice-{number}");
@@ -210,13 +252,23 @@ impl World {
                 };
                 self.put(&name, object.into(), *there);
             }
-            Op::Node { number, zone, there } => {
+            Op::Node { number, generation, zone, state, there } => {
                 let name = format!("node-{number}");
-                self.put(&name, node(&name, &format!("zone-{zone}")).into(), *there);
+                let mut node = instance_node(&name, &uid(&name, *generation), &instance(number % 2));
+                node.zone = format!("zone-{zone}");
+                let target = node.target.as_mut().expect("a target");
+                match state {
+                    0 => target.ready = false,
+                    1 => target.excluded = true,
+                    2 => target.leaving = true,
+                    3 => target.instance = None,
+                    _ => {}
+                }
+                self.put(&name, node.into(), *there);
             }
             Op::Loses(kind) => {
                 self.lost.push(*kind);
-                if self.feed.index.wanted_sources().iter().any(|run| run.source.kind == *kind) {
+                if self.watches(*kind) {
                     self.feed.tell(*kind, SourceEvent::Failing("broke".to_owned()));
                 }
             }
@@ -240,7 +292,7 @@ impl World {
         self.feed.index.set_confirmed();
         self.hub.keep(&watched);
         // Sources that are new are listed at once here; what happens before their list is tested by sentence.
-        for kind in SourceKind::NAMESPACED {
+        for kind in SourceKind::NAMESPACED.into_iter().chain([SourceKind::WholeNode]) {
             if !self.feed.index.all_synced() {
                 self.relist(kind);
             }
@@ -270,8 +322,9 @@ impl World {
         fresh.index.set_watch_set(self.version, watched.to_vec());
         for run in fresh.index.wanted_sources() {
             fresh.index.handle(&run, SourceEvent::ListStarted);
-            for object in self.objects.values().filter(|object| kind_of(object) == run.source.kind) {
-                fresh.index.handle(&run, SourceEvent::Listed(object.clone()));
+            let kind = if run.source.namespace.is_empty() { SourceKind::WholeNode } else { run.source.kind };
+            for object in self.objects.values().filter(|object| kind_of(object) == kind) {
+                fresh.index.handle(&run, SourceEvent::Listed(fresh_as_watched(&run, object.clone())));
             }
             fresh.index.handle(&run, SourceEvent::ListDone);
         }
@@ -281,7 +334,27 @@ impl World {
 
 fn references(bits: u8) -> Vec<ServiceRef> {
     let wanted = REFERENCES.iter().enumerate().filter(|(number, _)| bits & (1 << number) != 0);
-    wanted.map(|(_, (name, port))| reference(name, port)).collect()
+    wanted.map(|(_, (name, port, targets))| ServiceRef { targets: *targets, ..reference(name, port) }).collect()
+}
+
+fn fresh_as_watched(run: &SourceRun, object: Object) -> Object {
+    match object {
+        Object::Node(node) if run.source.kind == SourceKind::Node => Object::Node(NodeObject { target: None, ..node }),
+        other => other,
+    }
+}
+
+/// Empty for what has none that matters.
+fn uid_of(object: &Object) -> &str {
+    match object {
+        Object::Pod(pod) => &pod.uid,
+        Object::Node(node) => node.target.as_ref().map_or("", |target| &target.uid),
+        Object::Service(_) | Object::EndpointSlice(_) => "",
+    }
+}
+
+fn instance(number: u8) -> String {
+    format!("i-{number:017x}")
 }
 
 fn uid(name: &str, generation: u8) -> String {

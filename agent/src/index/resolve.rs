@@ -8,6 +8,8 @@
 //!   time would take all old pods away and bring no new one. What was assumed so holds until the pods are known again.
 //! - An endpoint without a pod (a slice that people or another controller wrote) is kept, with no UID.
 //! - A pod is terminating when its slice or its deletionTimestamp says so, whichever arrives first, and is then not ready.
+//! - A pod that waits for nothing but the load balancer's word on it (a readiness gate of ours) is ready: see
+//!   [`PodObject::waits_for_target_health_only`].
 //! - Two pods at one address (the address was reused before the slices caught up): one owner is chosen, the living one.
 
 use std::{
@@ -17,9 +19,10 @@ use std::{
 };
 
 use super::{
+    nodes,
     objects::{
-        EndpointKey, EndpointView, Family, NodeObject, PodObject, PodRef, ServiceCondition, ServiceObject, ServicePort,
-        ServiceRef, ServiceStatus, SliceEndpoint, SliceObject,
+        Address, EndpointKey, EndpointView, Family, NodeObject, PodObject, PodRef, ServiceCondition, ServiceObject,
+        ServicePort, ServiceRef, ServiceStatus, SliceEndpoint, SliceObject, TargetKind,
     },
     store::Store,
 };
@@ -60,7 +63,7 @@ pub struct Resolution {
     /// UIDs of pods that nobody has seen and that are counted nevertheless; see [`Known::assumed`].
     pub assumed: Vec<String>,
     /// Every address the slices list for the Service, on whatever port.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: BTreeSet<Address>,
 }
 
 impl Resolution {
@@ -88,10 +91,16 @@ pub fn resolve(reference: &Arc<ServiceRef>, known: Known<'_>) -> Resolution {
     let slices = || known.slices.values().filter(|slice| slice.service == service.name && slice.family == Some(family));
     let mut resolution = match find_port(service, &reference.port) {
         None => Resolution::nothing(ServiceCondition::PortNotFound, port_not_found(service, &reference.port)),
-        Some(port) => resolve_port(reference, service, port, slices(), known),
+        Some(port) => {
+            let pods = resolve_port(reference, service, port, slices(), known);
+            match reference.targets {
+                TargetKind::Pods => pods,
+                TargetKind::Nodes => nodes::resolve(reference, service, port, &pods.status, known.nodes),
+            }
+        }
     };
     for endpoint in slices().flat_map(|slice| &slice.endpoints) {
-        resolution.addresses.extend(&endpoint.addresses);
+        resolution.addresses.extend(endpoint.addresses.iter().copied().map(Address::Ip));
         resolution.pods.extend(endpoint.pod.as_ref().map(|pod| pod.name.clone()));
     }
     resolution
@@ -242,14 +251,16 @@ impl Candidates {
         let node = pod.as_ref().map(|pod| &pod.node).filter(|node| !node.is_empty()).unwrap_or(&endpoint.node);
         let zone = nodes.get(node).map(|node| &node.zone).filter(|zone| !zone.is_empty()).unwrap_or(&endpoint.zone);
         let terminating = endpoint.terminating || pod.as_ref().is_some_and(|pod| pod.deletion_timestamp.is_some());
+        // Kubernetes calls a pod unready until the load balancer found it healthy, for which it has to be registered.
+        let waits = pod.as_ref().is_some_and(|pod| pod.waits_for_target_health_only());
         for &address in &endpoint.addresses {
             for &port in ports {
                 let view = EndpointView {
                     service: Arc::clone(service),
-                    address,
+                    address: Address::Ip(address),
                     port,
-                    ready: endpoint.ready && !terminating,
-                    serving: endpoint.serving,
+                    ready: (endpoint.ready || waits) && !terminating,
+                    serving: endpoint.serving || waits,
                     terminating,
                     pod: pod.clone(),
                     node: node.clone(),

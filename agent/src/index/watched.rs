@@ -9,13 +9,23 @@ use std::{
 };
 
 use super::{
+    nodes,
     objects::{
-        Batch, EndpointKey, EndpointView, PodObject, ServiceCondition, ServiceRef, ServiceStatus, TombstoneReason,
-        TombstoneView,
+        Batch, EndpointKey, EndpointView, NodeObject, PodObject, ServiceCondition, ServiceRef, ServiceStatus,
+        TargetKind, TombstoneReason, TombstoneView,
     },
     resolve::Resolution,
     store::Store,
 };
+
+/// What may have owned an endpoint, as it is known now.
+#[derive(Clone, Copy)]
+pub struct Owners<'a> {
+    /// Pods of the Service's namespace; none when it is not watched.
+    pub pods: Option<&'a Store<Arc<PodObject>>>,
+    /// Nodes of the cluster.
+    pub nodes: &'a Store<NodeObject>,
+}
 
 /// A watched Service reference.
 #[derive(Debug)]
@@ -91,6 +101,16 @@ impl Watched {
 
     pub fn reference(&self) -> &Arc<ServiceRef> {
         &self.reference
+    }
+
+    /// True when nodes are reported for it.
+    pub fn targets_nodes(&self) -> bool {
+        self.reference.targets == TargetKind::Nodes
+    }
+
+    /// The same, of a reference that can name a Service at all.
+    pub fn looks_up_nodes(&self) -> bool {
+        self.targets_nodes() && !self.fixed
     }
 
     pub fn endpoints(&self) -> &BTreeMap<EndpointKey, Arc<EndpointView>> {
@@ -179,7 +199,7 @@ impl Watched {
     }
 
     /// Moves changes into the batch until it holds `max` items, and counts them as sent.
-    pub fn fill(&mut self, batch: &mut Batch, max: usize, pods: Option<&Store<Arc<PodObject>>>) {
+    pub fn fill(&mut self, batch: &mut Batch, max: usize, known: Owners<'_>) {
         if batch.len() < max && self.sent_status.as_ref() != Some(&self.resolution.status) {
             self.sent_status = Some(self.resolution.status.clone());
             batch.services.push((Arc::clone(&self.reference), self.resolution.status.clone()));
@@ -192,7 +212,7 @@ impl Watched {
             if let Some(before) = self.sent.get(&key).map(Arc::clone)
                 && now.as_ref().is_none_or(|now| now.pod_uid() != before.pod_uid())
             {
-                batch.tombstones.push(self.tombstone(&before, pods));
+                batch.tombstones.push(self.tombstone(&before, known));
                 self.unset_sent(&key);
             }
             if let Some(now) = now {
@@ -230,18 +250,18 @@ impl Watched {
         }
     }
 
-    fn tombstone(&self, gone: &EndpointView, pods: Option<&Store<Arc<PodObject>>>) -> TombstoneView {
+    fn tombstone(&self, gone: &EndpointView, known: Owners<'_>) -> TombstoneView {
         TombstoneView {
             service: Arc::clone(&self.reference),
             address: gone.address,
             port: gone.port,
             pod_uid: gone.pod_uid().to_owned(),
-            reason: self.reason(gone, pods),
+            reason: self.reason(gone, known),
         }
     }
 
     /// The strongest reason there is evidence for; where there is none, absence is all that can be said.
-    fn reason(&self, gone: &EndpointView, pods: Option<&Store<Arc<PodObject>>>) -> TombstoneReason {
+    fn reason(&self, gone: &EndpointView, Owners { pods, nodes }: Owners<'_>) -> TombstoneReason {
         if let Some(pod) = &gone.pod
             && (gone.terminating || pod.is_evidence_of_end() || self.evidence.gone_pods.contains(&pod.uid))
         {
@@ -250,8 +270,11 @@ impl Watched {
         match self.resolution.status.condition {
             ServiceCondition::NotFound if self.evidence.service_deleted => return TombstoneReason::ServiceDeleted,
             ServiceCondition::NotFound => return TombstoneReason::AbsentFromList,
-            ServiceCondition::PortNotFound => return TombstoneReason::PortChanged,
+            ServiceCondition::PortNotFound | ServiceCondition::NoNodePort => return TombstoneReason::PortChanged,
             ServiceCondition::Resolved | ServiceCondition::NoSelectedPods => {}
+        }
+        if self.targets_nodes() {
+            return nodes::reason(gone, &self.resolution, nodes);
         }
         // Of pods that cannot be watched nothing is known; then the slices alone say what became of the endpoint.
         let lives = |pod: &PodObject| {

@@ -18,6 +18,9 @@ use crate::{
 /// The contract's bound on messages for people, in characters.
 const MAX_MESSAGE: usize = 1024;
 
+/// What this agent can do beside the first version of the protocol; see the .proto file.
+const FEATURES: [&str; 1] = ["instance-targets"];
+
 /// A message of the hub that is not what the contract promises.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum UnreadableMessage {
@@ -39,7 +42,7 @@ pub fn to_proto_message(message: &Outgoing, identity: &Identity, now: jiff::Time
             highest_epoch_seen: *highest_epoch,
             last_acked_seq: *last_acked_seq,
             watch_set_version: *watch_set_version,
-            features: Vec::new(),
+            features: FEATURES.map(str::to_owned).into(),
         }),
         Body::SnapshotBegin { snapshot_id, watch_set_version } => Message::SnapshotBegin(proto::SnapshotBegin {
             snapshot_id: snapshot_id.clone(),
@@ -117,6 +120,7 @@ fn to_proto_service(reference: &ServiceRef, status: &ServiceStatus) -> proto::Se
         ServiceCondition::NotFound => proto::ServiceCondition::NotFound,
         ServiceCondition::PortNotFound => proto::ServiceCondition::PortNotFound,
         ServiceCondition::NoSelectedPods => proto::ServiceCondition::NoSelectedPods,
+        ServiceCondition::NoNodePort => proto::ServiceCondition::NoNodePort,
     };
     proto::ServiceState {
         service: Some(to_proto_reference(reference)),
@@ -133,7 +137,9 @@ fn to_proto_endpoint(view: &EndpointView) -> proto::Endpoint {
         .as_deref()
         .map(to_proto_pod)
         .unwrap_or_else(|| proto::PodInfo { ips: vec![view.address.to_string()], ..proto::PodInfo::default() });
-    pod.namespace.clone_from(&view.service.namespace);
+    if view.service.targets == TargetKind::Pods {
+        pod.namespace.clone_from(&view.service.namespace);
+    }
     pod.node.clone_from(&view.node);
     pod.zone.clone_from(&view.zone);
     proto::Endpoint {

@@ -8,6 +8,7 @@ pub mod gates;
 pub mod policies;
 mod source;
 mod strip;
+pub mod webhook;
 pub mod write;
 
 #[cfg(test)]
@@ -164,6 +165,10 @@ impl Watchers {
             }
             SourceKind::Node => {
                 let api = Api::<PartialObjectMeta<Node>>::all;
+                self.tasks.spawn(source::follow(client, api, from, updates, metrics))
+            }
+            SourceKind::WholeNode => {
+                let api = Api::<Node>::all;
                 self.tasks.spawn(source::follow(client, api, from, updates, metrics))
             }
         }

@@ -15,13 +15,18 @@ use crate::gates::objects::PREFIX;
 use crate::index::{
     eni,
     objects::{
-        ContainerPort, Family, NodeObject, Object, PodObject, PodRef, ServiceObject, ServicePort, SliceEndpoint,
-        SliceObject,
+        ContainerPort, Family, InstanceId, NodeObject, NodeTarget, Object, PodObject, PodRef, ServiceObject,
+        ServicePort, SliceEndpoint, SliceObject,
     },
 };
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Keeps a node out of every load balancer, whatever its value (well-known label of Kubernetes).
+const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Taints of nodes that are about to be deleted: of the Cluster Autoscaler, and of Karpenter from v1 on and before.
+const LEAVING_TAINTS: [&str; 3] =
+    ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption"];
 /// A dual-stack pod has two.
 const MAX_POD_IPS: usize = 8;
 /// Far past what people write; at the bounds of labels these are 24 kB.
@@ -121,8 +126,32 @@ impl Strip for Pod {
 impl Strip for PartialObjectMeta<Node> {
     fn strip(self) -> Option<Object> {
         let zone = take_text(self.metadata.labels, ZONE_LABEL);
-        Some(Object::Node(NodeObject { name: self.metadata.name?, zone }))
+        Some(Object::Node(NodeObject { name: self.metadata.name?, zone, target: None }))
     }
+}
+
+impl Strip for Node {
+    fn strip(self) -> Option<Object> {
+        let ObjectMeta { name, uid, labels, deletion_timestamp, .. } = self.metadata;
+        let spec = self.spec.unwrap_or_default();
+        let conditions = self.status.unwrap_or_default().conditions.unwrap_or_default();
+        let excluded = labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDE_LABEL));
+        let leaving = spec.taints.iter().flatten().any(|taint| LEAVING_TAINTS.contains(&taint.key.as_str()));
+        let target = NodeTarget {
+            uid: uid.unwrap_or_default(),
+            instance: spec.provider_id.as_deref().and_then(instance_of),
+            ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            excluded,
+            leaving: leaving || deletion_timestamp.is_some(),
+        };
+        Some(Object::Node(NodeObject { name: name?, zone: take_text(labels, ZONE_LABEL), target: Some(target) }))
+    }
+}
+
+/// The last part of a provider id as the AWS cloud provider writes it, `aws:///<zone>/<instance id>`; none for any other.
+fn instance_of(provider_id: &str) -> Option<InstanceId> {
+    let rest = provider_id.strip_prefix("aws://")?;
+    InstanceId::new(rest.rsplit('/').next()?)
 }
 
 /// Bytes that a pod's lists may still take.
@@ -335,7 +364,72 @@ mod tests {
             "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "eu-central-1a"}}
         }))
         .expect("a node");
-        let expected = NodeObject { name: "n1".to_owned(), zone: "eu-central-1a".to_owned() };
+        let expected = NodeObject { name: "n1".to_owned(), zone: "eu-central-1a".to_owned(), target: None };
         assert_eq!(node.strip(), Some(Object::Node(expected)));
+    }
+
+    fn target(change: impl FnOnce(&mut Value)) -> NodeTarget {
+        let mut node = json!({
+            "metadata": {"name": "n1", "uid": "u", "labels": {"topology.kubernetes.io/zone": "eu-central-1a"}},
+            "spec": {"providerID": "aws:///eu-central-1a/i-0123456789abcdef0"},
+            "status": {"conditions": [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": "True"}]}
+        });
+        change(&mut node);
+        match serde_json::from_value::<Node>(node).expect("a node").strip() {
+            Some(Object::Node(NodeObject { target: Some(target), zone, .. })) => {
+                assert_eq!(zone, "eu-central-1a");
+                target
+            }
+            other => panic!("not a node: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_whole_node_keeps_what_makes_it_a_target() {
+        let plain = target(|_| {});
+        let expected = NodeTarget {
+            uid: "u".to_owned(),
+            instance: InstanceId::new("i-0123456789abcdef0"),
+            ready: true,
+            excluded: false,
+            leaving: false,
+        };
+        assert_eq!(plain, expected);
+        assert!(plain.instance.is_some());
+        for status in ["False", "Unknown"] {
+            assert!(!target(|node| node["status"]["conditions"][1]["status"] = json!(status)).ready);
+        }
+        assert!(!target(|node| node["status"] = json!({})).ready);
+        let label = |node: &mut Value| node["metadata"]["labels"][EXCLUDE_LABEL] = json!("");
+        assert!(target(label).excluded);
+        let unschedulable = |node: &mut Value| node["spec"]["unschedulable"] = json!(true);
+        assert_eq!(target(unschedulable), expected, "a cordoned node forwards as before");
+    }
+
+    #[test]
+    fn a_node_leaves_when_it_is_being_deleted_or_an_autoscaler_says_so() {
+        assert!(target(|node| node["metadata"]["deletionTimestamp"] = json!("2026-05-01T10:00:00Z")).leaving);
+        for key in LEAVING_TAINTS {
+            assert!(target(|node| node["spec"]["taints"] = json!([{"key": key, "effect": "NoSchedule"}])).leaving);
+        }
+        assert!(!target(|node| node["spec"]["taints"] = json!([{"key": "gpu", "effect": "NoSchedule"}])).leaving);
+    }
+
+    #[test]
+    fn only_the_provider_id_of_an_instance_is_one() {
+        let id = |provider_id: &str| instance_of(provider_id).map(|instance| instance.to_string());
+        assert_eq!(id("aws:///eu-central-1a/i-0123456789abcdef0").as_deref(), Some("i-0123456789abcdef0"));
+        assert_eq!(id("aws:///eu-central-1a/i-1a2b3c4d").as_deref(), Some("i-1a2b3c4d"));
+        let others = [
+            "",
+            "aws:///eu-central-1a/",
+            "aws:///eu-central-1a/0123-4567/fargate-ip-10-0-0-1.eu-central-1.compute.internal",
+            "aws:///eu-central-1a/i-0123456789ABCDEF0",
+            "aws:///eu-central-1a/i-0123",
+            "gce://project/zone/i-0123456789abcdef0",
+        ];
+        for other in others {
+            assert_eq!(id(other), None, "{other}");
+        }
     }
 }
