@@ -1,5 +1,7 @@
 //! The composition root: makes the parts from the arguments, starts them, and stops them in order.
 
+mod gates;
+
 use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
@@ -12,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use self::gates::GateParts;
 use crate::{
-    args::{Args, LogFormat, gates::GateSettings},
+    args::{Args, LogFormat},
     complaints::Complaints,
-    gates,
     http::{self, Shown},
     link::{
         driver::Driver,
@@ -79,10 +81,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         complaints: complaints.clone(),
     };
     if let Some(settings) = gate_settings {
-        let (tap, tapped) = gates::driver::tap();
+        let (tap, tapped) = crate::gates::driver::tap();
         watchers = watchers.tapped(tap);
-        let parts = GateParts { identity: &identity, client, dialer, metrics: &metrics, complaints: &complaints };
-        start_gates(settings, tapped, parts, &mut tasks, &stopping);
+        let parts = GateParts {
+            identity: &identity,
+            client: client.clone(),
+            dialer: dialer.clone(),
+            metrics: &metrics,
+            complaints: &complaints,
+            epoch: epoch.clone(),
+            tapped,
+        };
+        gates::start(settings, parts, &mut tasks, &stopping).await?;
     }
     let shown = Shown { metrics: metrics.clone(), standing: standing.subscribe(), complaints: complaints.clone() };
     let settings = Settings::default();
@@ -118,43 +128,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Some(Some(outcome)) => outcome.context("a task of the agent panicked")?.context("a task of the agent failed"),
         Some(None) | None => Ok(()),
     }
-}
-
-/// What the gates share with the rest of the agent.
-struct GateParts<'a> {
-    identity: &'a Identity,
-    client: kube::Client,
-    dialer: Dialer,
-    metrics: &'a Metrics,
-    complaints: &'a Complaints,
-}
-
-fn start_gates(
-    settings: GateSettings,
-    tapped: gates::driver::Tapped,
-    parts: GateParts<'_>,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    stopping: &CancellationToken,
-) {
-    let injection = tokio::sync::watch::Sender::default();
-    let driver = gates::driver::Driver {
-        cluster: parts.identity.cluster.clone(),
-        instance_id: parts.identity.instance_id.clone(),
-        release_after: settings.release_after,
-        namespaces: settings.namespaces,
-        link: Link::new(parts.dialer),
-        keeper: watch::gates::GateKeeper::new(parts.client.clone()),
-        tapped,
-        kept: watch::Watchers::new(parts.client, parts.metrics.clone()),
-        metrics: parts.metrics.clone(),
-        complaints: parts.complaints.clone(),
-        injection,
-    };
-    let token = stopping.clone();
-    tasks.spawn(async move {
-        driver.run(token).await;
-        Ok(())
-    });
 }
 
 async fn wait_for_signal() -> anyhow::Result<&'static str> {

@@ -16,3 +16,4 @@ pub mod metrics;
 pub mod policies;
 mod text;
 pub mod watch;
+pub mod webhook;

@@ -105,7 +105,9 @@ pub struct ObjectName {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GateArgsError {
     /// A webhook without gates.
-    #[error("--webhook-listen is set without --readiness-gates, so nobody would ever open the gates; set both or neither")]
+    #[error(
+        "--webhook-listen is set without --readiness-gates, so nobody would ever open the gates; set both or neither"
+    )]
     WebhookWithoutGates,
     /// Neither kind of certificate, or both.
     #[error(
@@ -225,7 +227,8 @@ mod tests {
         assert!(matches!(own, CertificateSource::Own { ref service, .. } if service.name == "hook"), "{own:?}");
         let files = certificate("--webhook-tls-cert=a --webhook-tls-key=b").expect("settings").expect("a webhook");
         assert!(matches!(files.certificate, CertificateSource::Files { .. }));
-        for wrong in ["", "--webhook-tls-cert=a", "--webhook-service=sys/hook", &format!("{OWN} --webhook-tls-cert=a")] {
+        for wrong in ["", "--webhook-tls-cert=a", "--webhook-service=sys/hook", &format!("{OWN} --webhook-tls-cert=a")]
+        {
             assert_eq!(certificate(wrong), Err(GateArgsError::Certificate), "{wrong}");
         }
     }

@@ -23,7 +23,10 @@ use super::{
 use crate::{
     complaints::Complaints,
     index::objects::SourceRun,
-    link::transport::{Link, LinkEvent},
+    link::{
+        epoch::HighestEpoch,
+        transport::{Link, LinkEvent},
+    },
     metrics::Metrics,
     watch::{SourceUpdate, Tap, Watchers, gates::GateKeeper},
 };
@@ -54,6 +57,8 @@ pub struct Driver {
     pub namespaces: Vec<String>,
     /// The hub.
     pub link: Link<HealthCall>,
+    /// Shared by all streams of the agent.
+    pub epoch: HighestEpoch,
     /// The API server.
     pub keeper: GateKeeper,
     /// What the agent's own watches say.
@@ -156,6 +161,7 @@ impl Running {
 
     fn tick(&mut self) {
         let at = self.at();
+        self.stream.raise_epoch(self.parts.epoch.get());
         let outputs = self.stream.handle(Event::Tick, at);
         self.carry_out(outputs);
         self.decide(Input::Tick);
@@ -181,7 +187,9 @@ impl Running {
             LinkEvent::Received(message) => Event::Received(message),
             LinkEvent::Closed { reason, refused } => Event::Closed { reason, refused },
         };
+        self.stream.raise_epoch(self.parts.epoch.get());
         let outputs = self.stream.handle(event, self.at());
+        self.parts.epoch.raise(self.stream.highest_epoch());
         self.carry_out(outputs);
     }
 

@@ -64,6 +64,17 @@ impl Injection {
 }
 
 #[cfg(test)]
+pub(crate) mod fixtures {
+    use super::*;
+
+    /// One policy of the namespace, whose Service has the selector.
+    pub fn injecting(namespace: &str, policy: &str, selector: &[(&str, &str)]) -> Injection {
+        let selector = selector.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Injection([(namespace.to_owned(), vec![Rule { policy: policy.to_owned(), selector }])].into())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 

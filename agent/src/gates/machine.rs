@@ -102,6 +102,8 @@ struct Gate {
     wrote: Option<Condition>,
     /// Set for good once the open gate was on its way to the API server.
     opened: Option<Condition>,
+    /// An open gate was written, or may have been.
+    stands_open: bool,
     /// Since when nobody judges this gate of a pod with ready containers.
     unjudged_since: Option<Moment>,
     in_flight: Option<Condition>,
@@ -117,6 +119,7 @@ impl Gate {
             seen,
             wrote: None,
             opened: None,
+            stands_open: false,
             unjudged_since: None,
             in_flight: None,
             retry_at: None,
@@ -263,6 +266,8 @@ impl Gates {
         let Some(pod) = self.pods.get_mut(&id.uid) else { return };
         let Some(gate) = pod.gates.get_mut(&id.policy) else { return };
         let sent = gate.in_flight.take();
+        let arrived = matches!(outcome, Outcome::Written | Outcome::Failed(_));
+        gate.stands_open |= arrived && sent.as_ref().is_some_and(|sent| sent.open);
         match outcome {
             Outcome::Written => {
                 gate.wrote = sent;
@@ -273,7 +278,7 @@ impl Gates {
             Outcome::Forbidden(_) => {
                 // What was sent did not arrive, and neither will the next: the namespace waits as one.
                 self.held.insert(pod.namespace.clone(), at.now.saturating_add(FORBIDDEN_REST));
-                gate.opened = gate.opened.take().filter(|_| gate.wrote.as_ref().is_some_and(|wrote| wrote.open));
+                gate.opened = gate.opened.take().filter(|_| gate.stands_open);
             }
             Outcome::Failed(_) | Outcome::PodGone => {
                 // It may have arrived all the same.

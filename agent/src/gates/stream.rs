@@ -117,6 +117,17 @@ impl Stream {
         Self { stage: Stage::Offline { retry_at: now }, highest_epoch: 0, backoff: Backoff::default() }
     }
 
+    /// Another stream of this agent has followed this epoch.
+    pub fn raise_epoch(&mut self, epoch: u64) {
+        self.highest_epoch = self.highest_epoch.max(epoch);
+    }
+
+    /// The highest epoch that was followed.
+    #[must_use]
+    pub fn highest_epoch(&self) -> u64 {
+        self.highest_epoch
+    }
+
     /// When the next `Tick` is due.
     #[must_use]
     pub fn wake_at(&self) -> Moment {
