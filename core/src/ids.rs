@@ -165,6 +165,10 @@ text_id!(
     PodUid, "pod UID", |what, v| token(what, v, 128)
 );
 text_id!(
+    /// The UID of a Kubernetes resource; unique in space and time.
+    ResourceUid, "resource UID", |what, v| token(what, v, 128)
+);
+text_id!(
     /// The id of a VPC, such as `vpc-0a1b2c3d`.
     VpcId, "VPC id", |what, v| token(what, v, 64)
 );

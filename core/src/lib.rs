@@ -18,5 +18,6 @@ pub mod observed;
 pub mod ownership;
 pub mod plan;
 pub mod policy;
+pub mod source;
 pub mod status;
 pub mod weights;

@@ -81,6 +81,14 @@ pub enum Reason {
     ObserveOnly,
     /// The policy is being deleted.
     Deleting,
+    /// Somebody else owns the policy of this name: the API, or a resource in another cluster.
+    OwnedElsewhere,
+    /// The resource's spec cannot be taken; the last good one stays in force.
+    InvalidSpec,
+    /// The resource is missing from its cluster, and the evidence is too weak to take its policy away.
+    SourceAbsent,
+    /// The cluster has more resources than the hub takes from one.
+    TooManyPolicies,
 }
 
 impl fmt::Display for Reason {
