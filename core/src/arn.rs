@@ -28,7 +28,8 @@ fn parse(value: &str, kind: &'static str) -> Result<(), ArnError> {
     let right_kind =
         resource.and_then(|r| r.strip_prefix(kind)).is_some_and(|rest| rest.starts_with('/') && rest.len() > 1);
     // The longest ARN that AWS makes for these kinds is well below 300 characters.
-    if right_service && filled && right_kind && value.len() <= 512 { Ok(()) } else { Err(fail()) }
+    let plain = value.len() <= 512 && value.chars().all(|c| c.is_ascii_graphic());
+    if right_service && filled && right_kind && plain { Ok(()) } else { Err(fail()) }
 }
 
 macro_rules! arn {

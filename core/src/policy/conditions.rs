@@ -1,6 +1,8 @@
 //! From the `match` of a policy to rule conditions, within the limits of ELBv2 ("Condition types for listener rules", and the
 //! quotas page): 5 values and 5 wildcards a rule, 128 characters a value, and the characters that each kind takes.
 
+use std::borrow::Cow;
+
 use ipnet::IpNet;
 
 use super::{
@@ -13,8 +15,10 @@ use crate::observed::Condition;
 pub const MOST_VALUES: usize = 5;
 /// Wildcards a rule may hold (quota "condition wildcards per rule", not adjustable).
 pub const MOST_WILDCARDS: usize = 5;
-const MOST_CHARACTERS: usize = 128;
-const MOST_NAME_CHARACTERS: usize = 40;
+/// Characters of a condition value.
+pub const MOST_CHARACTERS: usize = 128;
+/// Characters of a header's name and of a method.
+pub const MOST_NAME_CHARACTERS: usize = 40;
 
 /// The rule conditions for a match, in a fixed order; every fault goes into the report.
 pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
@@ -45,7 +49,7 @@ pub(super) fn build(matches: &Match, report: &mut Report) -> Vec<Condition> {
     if !matches.source_ips.is_empty() {
         conditions.push(Condition::SourceIp(source_ips(&matches.source_ips, report)));
     }
-    totals(&conditions, report);
+    totals(matches, report);
     conditions.sort();
     conditions
 }
@@ -193,44 +197,35 @@ fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
     sorted(canonical)
 }
 
-fn totals(conditions: &[Condition], report: &mut Report) {
-    let all: Vec<&str> = conditions.iter().flat_map(condition_values).collect();
-    if conditions.is_empty() {
+/// Values and wildcards are counted as they are written: one that is written twice counts twice, so that the custom resource's
+/// schema, which cannot compare values in every spelling, counts the same.
+fn totals(matches: &Match, report: &mut Report) {
+    let all = written_values(matches);
+    if all.is_empty() && matches.headers.is_empty() {
         report.add("spec.match", "{}", "has no condition", "give at least one, such as hostnames or paths");
     }
     if all.len() > MOST_VALUES {
         let problem = format!("needs {} condition values, an ELBv2 rule takes {MOST_VALUES}", all.len());
         let remedy = "use fewer values (a Prefix path counts as two), or split the policy";
-        report.add("spec.match", quote(&all), problem, remedy);
+        report.add("spec.match", listed(&all), problem, remedy);
     }
-    let keys = conditions.iter().flat_map(condition_keys);
-    let wildcards: usize = all.iter().copied().chain(keys).map(|value| value.matches(['*', '?']).count()).sum();
+    let keys = matches.query.iter().map(|pair| pair.key.as_str());
+    let wildcards: usize = all.iter().map(AsRef::as_ref).chain(keys).map(|v| v.matches(['*', '?']).count()).sum();
     if wildcards > MOST_WILDCARDS {
         let problem = format!("holds {wildcards} wildcards, an ELBv2 rule takes {MOST_WILDCARDS}");
-        report.add("spec.match", quote(&all), problem, "use fewer (a Prefix path counts as one), or split the policy");
+        let remedy = "use fewer (a Prefix path counts as one), or split the policy";
+        report.add("spec.match", listed(&all), problem, remedy);
     }
 }
 
-fn condition_keys(condition: &Condition) -> Vec<&str> {
-    match condition {
-        Condition::QueryString(pairs) => pairs.iter().map(|(key, _)| key.as_str()).collect(),
-        Condition::HostHeader(_)
-        | Condition::PathPattern(_)
-        | Condition::HttpHeader(..)
-        | Condition::HttpRequestMethod(_)
-        | Condition::SourceIp(_)
-        | Condition::Other(_) => Vec::new(),
-    }
+fn listed(values: &[Cow<'_, str>]) -> String {
+    // Longer lists are cut in the report anyway.
+    quote(&values.iter().take(20).map(AsRef::as_ref).collect::<Vec<_>>())
 }
 
-fn condition_values(condition: &Condition) -> Vec<&str> {
-    match condition {
-        Condition::HostHeader(values)
-        | Condition::PathPattern(values)
-        | Condition::HttpHeader(_, values)
-        | Condition::HttpRequestMethod(values)
-        | Condition::SourceIp(values) => values.iter().map(String::as_str).collect(),
-        Condition::QueryString(pairs) => pairs.iter().map(|(_, value)| value.as_str()).collect(),
-        Condition::Other(_) => Vec::new(),
-    }
+fn written_values(matches: &Match) -> Vec<Cow<'_, str>> {
+    let Match { hostnames, paths, headers, methods, query, source_ips } = matches;
+    let texts = hostnames.iter().chain(headers.iter().flat_map(|header| &header.values)).chain(methods);
+    let texts = texts.chain(query.iter().map(|pair| &pair.value)).chain(source_ips).map(|value| value.as_str().into());
+    texts.chain(paths.iter().flat_map(expand).map(Cow::Owned)).collect()
 }

@@ -24,9 +24,9 @@ pub const MOST_ORDER: u32 = 49_000;
 /// The most violations that are reported: a document of ten thousand faults is not answered with ten thousand sentences.
 pub const MOST_VIOLATIONS: usize = 100;
 /// Tags that a selector may name (AWS allows 50 on a resource).
-const MOST_TAGS: usize = 50;
+pub const MOST_TAGS: usize = 50;
 /// Characters of a tag's key and of its value (AWS, "Tag naming limits").
-const MOST_TAG_CHARACTERS: (usize, usize) = (128, 256);
+pub const MOST_TAG_CHARACTERS: (usize, usize) = (128, 256);
 
 /// ELBv2's word for a health check at the target's own port.
 pub const TRAFFIC_PORT: &str = "traffic-port";

@@ -1,0 +1,111 @@
+//! The definition of ClusterTrafficPolicy: names, columns, and what of the schema is not in the types. The rules are in
+//! [`validation`], the status in [`status`].
+
+pub mod status;
+pub mod validation;
+
+use switchyard_core::policy::{
+    PolicySpec, spec,
+    validate::{MOST_TAG_CHARACTERS, MOST_TAGS},
+};
+
+use schemars::JsonSchema;
+use serde_json::{Value, json};
+
+use crate::{metadata, rules, schema};
+
+const ABOUT: &str = "Requests that match this, on this listener of an AWS Application Load Balancer, go to this Service, in \
+these clusters, in these shares. The hub keeps one target group per policy and cluster and one listener rule per policy.";
+
+/// The resource, for its schema only.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only the schema of it is of use")]
+struct Resource {
+    /// What is wanted. Switchyard never writes it; weights that are set with yardctl lie over it and show in the status.
+    spec: PolicySpec,
+    /// What is in force, written by the agent of this cluster.
+    status: Option<status::PolicyStatus>,
+}
+
+/// `clustertrafficpolicies.switchyard.dev`.
+pub fn definition() -> Value {
+    let (group, version) = spec::API_VERSION.split_once('/').expect("an API version is group/version");
+    let plural = "clustertrafficpolicies";
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": metadata(&format!("{plural}.{group}")),
+        "spec": {
+            "group": group,
+            "names": {
+                "kind": spec::KIND,
+                "listKind": format!("{}List", spec::KIND),
+                "plural": plural,
+                "singular": "clustertrafficpolicy",
+                "shortNames": ["ctp"],
+                "categories": ["switchyard"],
+            },
+            "scope": "Namespaced",
+            "versions": [{
+                "name": version,
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": resource_schema()},
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": columns(),
+            }],
+        },
+    })
+}
+
+/// The schema of the whole resource, rules included.
+pub fn resource_schema() -> Value {
+    let mut schema = schema::structural::<Resource>();
+    for (name, description) in [("apiVersion", "switchyard.dev/v1alpha1."), ("kind", "ClusterTrafficPolicy.")] {
+        schema["properties"][name] = json!({"type": "string", "description": description});
+    }
+    schema["properties"]["metadata"] = json!({"type": "object"});
+    schema["description"] = json!(ABOUT);
+    bound(&mut schema);
+    rules::attach(&mut schema, &validation::rules());
+    schema
+}
+
+/// What the types cannot say of maps, of a port by name or number, and of lists that several may write.
+fn bound(schema: &mut Value) {
+    let (most_key, most_value) = MOST_TAG_CHARACTERS;
+    let tags = rules::find(schema, "spec.listener.tags");
+    tags.insert("maxProperties".to_owned(), json!(MOST_TAGS));
+    tags["additionalProperties"]["maxLength"] = json!(most_value);
+    // The length of a key has no place in a structural schema: see the rule.
+    debug_assert_eq!(most_key, 128);
+    rules::find(schema, "spec.backend.service.port").insert("maxLength".to_owned(), json!(63));
+    for (list, key) in [("spec.clusters", "name"), ("status.clusters", "name"), ("status.conditions", "type")] {
+        let list = rules::find(schema, list);
+        list.insert("x-kubernetes-list-type".to_owned(), json!("map"));
+        list.insert("x-kubernetes-list-map-keys".to_owned(), json!([key]));
+    }
+}
+
+/// What `kubectl get` shows; those with a priority only with `-o wide`.
+fn columns() -> Value {
+    let condition = |kind: &str, part: &str| format!(".status.conditions[?(@.type==\"{kind}\")].{part}");
+    let column = |name: &str, path: &str, about: &str| json!({"name": name, "type": "string", "jsonPath": path, "description": about});
+    let wide = |mut column: Value| {
+        column["priority"] = json!(1);
+        column
+    };
+    json!([
+        column("Weights", ".status.weights", "Weights that are asked for"),
+        column("Programmed", ".status.programmed", "Weights as read back from the load balancer"),
+        column("Accepted", &condition("Accepted", "status"), "Whether this generation is valid and in force"),
+        column("Converged", &condition("Converged", "status"), "Whether the load balancer serves it"),
+        column("Reason", &condition("Converged", "reason"), "Why it is converged or not"),
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        wide(column("Claim", ".status.claim", "Whether this resource is the policy of its name")),
+        wide(json!({"name": "Priority", "type": "integer", "jsonPath": ".status.rule.priority",
+            "description": "Priority of the listener rule"})),
+        wide(column("Listener", ".status.rule.listenerArn", "ARN of the listener")),
+    ])
+}
