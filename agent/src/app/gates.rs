@@ -11,7 +11,7 @@ use crate::{
     args::gates::{GateSettings, WebhookSettings},
     complaints::Complaints,
     gates::{
-        driver::{Driver, Tapped},
+        driver::{Driver, FIRST_LOOK, Tapped},
         inject::Injection,
     },
     link::{
@@ -55,6 +55,7 @@ pub async fn start(
         instance_id: parts.identity.instance_id.clone(),
         release_after: settings.release_after,
         namespaces: settings.namespaces,
+        first_look: FIRST_LOOK,
         link: Link::new(parts.dialer),
         epoch: parts.epoch,
         keeper: GateKeeper::new(parts.client.clone()),

@@ -38,7 +38,7 @@ const PARALLEL: usize = 8;
 /// Between two looks through the cluster for gates that nobody watches. It bounds how long such a gate can hang.
 const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// The first look waits for the hub to name what is watched in any case.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+pub const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// After a look that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Names of complaints.
@@ -55,6 +55,8 @@ pub struct Driver {
     pub release_after: Duration,
     /// Where to look for forgotten gates; everywhere when empty.
     pub namespaces: Vec<String>,
+    /// When to look for them first; [`FIRST_LOOK`] outside of tests.
+    pub first_look: Duration,
     /// The hub.
     pub link: Link<HealthCall>,
     /// Shared by all streams of the agent.
@@ -100,7 +102,7 @@ impl Driver {
             writes: JoinSet::new(),
             forbidden: BTreeSet::new(),
             looks: JoinSet::new(),
-            look_at: FIRST_LOOK,
+            look_at: self.first_look,
             offline_reason: None,
             started: Instant::now(),
             parts: self,

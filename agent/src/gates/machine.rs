@@ -21,7 +21,7 @@ use super::{
 use crate::backoff::Backoff;
 
 /// How long a namespace rests in which writing is forbidden. Permissions come by hand.
-const FORBIDDEN_REST: Duration = Duration::from_secs(10);
+const FORBIDDEN_REST: Duration = Duration::from_secs(5);
 /// How long a watch may take to show what was written before it is written again. It costs nothing when it stands already.
 const CONFIRM: Duration = Duration::from_secs(20);
 

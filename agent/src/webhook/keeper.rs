@@ -57,7 +57,7 @@ pub struct Keeper {
 
 /// What one look came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Looked {
+pub(super) enum Looked {
     /// All is as it should be.
     Kept,
     /// Another replica changed the Secret at the same moment.
@@ -96,7 +96,8 @@ impl Keeper {
         }
     }
 
-    async fn look(&self, last: &mut Option<Data>, today: Date) -> Result<Looked, KeeperError> {
+    /// One look; `last` is what was served with at the end of the one before.
+    pub(super) async fn look(&self, last: &mut Option<Data>, today: Date) -> Result<Looked, KeeperError> {
         match &self.source {
             CertificateSource::Own { service, secret, configuration } => {
                 self.own(service, secret, configuration, last, today).await
@@ -152,7 +153,7 @@ impl Keeper {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

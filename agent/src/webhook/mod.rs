@@ -8,3 +8,8 @@ pub mod certificate;
 pub mod keeper;
 pub mod review;
 pub mod server;
+
+#[cfg(test)]
+mod keeper_tests;
+#[cfg(test)]
+mod server_tests;
