@@ -25,12 +25,27 @@ impl Agent {
     pub fn start(folder: &Path, cluster: &str, sandbox: &Info, hub_url: &str) -> anyhow::Result<Self> {
         let place = sandbox.clusters.get(cluster);
         let place = place.ok_or_else(|| anyhow::anyhow!("the sandbox has no cluster {cluster}"))?;
+        Self::start_as(folder, cluster, Path::new(&place.kubeconfig), sandbox, hub_url)
+    }
+
+    /// As [`Agent::start`], as the user of this kubeconfig.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_as(
+        folder: &Path,
+        cluster: &str,
+        kubeconfig: &Path,
+        sandbox: &Info,
+        hub_url: &str,
+    ) -> anyhow::Result<Self> {
+        let kubeconfig = kubeconfig.display().to_string();
         let arguments = [
             ("--cluster", cluster),
             ("--region", &sandbox.region),
             ("--vpc-id", &sandbox.vpc_id),
             ("--hub", hub_url),
-            ("--kubeconfig", &place.kubeconfig),
+            ("--kubeconfig", &kubeconfig),
             ("--http-listen", "127.0.0.1:0"),
         ];
         let arguments = arguments.iter().map(|(flag, value)| format!("{flag}={value}"));

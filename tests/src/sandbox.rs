@@ -1,6 +1,6 @@
 //! The sandbox as a process, and its control API in the words of the scenarios.
 
-use std::{collections::BTreeMap, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc, time::Duration};
 
 use http::Method;
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use crate::{
     elb::Elb,
     process::Process,
     programs,
+    realkube::RealKube,
     wait::{self, PATIENCE},
 };
 
@@ -107,6 +108,7 @@ pub struct Sandbox {
     process: Process,
     info: Info,
     control: Client,
+    real: BTreeMap<String, Arc<RealKube>>,
 }
 
 impl Sandbox {
@@ -115,12 +117,27 @@ impl Sandbox {
     /// # Errors
     /// When it does not come up.
     pub async fn start(folder: &Path, settings: &Settings) -> anyhow::Result<Self> {
+        Self::start_beside(folder, settings, &BTreeMap::new()).await
+    }
+
+    /// As [`Sandbox::start`], where it is only scheduler and kubelets of some clusters, whose API servers are real ones.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_beside(
+        folder: &Path,
+        settings: &Settings,
+        real: &BTreeMap<String, Arc<RealKube>>,
+    ) -> anyhow::Result<Self> {
         let dir = folder.join("sandbox");
         let mut command = Command::new(programs::find("switchyard-sandbox")?);
         command.arg("--dir").arg(&dir).arg("--clusters").arg(settings.clusters.join(","));
         command.arg("--time-scale").arg(settings.time_scale.to_string());
         command.arg("--propagation-ms").arg(settings.propagation.as_millis().to_string());
         command.arg("--seed").arg(settings.seed.to_string());
+        for (name, kube) in real {
+            command.arg(format!("--external={name}={}", kube.kubeconfig_admin().display()));
+        }
         let mut process = Process::start("sandbox", folder, &mut command)?;
         let file = dir.join("sandbox.json");
         let text = wait::until_within("sandbox.json to appear", PATIENCE, async || {
@@ -133,7 +150,7 @@ impl Sandbox {
         .await??;
         let info: Info = serde_json::from_str(&text)?;
         let control = Client::new(info.control_url.clone());
-        Ok(Self { process, info, control })
+        Ok(Self { process, info, control, real: real.clone() })
     }
 
     /// How to reach it.
@@ -166,7 +183,7 @@ impl Sandbox {
 
     /// One cluster.
     pub fn cluster(&self, name: &str) -> Cluster {
-        Cluster { control: self.control.clone(), name: name.to_owned() }
+        Cluster { control: self.control.clone(), name: name.to_owned(), real: self.real.get(name).cloned() }
     }
 }
 
@@ -176,6 +193,8 @@ pub struct Cluster {
     control: Client,
     /// Its name.
     pub name: String,
+    /// Its API server, where that is a real one.
+    pub real: Option<Arc<RealKube>>,
 }
 
 impl Cluster {
@@ -285,15 +304,23 @@ impl Cluster {
     /// # Errors
     /// When the sandbox refuses it.
     pub async fn api_server(&self, action: &str) -> anyhow::Result<()> {
+        if let Some(kube) = &self.real {
+            return kube.act(action).await;
+        }
         self.control.post::<Value>(&self.at(&format!("/api/{action}")), &json!({})).await?;
         Ok(())
     }
 
-    /// Takes permissions away.
+    /// Takes permissions away from the agent.
     ///
     /// # Errors
     /// When the sandbox refuses it.
     pub async fn deny(&self, verb: &str, resource: &str) -> anyhow::Result<()> {
+        if let Some(kube) = &self.real {
+            kube.set_agent_permissions(&[(verb, resource)]).await?;
+            // The sandbox ends running watches; a real server does so only when it ends itself.
+            return kube.restart_apiserver().await;
+        }
         let body = json!({"deny": [{"verb": verb, "resource": resource}]});
         self.control.post::<Value>(&self.at("/rbac"), &body).await?;
         Ok(())
@@ -304,6 +331,9 @@ impl Cluster {
     /// # Errors
     /// When the sandbox refuses it.
     pub async fn allow_everything(&self) -> anyhow::Result<()> {
+        if let Some(kube) = &self.real {
+            return kube.set_agent_permissions(&[]).await;
+        }
         self.control.call::<Value>(Method::DELETE, &self.at("/rbac"), None::<&()>).await?;
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The world of a scenario: a sandbox with clusters, a load balancer that was there before, a hub, and an agent per cluster.
 //! Everything ends with it; when the test fails its logs are shown first.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use futures::future::try_join_all;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -16,6 +17,7 @@ use crate::{
     policy::Policy,
     postgres,
     process::tail,
+    realkube::{Options, RealKube},
     sandbox::{Cluster, Sandbox, Settings, WorkloadSpec},
     undertaker, wait,
     yardctl::Yardctl,
@@ -28,9 +30,21 @@ pub const HOST: &str = "shop.example.com";
 /// Set to keep the folders of scenarios.
 const KEEP: &str = "SWITCHYARD_TESTS_KEEP";
 
+/// Whose API servers the member clusters have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// The sandbox's small ones.
+    #[default]
+    Sandbox,
+    /// Real ones, with real controllers; the agents run as a service account. The sandbox is only scheduler and kubelets.
+    Real,
+}
+
 /// How a world is made.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    /// Of all clusters.
+    pub kubernetes: Kubernetes,
     /// Of the sandbox.
     pub sandbox: Settings,
     /// Of the hub.
@@ -44,6 +58,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
+            kubernetes: Kubernetes::default(),
             sandbox: Settings {
                 clusters: vec!["blue".to_owned(), "green".to_owned()],
                 // A health check every 0.5 s, draining for 2 s, 0.2 s until a new rule is served.
@@ -108,7 +123,8 @@ impl Builder {
     /// When a part does not come up.
     pub async fn start(self) -> anyhow::Result<World> {
         let folder = folder()?;
-        let sandbox = Sandbox::start(folder.path(), &self.sandbox).await?;
+        let real = self.control_planes().await?;
+        let sandbox = Sandbox::start_beside(folder.path(), &self.sandbox, &real).await?;
         let load_balancer = sandbox.elb().create(LOAD_BALANCER, 80, &[("team", "platform")]).await?;
         for name in &self.sandbox.clusters {
             let cluster = sandbox.cluster(name);
@@ -123,12 +139,29 @@ impl Builder {
         let hub = hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?;
         let mut agents = BTreeMap::new();
         for name in &self.sandbox.clusters {
-            agents.insert(name.clone(), Agent::start(folder.path(), name, sandbox.info(), &hub.grpc_url())?);
+            let (place, hub) = (sandbox.info(), hub.grpc_url());
+            let agent = match real.get(name) {
+                Some(kube) => Agent::start_as(folder.path(), name, &kube.kubeconfig_for_agent().await?, place, &hub)?,
+                None => Agent::start(folder.path(), name, place, &hub)?,
+            };
+            agents.insert(name.clone(), agent);
         }
         let yardctl = Yardctl::new(hub.grpc_url())?;
         let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, folder };
         world.all_connected().await?;
         Ok(world)
+    }
+
+    /// The real API servers that are asked for, by cluster. They start at the same time.
+    async fn control_planes(&self) -> anyhow::Result<BTreeMap<String, Arc<RealKube>>> {
+        if self.kubernetes == Kubernetes::Sandbox {
+            return Ok(BTreeMap::new());
+        }
+        let start = async |name: &String| {
+            let kube = RealKube::start(Options::WITH_CONTROLLERS).await;
+            anyhow::Ok((name.clone(), Arc::new(kube.with_context(|| format!("the control plane of {name}"))?)))
+        };
+        Ok(try_join_all(self.sandbox.clusters.iter().map(start)).await?.into_iter().collect())
     }
 }
 
@@ -141,12 +174,28 @@ impl World {
         Builder::default().start().await.expect("the world starts")
     }
 
+    /// As [`World::start`], with these API servers.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    pub async fn start_on(kubernetes: Kubernetes) -> Self {
+        Builder { kubernetes, ..Builder::default() }.start().await.expect("the world starts")
+    }
+
     /// As [`World::start`], with `shop/checkout` applied and served with these weights.
     ///
     /// # Panics
     /// When a part does not come up.
     pub async fn with_policy(weights: &[(&str, u32)]) -> Self {
-        let world = Self::start().await;
+        Self::with_policy_on(Kubernetes::Sandbox, weights).await
+    }
+
+    /// As [`World::with_policy`], with these API servers.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    pub async fn with_policy_on(kubernetes: Kubernetes, weights: &[(&str, u32)]) -> Self {
+        let world = Self::start_on(kubernetes).await;
         world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
         world.all_healthy("shop/checkout").await;
         world.hub_knows("shop/checkout").await;
@@ -359,6 +408,11 @@ impl Drop for World {
                 eprintln!("--- agent-{name}.log\n{}", agent.log());
             }
             eprintln!("--- sandbox.log\n{}", tail(self.sandbox.process().log(), 20));
+            for cluster in self.clusters() {
+                if let Some(kube) = &cluster.real {
+                    eprintln!("=== control plane of {}\n{}", cluster.name, kube.logs());
+                }
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     load::Report,
     process::tail,
     sandbox::{Settings, WorkloadSpec},
-    world::{Builder, World, folder},
+    world::{Builder, Kubernetes, World, folder},
 };
 use story::{Move, POLICY};
 
@@ -76,6 +76,7 @@ async fn interrupted() -> &'static str {
 /// A load balancer five times as fast as a real one, so that the demo takes a minute and not five.
 fn builder(database: Database) -> Builder {
     Builder {
+        kubernetes: Kubernetes::Sandbox,
         sandbox: Settings {
             clusters: vec!["blue".to_owned(), "green".to_owned()],
             time_scale: 5.0,

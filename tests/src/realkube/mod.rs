@@ -11,6 +11,7 @@
 //! Everything ends with this process, however it ends (`undertaker`), and the data goes with it.
 
 mod address;
+mod agent_account;
 mod certificates;
 pub mod commands;
 mod programs;

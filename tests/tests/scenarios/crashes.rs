@@ -9,10 +9,12 @@ use switchyard_tests::{
     postgres::Postgres,
     sandbox::WorkloadSpec,
     wait,
-    world::{Builder, World, folder},
+    world::{Builder, Kubernetes, World, folder},
 };
 
 const POLICY: &str = "shop/checkout";
+
+on_every_kubernetes!(an_agent_killed_during_a_rolling_update_costs_no_request);
 
 /// Pods serve on for longer than the longest outage here: what a preStop sleep is for. A dead hub's lease lasts 3 s.
 fn patient_pods() -> Builder {
@@ -45,9 +47,8 @@ async fn all_is_well(world: World, load: Load) {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_killed_during_a_rolling_update_costs_no_request() {
-    let (mut world, load) = under_load(patient_pods()).await;
+async fn an_agent_killed_during_a_rolling_update_costs_no_request(kubernetes: Kubernetes) {
+    let (mut world, load) = under_load(Builder { kubernetes, ..patient_pods() }).await;
     world.begin_rolling_update("v2").await;
     for cluster in ["blue", "green"] {
         world.agent(cluster).kill_9();

@@ -2,9 +2,20 @@
 //! held and why, and when the cause is gone everything comes back.
 
 use serde_json::json;
-use switchyard_tests::{load::Load, watcher::Witness, world::World};
+use switchyard_tests::{
+    load::Load,
+    watcher::Witness,
+    world::{Kubernetes, World},
+};
 
 const POLICY: &str = "shop/checkout";
+
+on_every_kubernetes!(
+    a_deleted_service_does_not_empty_a_group_that_carries_weight,
+    a_typo_in_the_selector_does_not_empty_a_group_that_carries_weight,
+    revoked_permissions_freeze_what_was_reported_and_remove_nothing,
+    an_api_server_that_is_away_removes_nothing,
+);
 
 struct Danger {
     world: World,
@@ -14,8 +25,8 @@ struct Danger {
 
 impl Danger {
     /// Blue carries everything, so that emptying it would be felt at once.
-    async fn begin() -> Self {
-        let world = World::with_policy(&[("blue", 100), ("green", 0)]).await;
+    async fn begin(kubernetes: Kubernetes) -> Self {
+        let world = World::with_policy_on(kubernetes, &[("blue", 100), ("green", 0)]).await;
         let load = world.load("checkout", 200).await;
         let witness = Witness::start(world.elb());
         load.more(100).await;
@@ -39,9 +50,8 @@ impl Danger {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_service_does_not_empty_a_group_that_carries_weight() {
-    let danger = Danger::begin().await;
+async fn a_deleted_service_does_not_empty_a_group_that_carries_weight(kubernetes: Kubernetes) {
+    let danger = Danger::begin(kubernetes).await;
     let blue = danger.world.cluster("blue");
     blue.delete_service("checkout").await.expect("the Service is deleted");
     let page = danger.shows(&["RemovalsHeld", "the Service was deleted", "ServiceNotFound"]).await;
@@ -50,9 +60,8 @@ async fn a_deleted_service_does_not_empty_a_group_that_carries_weight() {
     danger.ends_well().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_typo_in_the_selector_does_not_empty_a_group_that_carries_weight() {
-    let danger = Danger::begin().await;
+async fn a_typo_in_the_selector_does_not_empty_a_group_that_carries_weight(kubernetes: Kubernetes) {
+    let danger = Danger::begin(kubernetes).await;
     let blue = danger.world.cluster("blue");
     blue.select("checkout", "chekcout").await.expect("the selector is changed");
     danger.shows(&["RemovalsHeld", "no longer selects", "selects no pod"]).await;
@@ -62,7 +71,7 @@ async fn a_typo_in_the_selector_does_not_empty_a_group_that_carries_weight() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_answers_empty_lists_after_a_restart_does_not_empty_a_group() {
-    let danger = Danger::begin().await;
+    let danger = Danger::begin(Kubernetes::Sandbox).await;
     let blue = danger.world.cluster("blue");
     blue.api_server("wipe").await.expect("the API server has lost its data");
     blue.api_server("restart").await.expect("the API server restarts");
@@ -73,7 +82,7 @@ async fn an_api_server_that_answers_empty_lists_after_a_restart_does_not_empty_a
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_restarts_against_an_empty_api_server_does_not_empty_a_group() {
-    let mut danger = Danger::begin().await;
+    let mut danger = Danger::begin(Kubernetes::Sandbox).await;
     let blue = danger.world.cluster("blue");
     blue.api_server("wipe").await.expect("the API server has lost its data");
     danger.world.agent("blue").kill_9();
@@ -83,9 +92,8 @@ async fn an_agent_that_restarts_against_an_empty_api_server_does_not_empty_a_gro
     danger.ends_well().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoked_permissions_freeze_what_was_reported_and_remove_nothing() {
-    let danger = Danger::begin().await;
+async fn revoked_permissions_freeze_what_was_reported_and_remove_nothing(kubernetes: Kubernetes) {
+    let danger = Danger::begin(kubernetes).await;
     let blue = danger.world.cluster("blue");
     let position = danger.world.elb().position().await.expect("the call log");
     blue.deny("*", "*").await.expect("the permissions are taken away");
@@ -98,9 +106,8 @@ async fn revoked_permissions_freeze_what_was_reported_and_remove_nothing() {
     danger.ends_well().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_server_that_is_away_removes_nothing() {
-    let danger = Danger::begin().await;
+async fn an_api_server_that_is_away_removes_nothing(kubernetes: Kubernetes) {
+    let danger = Danger::begin(kubernetes).await;
     let blue = danger.world.cluster("blue");
     let position = danger.world.elb().position().await.expect("the call log");
     blue.api_server("stop").await.expect("the API server is stopped");

@@ -3,13 +3,22 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use switchyard_tests::{policy::Policy, sandbox::WorkloadSpec, world::World};
+use switchyard_tests::{
+    policy::Policy,
+    sandbox::WorkloadSpec,
+    world::{Kubernetes, World},
+};
 
 const POLICY: &str = "shop/checkout";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_of_two_clusters_stand_behind_one_rule_and_follow_scaling() {
-    let world = World::with_policy(&[("blue", 50), ("green", 50)]).await;
+on_every_kubernetes!(
+    pods_of_two_clusters_stand_behind_one_rule_and_follow_scaling,
+    a_rolling_update_of_every_pod_in_both_clusters_fails_no_request,
+    named_and_numeric_target_ports_are_resolved_by_each_cluster_for_itself,
+);
+
+async fn pods_of_two_clusters_stand_behind_one_rule_and_follow_scaling(kubernetes: Kubernetes) {
+    let world = World::with_policy_on(kubernetes, &[("blue", 50), ("green", 50)]).await;
     let load = world.load("checkout", 100).await;
     let state = world.all_healthy(POLICY).await;
     assert_eq!(state.rules_of(POLICY).len(), 1, "{state:?}");
@@ -30,9 +39,8 @@ async fn pods_of_two_clusters_stand_behind_one_rule_and_follow_scaling() {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_update_of_every_pod_in_both_clusters_fails_no_request() {
-    let world = World::with_policy(&[("blue", 50), ("green", 50)]).await;
+async fn a_rolling_update_of_every_pod_in_both_clusters_fails_no_request(kubernetes: Kubernetes) {
+    let world = World::with_policy_on(kubernetes, &[("blue", 50), ("green", 50)]).await;
     let load = world.load("checkout", 200).await;
     load.more(200).await;
     world.begin_rolling_update("v2").await;
@@ -48,9 +56,8 @@ async fn a_rolling_update_of_every_pod_in_both_clusters_fails_no_request() {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn named_and_numeric_target_ports_are_resolved_by_each_cluster_for_itself() {
-    let world = World::start().await;
+async fn named_and_numeric_target_ports_are_resolved_by_each_cluster_for_itself(kubernetes: Kubernetes) {
+    let world = World::start_on(kubernetes).await;
     let app = |port: (&str, u16)| WorkloadSpec {
         app: "cart".to_owned(),
         ports: vec![(port.0.to_owned(), port.1)],
