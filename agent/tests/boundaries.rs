@@ -26,7 +26,7 @@ const RULES: [(&str, &[&str]); 14] = [
     ("src/gates/stream.rs", PURE),
     ("src/gates/pods.rs", PURE),
     ("src/gates/inject.rs", PURE),
-    ("src/gates", &["kube::", "k8s_openapi", "Instant::now", "SystemTime"]),
+    ("src/gates", &["kube::", "k8s_openapi", "SystemTime"]),
     ("src/webhook", &["kube::", "tonic", "switchyard_proto"]),
     ("src/link", &["kube::", "k8s_openapi"]),
     ("src/watch", &["tonic", "switchyard_proto", "crate::link"]),

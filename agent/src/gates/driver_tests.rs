@@ -200,7 +200,6 @@ impl Conversation {
 
 /// The gates' loop, and all that is around it.
 struct Agent {
-    cluster: Cluster,
     callers: mpsc::Receiver<Conversation>,
     hub: JoinHandle<()>,
     watchers: Watchers,
@@ -247,7 +246,7 @@ impl Agent {
         };
         let task = tokio::spawn(driver.run(stop.clone()));
         let index = Index::new();
-        Self { cluster, callers, hub, watchers, index, drain, complaints, metrics, injection, stop, task }
+        Self { callers, hub, watchers, index, drain, complaints, metrics, injection, stop, task }
     }
 
     /// As when the hub names the Service checkout of shop.

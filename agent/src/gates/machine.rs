@@ -134,7 +134,7 @@ impl Gate {
         if let Some(opened) = &self.opened {
             return opened.clone();
         }
-        let want = match verdict {
+        match verdict {
             Verdict::Open(condition) | Verdict::Shut(condition) => {
                 self.unjudged_since = None;
                 condition
@@ -153,8 +153,7 @@ impl Gate {
                     waits
                 }
             }
-        };
-        want
+        }
     }
 }
 

@@ -97,7 +97,7 @@ pub struct Stream {
 enum Stage {
     Offline { retry_at: Moment },
     Dialling { give_up_at: Moment },
-    Following(Following),
+    Following(Box<Following>),
 }
 
 #[derive(Debug)]
@@ -200,7 +200,8 @@ impl Stream {
         self.highest_epoch = epoch;
         let silence = heartbeat.clamp(HEARTBEAT_BOUNDS.0, HEARTBEAT_BOUNDS.1) * SILENCE;
         let drop_at = at.now.saturating_add(silence);
-        self.stage = Stage::Following(Following { silence, drop_at, synced: false, partial: None, policies: 0 });
+        self.stage =
+            Stage::Following(Box::new(Following { silence, drop_at, synced: false, partial: None, policies: 0 }));
         vec![Output::Tell(GateInput::Welcomed)]
     }
 
