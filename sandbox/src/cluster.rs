@@ -20,6 +20,7 @@ use crate::kube::write::{PatchKind, Target};
 use crate::objects::Objects;
 use crate::workload::Controllers;
 use crate::workload::kubelet::Kubelet;
+use crate::workload::node_ports::{Machines, NodePorts};
 
 /// Nodes of a cluster, one in each of as many zones.
 const NODES_PER_CLUSTER: usize = 3;
@@ -70,6 +71,7 @@ pub struct Cluster {
     pub objects: Objects,
     pub kubelet: Arc<Kubelet>,
     pub ips: Arc<IpPool>,
+    pub node_ports: NodePorts,
 }
 
 /// What clusters share, and who they are.
@@ -82,6 +84,8 @@ pub struct Place<'a> {
     /// Counts the tasks of the cluster, which end with `shutdown`.
     pub tasks: &'a TaskTracker,
     pub shutdown: &'a CancellationToken,
+    /// Told of the machines that nodes are.
+    pub machines: &'a Machines,
 }
 
 impl Cluster {
@@ -114,7 +118,9 @@ impl Cluster {
             controllers.run(stop).await;
             nodes.join().await;
         });
-        Ok(Arc::new(Self { name: place.name.to_owned(), server, objects, kubelet, ips }))
+        let node_ports = NodePorts::new(objects.store().clone(), place.machines.clone());
+        place.tasks.spawn(node_ports.clone().run(place.shutdown.clone()));
+        Ok(Arc::new(Self { name: place.name.to_owned(), server, objects, kubelet, ips, node_ports }))
     }
 
     /// Where its API server is.

@@ -19,6 +19,7 @@ use crate::control::{self, ClusterInfo, Control, Info};
 use crate::elb::{Elb, ElbConfig, RateLimits};
 use crate::files::write_atomically;
 use crate::load::Loads;
+use crate::workload::node_ports::Machines;
 
 /// The account everything belongs to: AWS's own example number.
 const ACCOUNT: &str = "123456789012";
@@ -79,11 +80,17 @@ impl Sandbox {
         let tasks = TaskTracker::new();
         let (elb_listener, elb_address) = bind("ELBv2 API", args.elb_listen).await?;
         let (control_listener, control_address) = bind("control API", args.control_listen).await?;
+        let elb = Elb::new(elb_config(args, &block));
+        let machines: Machines = {
+            let elb = elb.clone();
+            Arc::new(move |instance: &str, ip| elb.set_instance(instance, ip))
+        };
         let mut clusters = BTreeMap::new();
         let mut infos = BTreeMap::new();
         for (index, name) in args.clusters.iter().enumerate() {
-            let (region, block, tasks, shutdown) = (args.region.as_str(), &block, &tasks, &shutdown);
-            let place = Place { name, index, region, block, tasks, shutdown };
+            let (region, block, tasks, shutdown, machines) =
+                (args.region.as_str(), &block, &tasks, &shutdown, &machines);
+            let place = Place { name, index, region, block, tasks, shutdown, machines };
             let cluster = match args.kubeconfig_of(name) {
                 Some(kubeconfig) => Cluster::attach(&place, kubeconfig).await?,
                 None => Cluster::start(&place).await?,
@@ -92,7 +99,6 @@ impl Sandbox {
             infos.insert(name.clone(), ClusterInfo { api_url: cluster.url(), kubeconfig, vpc_id: VPC.to_owned() });
             clusters.insert(name.clone(), cluster);
         }
-        let elb = Elb::new(elb_config(args, &block));
         let info = Info {
             control_url: format!("http://{control_address}"),
             elb_url: format!("http://{elb_address}"),

@@ -10,6 +10,7 @@ pub mod hub;
 pub mod load;
 pub mod member;
 pub mod moto;
+pub mod nodes;
 pub mod policy;
 pub mod postgres;
 pub mod process;

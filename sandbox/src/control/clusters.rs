@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::routing::{delete, post};
+use axum::routing::{delete, patch, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Body, Control, ControlError, Shared};
 use crate::addresses::Reuse;
-use crate::kube::kinds::PODS;
+use crate::kube::kinds::{NODES, PODS};
 use crate::kube::rbac::Deny;
 use crate::kube::server::Mode;
-use crate::kube::write::Target;
+use crate::kube::write::{PatchKind, Target};
 use crate::workload::behaviour::ModeRequest;
 
 type Answer = Result<Json<Value>, ControlError>;
@@ -22,6 +22,9 @@ pub fn routes() -> Router<Arc<Control>> {
     Router::new()
         .route("/clusters/{cluster}/api/{action}", post(api_action))
         .route("/clusters/{cluster}/rbac", post(deny).delete(allow_all).get(denied))
+        .route("/clusters/{cluster}/nodes/{node}", patch(change_node).delete(delete_node))
+        .route("/clusters/{cluster}/nodes/{node}/drain", post(drain_node))
+        .route("/clusters/{cluster}/nodes/{node}/machine", delete(switch_off))
         .route("/clusters/{cluster}/pods/mode", post(mode_of_all))
         .route("/clusters/{cluster}/pods/ip-reuse", post(ip_reuse))
         .route("/clusters/{cluster}/pods/{namespace}/{pod}/mode", post(mode_of_one))
@@ -86,6 +89,78 @@ async fn mode_of_one(
     }
     let known = format!("GET the workload in {:?} for its pods", key.0);
     Err(ControlError::Unknown { what: "running pod", name: key.1, known })
+}
+
+/// What is left out stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeRequest {
+    /// Its condition Ready.
+    #[serde(default)]
+    ready: Option<bool>,
+    /// Cordoned.
+    #[serde(default)]
+    unschedulable: Option<bool>,
+    /// Labels to be set; `null` takes one away.
+    #[serde(default)]
+    labels: Option<Value>,
+    /// In the place of all taints.
+    #[serde(default)]
+    taints: Option<Vec<Value>>,
+}
+
+async fn change_node(
+    State(control): Shared,
+    Path((cluster, node)): Path<(String, String)>,
+    Body(request): Body<NodeRequest>,
+) -> Answer {
+    let objects = &control.cluster(&cluster)?.objects;
+    let target = Target::new(NODES, "", &node);
+    let mut body = json!({"spec": {}, "metadata": {}});
+    if let Some(unschedulable) = request.unschedulable {
+        body["spec"]["unschedulable"] = json!(unschedulable);
+    }
+    if let Some(taints) = request.taints {
+        body["spec"]["taints"] = json!(taints);
+    }
+    if let Some(labels) = request.labels {
+        body["metadata"]["labels"] = labels;
+    }
+    let mut changed = objects.patch(&target, PatchKind::Merge, &body).await?;
+    if let Some(ready) = request.ready {
+        let status = if ready { "True" } else { "False" };
+        let conditions = json!([{"type": "Ready", "status": status, "reason": "ControlApi"}]);
+        let target = Target { status: true, ..target };
+        changed = objects.patch(&target, PatchKind::Strategic, &json!({"status": {"conditions": conditions}})).await?;
+    }
+    Ok(Json(changed))
+}
+
+/// The Node object goes; the machine runs on, as an instance does whose Node somebody deleted.
+async fn delete_node(State(control): Shared, Path((cluster, node)): Path<(String, String)>) -> Answer {
+    Ok(Json(control.cluster(&cluster)?.objects.delete(&Target::new(NODES, "", &node)).await?))
+}
+
+/// Cordons the node and deletes its pods, as `kubectl drain` does; whoever waits looks at the workloads.
+async fn drain_node(State(control): Shared, Path((cluster, node)): Path<(String, String)>) -> Answer {
+    let objects = &control.cluster(&cluster)?.objects;
+    let target = Target::new(NODES, "", &node);
+    objects.patch(&target, PatchKind::Merge, &json!({"spec": {"unschedulable": true}})).await?;
+    let pods = objects.store().list(PODS, None).1;
+    let here: Vec<_> = pods.iter().filter(|pod| pod.text("/spec/nodeName") == node && !pod.terminating()).collect();
+    for pod in &here {
+        objects.delete(&Target::new(PODS, pod.namespace(), pod.name())).await?;
+    }
+    Ok(Json(json!({"pods": here.len()})))
+}
+
+/// The machine goes, as when an instance is terminated; the Node object stays.
+async fn switch_off(State(control): Shared, Path((cluster, node)): Path<(String, String)>) -> Answer {
+    if control.cluster(&cluster)?.node_ports.switch_off(&node) {
+        return Ok(Json(json!({})));
+    }
+    let known = "the nodes of the cluster that were not switched off yet".to_owned();
+    Err(ControlError::Unknown { what: "machine", name: node, known })
 }
 
 #[derive(Deserialize)]

@@ -55,6 +55,8 @@ struct ServicePort {
     port: u16,
     #[serde(default)]
     target_port: Option<TargetPort>,
+    #[serde(default)]
+    node_port: Option<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +67,9 @@ struct ServiceRequest {
     ports: Vec<ServicePort>,
     #[serde(default, rename = "type")]
     kind: Option<String>,
+    /// `Cluster` or `Local`.
+    #[serde(default)]
+    external_traffic_policy: Option<String>,
 }
 
 async fn create_service(
@@ -85,12 +90,18 @@ async fn create_service(
             if let Some(target) = &port.target_port {
                 out["targetPort"] = json!(target);
             }
+            if let Some(number) = port.node_port {
+                out["nodePort"] = json!(number);
+            }
             out
         })
         .collect();
     let mut spec = json!({"selector": request.selector, "ports": ports});
     if let Some(kind) = &request.kind {
         spec["type"] = json!(kind);
+    }
+    if let Some(policy) = &request.external_traffic_policy {
+        spec["externalTrafficPolicy"] = json!(policy);
     }
     let target = Target::new(SERVICES, &namespace, &request.name);
     Ok(Json(cluster.objects.create(&target, json!({"spec": spec})).await?))

@@ -33,6 +33,7 @@ mod xml;
 
 use std::{
     collections::VecDeque,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -102,6 +103,15 @@ impl Elb {
             health::run(Arc::clone(inner), stop.clone()),
         );
         Ok(())
+    }
+
+    /// An instance exists with this address, or, without one, no longer does. Targets that are registered stay so.
+    pub fn set_instance(&self, id: &str, ip: Option<Ipv4Addr>) {
+        let mut world = self.inner.world();
+        match ip {
+            Some(ip) => _ = world.instances.insert(id.to_owned(), ip),
+            None => _ = world.instances.remove(id),
+        }
     }
 
     /// The control API (JSON), to be mounted by the owner of the control port.

@@ -23,7 +23,7 @@ pub struct World {
     pub groups: BTreeMap<Arn, TargetGroup>,
     pub tags: BTreeMap<Arn, BTreeMap<String, String>>,
     pub limits: Limits,
-    /// Instances that exist, with their address. Filled by the control API only: there is no EC2 here.
+    /// Instances that run, with their address: the machines of the clusters' nodes, and what the control API adds.
     pub instances: BTreeMap<String, Ipv4Addr>,
     /// Load balancers made so far; gives each its own loopback address.
     pub load_balancers_made: u32,

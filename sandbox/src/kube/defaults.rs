@@ -64,10 +64,18 @@ pub(super) fn default_service(value: &mut Value) {
     spec.entry("ipFamilies").or_insert(json!(["IPv4"]));
     spec.entry("ipFamilyPolicy").or_insert(json!("SingleStack"));
     spec.entry("internalTrafficPolicy").or_insert(json!("Cluster"));
-    // Nothing answers there: the sandbox has no kube-proxy. The address only looks right.
+    // Nothing answers there: nobody is inside the cluster. The address only looks right.
     let ip = spec.entry("clusterIP").or_insert(json!(format!("10.{}.{b}.{}", 96 + a % 16, c.max(1)))).clone();
     spec.entry("clusterIPs").or_insert(json!([ip]));
     let exposed = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
+    if exposed {
+        spec.entry("externalTrafficPolicy").or_insert(json!("Cluster"));
+    }
+    if spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local" {
+        // From the same range, away from where the ports above begin.
+        let number = 30_000 + (usize::from(c) * 256 + usize::from(d) + 1_384) % 2_768;
+        spec.entry("healthCheckNodePort").or_insert(json!(number));
+    }
     let Some(Value::Array(ports)) = spec.get_mut("ports") else {
         return;
     };
