@@ -398,7 +398,9 @@ pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp)
     let staying: Vec<String> =
         draft.clusters.iter().filter(|c| !c.leaving).map(|c| failures::batch_key(&c.group_name)).collect();
     let registers = |key: &String| staying.iter().any(|batch| key.starts_with(batch.as_str()));
-    draft.memory.failures.retain(|key, _| registers(key) || keys.contains(key));
+    if is_known(draft) {
+        draft.memory.failures.retain(|key, _| registers(key) || keys.contains(key));
+    }
     let mut kept: Vec<Step> = Vec::new();
     let mut withheld: Vec<Action> = Vec::new();
     for step in wanted {
@@ -411,6 +413,15 @@ pub(super) fn withhold(draft: &mut Draft<'_>, wanted: Vec<Step>, now: Timestamp)
     }
     failure_notes(draft);
     kept
+}
+
+/// True when everything was read that steps are made from. While a write is read back (of another policy's rule on the same
+/// listener, too) steps are missing although they are wanted: a refusal forgotten then would be tried again at once, without
+/// end, and its reason would never be shown.
+fn is_known(draft: &Draft<'_>) -> bool {
+    let rule = draft.place.is_none() || !matches!(draft.rule, RuleView::Unknown);
+    let mut groups = draft.clusters.iter().filter_map(|cluster| cluster.group);
+    rule && groups.all(|(_, group)| group.targets.get().is_some())
 }
 
 /// One note for each reason and group: a thousand bad addresses are one thing to look at.
