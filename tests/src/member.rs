@@ -55,6 +55,11 @@ impl Agent {
         Ok(this)
     }
 
+    /// From its next start on.
+    pub fn add_argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
     /// Starts it again.
     ///
     /// # Errors
