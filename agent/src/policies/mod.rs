@@ -20,6 +20,8 @@ pub mod writer;
 #[cfg(test)]
 mod driver_tests;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod writer_tests;

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     client::observed,
-    source::{CALM, Failure, config, describe, describe_call, lost_an_event},
+    source::{CALM, Failure, MAX_MESSAGE, config, describe, describe_call, lost_an_event},
 };
 use crate::{
     backoff::Backoff,
@@ -26,6 +26,7 @@ use crate::{
         objects::{DEFINITION, GROUP, KIND, Key, MAX_SPEC_BYTES, PLURAL, Resource, SourceEvent, Spec, VERSION},
         status::ResourceStatus,
     },
+    text::truncated,
 };
 
 /// Events that may wait for the session. A resource is at most 64 KiB of spec and what its status holds.
@@ -247,7 +248,7 @@ impl Follower {
                  definition: {}",
                 failure.message
             );
-            Failure { message, ..failure }
+            Failure { message: truncated(&message, MAX_MESSAGE), ..failure }
         })?;
         let Some(found) = found else { return Ok(Definition::Missing) };
         if found.metadata.deletion_timestamp.is_some() {

@@ -35,7 +35,7 @@ const WATCH_SECONDS: u32 = 60;
 /// after it (10 s and 5 s). Success alone is no measure: a server that accepts a watch and then fails it must not be asked without pause.
 pub(super) const CALM: Duration = Duration::from_secs(20);
 /// The contract's bound on messages for people, in characters.
-const MAX_MESSAGE: usize = 1024;
+pub(super) const MAX_MESSAGE: usize = 1024;
 
 /// Follows one source until the receiver of updates is gone. `api` says where the objects are. Cancel by dropping the future.
 pub async fn follow<K>(
