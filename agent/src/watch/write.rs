@@ -51,7 +51,8 @@ impl PolicyWrites {
         Self { client, instance_id }
     }
 
-    /// Writes a status by server-side apply, to this resource in this version only. The spec is not part of it.
+    /// Writes a status by server-side apply, to this version of the resource only. The spec is not part of it. It is the version that
+    /// keeps it from another resource of the same name: an API server does not look at the UID in a write of a status.
     pub async fn status(&self, key: &Key, uid: &str, version: &str, status: &ResourceStatus) -> Outcome {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource());
         let body = json!({
