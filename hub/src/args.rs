@@ -45,6 +45,10 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_HUB_AWS_ENDPOINT_URL", value_name = "URL")]
     pub aws_endpoint_url: Option<String>,
 
+    /// A cluster whose ClusterTrafficPolicy resources are taken as policies; give it once for each, or a list with commas.
+    #[arg(long, env = "SWITCHYARD_POLICY_SOURCES", value_delimiter = ',', value_name = "CLUSTER")]
+    pub policy_source: Vec<String>,
+
     /// Time after a read-back of new weights until they count as served everywhere; plain numbers are seconds.
     #[arg(long, env = "SWITCHYARD_HUB_SETTLE_SECONDS", default_value = "60", value_name = "SECONDS")]
     pub settle_seconds: String,

@@ -264,6 +264,10 @@ impl Hub {
         let hub_id = self.store.hub_id(config.hub_id.clone()).await.context("the hub's id is not usable")?;
         let holder = Uuid::now_v7();
         tracing::info!(%hub_id, replica = %holder, "the store is open");
+        let left = self.store.sources_keep(&config.policy_sources).await.context("the policy sources are not usable")?;
+        for cluster in left {
+            tracing::warn!(%cluster, "--policy-source does not name a cluster any more; its policies stay in force and may be taken over");
+        }
         let (epoch_sender, epoch) = watch::channel::<Option<Epoch>>(None);
         let (observed_sender, observed) = watch::channel(Arc::new(Observed::default()));
         let options = EngineOptions {
@@ -313,6 +317,7 @@ impl Hub {
             observed,
             epoch,
             settings,
+            policy_sources: Arc::new(config.policy_sources.clone()),
             heartbeat_interval: config.heartbeat_interval,
             hub_instance: holder,
             metrics: self.metrics,

@@ -1,10 +1,10 @@
 //! The hub's configuration: one struct, checked once as a whole, printed without secrets. Reads no file and opens no socket.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use switchyard_core::{
     budget::{Rate, Rates},
-    ids::{HubId, cut},
+    ids::{ClusterName, HubId, cut},
 };
 
 use crate::args::{Args, LogFormat};
@@ -53,6 +53,8 @@ pub struct Config {
     pub aws_region: String,
     /// Another address of the ELBv2 API.
     pub aws_endpoint_url: Option<String>,
+    /// The clusters whose policies are taken.
+    pub policy_sources: BTreeSet<ClusterName>,
     /// Time from read-back to converged.
     pub settle: Duration,
     /// Time between full reads of AWS.
@@ -199,6 +201,7 @@ impl Config {
             database,
             dev: args.dev,
             hub_id,
+            policy_sources: policy_sources(&args.policy_source, &mut report),
             settle: report.duration("--settle-seconds", &args.settle_seconds, MILLI, HOUR),
             audit_interval: report.duration("--audit-interval", &args.audit_interval, 100 * MILLI, 24 * HOUR),
             health_interval: report.duration("--health-interval", &args.health_interval, 100 * MILLI, HOUR),
@@ -232,6 +235,25 @@ impl Config {
         }
         if report.0.is_empty() { Ok(config) } else { Err(ConfigError(report.0)) }
     }
+}
+
+/// Most clusters that may be sources; each costs memory for its resources.
+const MOST_SOURCES: usize = 100;
+
+fn policy_sources(named: &[String], report: &mut Report) -> BTreeSet<ClusterName> {
+    let mut sources = BTreeSet::new();
+    // An empty environment variable is no source.
+    for name in named.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+        match ClusterName::new(name) {
+            Ok(name) => drop(sources.insert(name)),
+            Err(error) => report.add("--policy-source", &error.value, error.problem, error.remedy),
+        }
+    }
+    if sources.len() > MOST_SOURCES {
+        let problem = format!("is the number of sources, {MOST_SOURCES} are allowed");
+        report.add("--policy-source", &sources.len().to_string(), problem, "name fewer clusters");
+    }
+    sources
 }
 
 fn transport(args: &Args, report: &mut Report) -> Transport {

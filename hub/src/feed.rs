@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    store::{Changes, ClusterInfo, Mirror, Notice, Store, StoredPolicy},
+    store::{Changes, Claims, ClusterInfo, Mirror, Notice, Store, StoredPolicy},
 };
 
 /// A refresh happens at least this often: links go stale by time alone, and notices may be lost.
@@ -46,6 +46,8 @@ pub type Policies = BTreeMap<PolicyKey, Arc<StoredPolicy>>;
 pub struct Picture {
     /// Policies; the same `Arc` as in the picture before when no policy changed.
     pub policies: Arc<Policies>,
+    /// Resources that ask for policies, by cluster; the same `Arc` as in the picture before when none changed.
+    pub claims: Arc<Claims>,
     /// What the agents reported; the same `Arc` as in the picture before when nothing changed.
     pub inventory: Arc<Inventory>,
     /// More about the clusters.
@@ -63,6 +65,7 @@ impl Picture {
     pub fn empty() -> Self {
         Self {
             policies: Arc::default(),
+            claims: Arc::default(),
             inventory: Arc::default(),
             clusters: Arc::default(),
             refreshed_at: Timestamp::UNIX_EPOCH,
@@ -246,6 +249,7 @@ fn publish(
     } else {
         Arc::clone(&before.policies)
     };
+    let claims = if first || changes.claims { Arc::new(mirror.claims.clone()) } else { Arc::clone(&before.claims) };
     let inventory = if first || !changes.clusters.is_empty() {
         count(&mirror.inventory, &parts.metrics);
         Arc::new(mirror.inventory.clone())
@@ -259,7 +263,7 @@ fn publish(
         Arc::new(mirror.clusters.clone())
     };
     let picture =
-        Picture { policies, inventory, clusters, refreshed_at: Timestamp::now(), store_ok: true, loaded: true };
+        Picture { policies, claims, inventory, clusters, refreshed_at: Timestamp::now(), store_ok: true, loaded: true };
     let changed = first || !changes.is_empty() || !before.store_ok;
     pictures.send_if_modified(|present| {
         *present = Arc::new(picture);

@@ -8,11 +8,12 @@ use switchyard_core::{
     inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link, ServiceKey},
     plan::{RegionPlan, Step},
     policy::{Violation, spec::TargetType, validate::target_type_word},
+    source::{Holder, Owner},
     status::{self, ConditionType, Note, PolicyStatus, Reason, StatusCondition},
 };
 use switchyard_proto::{agent::v1 as agent, api::v1 as proto};
 
-use crate::store::{ClusterInfo, StoredPolicy};
+use crate::store::{ClusterInfo, Ownership, StoredPolicy};
 
 /// How the hub stands with each cluster.
 pub type Links = BTreeMap<ClusterName, Link>;
@@ -74,10 +75,11 @@ pub fn to_proto_link(link: Option<Link>) -> proto::ClusterLink {
 pub fn to_proto_policy(stored: &StoredPolicy, links: &Links) -> proto::Policy {
     let record = &stored.record;
     let key = &record.policy.key;
-    let status = match &stored.status {
+    let mut status = match &stored.status {
         Some(status) => to_proto_status(key, status, stored.status_at, links),
         None => first_status(stored, links),
     };
+    status.notes.extend(owner_notes(stored).iter().map(|note| to_proto_note(key, note)));
     proto::Policy {
         r#ref: Some(to_proto_ref(key)),
         uid: record.uid.to_string(),
@@ -89,7 +91,51 @@ pub fn to_proto_policy(stored: &StoredPolicy, links: &Links) -> proto::Policy {
         updated_at: Some(to_proto_time(stored.updated_at)),
         deleting_since: record.deleting_since.map(to_proto_time),
         status: Some(status),
+        owner: Some(to_proto_owner(&stored.ownership)),
     }
+}
+
+fn to_proto_owner(ownership: &Ownership) -> proto::PolicyOwner {
+    let Owner::Resource(holder) = &ownership.owner else {
+        return proto::PolicyOwner { kind: proto::OwnerKind::Api.into(), ..proto::PolicyOwner::default() };
+    };
+    let resource = ownership.resource.as_ref();
+    proto::PolicyOwner {
+        kind: proto::OwnerKind::Cluster.into(),
+        cluster: holder.cluster.to_string(),
+        resource_uid: holder.uid.to_string(),
+        generation: resource.map_or(0, |resource| resource.generation),
+        generation_in_force: holder.generation,
+        absent_since: resource.and_then(|resource| resource.absent_since).map(to_proto_time),
+    }
+}
+
+/// What is to be known of the resource that owns a policy.
+fn owner_notes(stored: &StoredPolicy) -> Vec<Note> {
+    let (Owner::Resource(holder), Some(resource)) = (&stored.ownership.owner, &stored.ownership.resource) else {
+        return Vec::new();
+    };
+    let mut notes = Vec::new();
+    let mut note = |reason: Reason, message: String| notes.push(Note { cluster: None, reason, message });
+    let Holder { cluster, generation: in_force, .. } = holder;
+    if resource.absent_since.is_some() {
+        let message = format!(
+            "the resource in cluster {cluster} is missing from its list, or the hub takes no policies from there any more; the policy              stays in force. Put the resource back; if it is meant to be gone, delete the policy by call"
+        );
+        note(Reason::SourceAbsent, message);
+    }
+    if let Some(why) = &resource.failing {
+        let message = format!("the agent of {cluster} cannot see policies, so changes of them do not arrive: {why}");
+        note(Reason::SourceFailing, message);
+    }
+    if resource.generation != *in_force {
+        let faults = resource.refusal.as_deref().unwrap_or("it changes what cannot change; see the resource's status");
+        let generation = resource.generation;
+        let message =
+            format!("generation {generation} of the resource in {cluster} is not in force, {in_force} is: {faults}");
+        note(Reason::InvalidSpec, message);
+    }
+    notes
 }
 
 fn first_status(stored: &StoredPolicy, links: &Links) -> proto::PolicyStatus {

@@ -123,7 +123,7 @@ fn apply_status(error: &ApplyError) -> Status {
             Status::with_details(Code::Aborted, text, conflict.encode_to_vec().into())
         }
         ApplyError::NotFound(_) => Status::not_found(text),
-        ApplyError::Deleting(_) => Status::failed_precondition(text),
+        ApplyError::Deleting(_) | ApplyError::OwnedElsewhere { .. } => Status::failed_precondition(text),
         ApplyError::RequestReused { .. } => Status::already_exists(text),
         ApplyError::Store(error) => store_status(error),
     }
@@ -228,6 +228,10 @@ mod tests {
             (ApplyError::Invalid { violations: vec![violation("spec")] }.into(), Code::InvalidArgument),
             (ApplyError::NotFound(key()).into(), Code::NotFound),
             (ApplyError::Deleting(key()).into(), Code::FailedPrecondition),
+            (
+                ApplyError::OwnedElsewhere { key: key(), cluster: "blue".parse().unwrap() }.into(),
+                Code::FailedPrecondition,
+            ),
             (reused.into(), Code::AlreadyExists),
             (unavailable().into(), Code::Unavailable),
             (broken.into(), Code::Internal),

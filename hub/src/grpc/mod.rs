@@ -9,18 +9,22 @@ pub mod errors;
 mod health;
 mod page;
 mod policies;
+mod sources;
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{Epoch, IdError},
+    ids::{ClusterName, Epoch, IdError},
     observed::Observed,
     plan,
 };
 use switchyard_proto::{
     FILE_DESCRIPTOR_SET,
-    agent::v1::{agent_service_server::AgentServiceServer, target_health_service_server::TargetHealthServiceServer},
+    agent::v1::{
+        agent_service_server::AgentServiceServer, policy_source_service_server::PolicySourceServiceServer,
+        target_health_service_server::TargetHealthServiceServer,
+    },
     api::v1::{cluster_service_server::ClusterServiceServer, policy_service_server::PolicyServiceServer},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -62,6 +66,8 @@ pub struct GrpcParts {
     pub epoch: watch::Receiver<Option<Epoch>>,
     /// For plans; the epoch in it is not used.
     pub settings: plan::Settings,
+    /// The clusters whose policies are taken.
+    pub policy_sources: Arc<BTreeSet<ClusterName>>,
     /// On agents' streams.
     pub heartbeat_interval: Duration,
     /// This process.
@@ -186,6 +192,16 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let sources = sources::Sources::new(sources::SourceParts {
+        store: parts.store.clone(),
+        feed: parts.feed.clone(),
+        epoch: parts.epoch.clone(),
+        sources: Arc::clone(&parts.policy_sources),
+        registry: agents::Registry::default(),
+        metrics: parts.metrics.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
     let policies = policies::Policies::new(policies::PolicyParts {
         store: parts.store.clone(),
         reading: reading.clone(),
@@ -198,6 +214,7 @@ pub async fn serve(
     let (serving, health_service) = tonic_health::server::health_reporter();
     serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
     serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
+    serving.set_serving::<PolicySourceServiceServer<sources::Sources>>().await;
     serving.set_serving::<PolicyServiceServer<policies::Policies>>().await;
     serving.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -218,6 +235,7 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
         .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
+        .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
         .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned())

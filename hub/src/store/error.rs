@@ -34,6 +34,8 @@ queries! {
     Migrate = "migrate",
     /// Opening a transaction, which includes getting a connection.
     Begin = "begin",
+    /// Giving one up.
+    Rollback = "rollback",
     /// Committing one.
     Commit = "commit",
     /// Does the database answer?
@@ -88,6 +90,20 @@ queries! {
     PolicyStatusSave = "policy_status_save",
     /// The health of gated targets.
     PolicyGatesSave = "policy_gates_save",
+    /// Writing who owns a policy.
+    PolicyOwner = "policy_owner",
+    /// Opening a cluster's stream of policies.
+    SourceOpen = "source_open",
+    /// Checking that the stream still is the cluster's.
+    SourceFence = "source_fence",
+    /// Noting a list, or that resources cannot be seen.
+    SourceNote = "source_note",
+    /// Reading resources that ask for policies.
+    ClaimsGet = "claims_get",
+    /// Writing them.
+    ClaimsWrite = "claims_write",
+    /// Removing them.
+    ClaimsDelete = "claims_delete",
     /// Opening an agent's session.
     SessionOpen = "session_open",
     /// Locking the cluster and checking that the session still holds it.
@@ -116,6 +132,8 @@ queries! {
     MirrorHeads = "mirror_heads",
     /// The mirror: policies.
     MirrorPolicies = "mirror_policies",
+    /// The mirror: resources that ask for policies.
+    MirrorClaims = "mirror_claims",
     /// The mirror: Services.
     MirrorServices = "mirror_services",
     /// The mirror: endpoints.

@@ -21,6 +21,7 @@ use super::{
     error::StoreError,
     mirror_fetch::{ClusterPart, Fetched, PolicyPart, Rows, Seen},
     policy_rows::StoredPolicy,
+    source_rows::{ClaimPart, Claims},
 };
 
 #[cfg(doc)]
@@ -48,12 +49,14 @@ pub struct Changes {
     pub policies: BTreeSet<PolicyKey>,
     /// Clusters whose Services, endpoints, link, problems or existence changed; the time of the last heartbeat does not count.
     pub clusters: BTreeSet<ClusterName>,
+    /// True: resources that ask for policies came, changed or went.
+    pub claims: bool,
 }
 
 impl Changes {
     /// Nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty() && self.clusters.is_empty()
+        self.policies.is_empty() && self.clusters.is_empty() && !self.claims
     }
 }
 
@@ -62,6 +65,8 @@ impl Changes {
 pub struct Mirror {
     /// Policies by namespace and name.
     pub policies: BTreeMap<PolicyKey, Arc<StoredPolicy>>,
+    /// Resources that ask for policies, by cluster.
+    pub claims: Claims,
     /// Clusters, Services and endpoints.
     pub inventory: Inventory,
     /// More about the clusters.
@@ -84,6 +89,7 @@ impl Mirror {
     pub fn empty() -> Self {
         Self {
             policies: BTreeMap::new(),
+            claims: Claims::new(),
             inventory: Inventory::default(),
             clusters: BTreeMap::new(),
             refreshed_at: Timestamp::UNIX_EPOCH,
@@ -127,6 +133,9 @@ impl Mirror {
         if let Some(part) = fetched.policies {
             self.apply_policies(part, &mut changes);
         }
+        if let Some(part) = fetched.claims {
+            changes.claims = self.apply_claims(part);
+        }
         let present: BTreeSet<ClusterName> = fetched.clusters.iter().map(|part| part.cluster.name.clone()).collect();
         for part in fetched.clusters {
             self.apply_cluster(part, &mut changes);
@@ -161,6 +170,25 @@ impl Mirror {
         });
         self.unreadable_policies = part.unreadable;
         self.seen.policies = Some(part.head);
+    }
+
+    fn apply_claims(&mut self, part: ClaimPart) -> bool {
+        let mut changed = false;
+        for stored in part.changed {
+            let of_cluster = self.claims.entry(stored.claim.cluster.clone()).or_default();
+            if of_cluster.get(&stored.key).is_none_or(|known| **known != stored) {
+                of_cluster.insert(stored.key.clone(), Arc::new(stored));
+                changed = true;
+            }
+        }
+        for (cluster, claims) in &mut self.claims {
+            let before = claims.len();
+            claims.retain(|key, _| part.present.contains(&(cluster.clone(), key.clone())));
+            changed |= claims.len() != before;
+        }
+        self.claims.retain(|_, claims| !claims.is_empty());
+        self.seen.claims = Some(part.head);
+        changed
     }
 
     fn apply_cluster(&mut self, part: ClusterPart, changes: &mut Changes) {

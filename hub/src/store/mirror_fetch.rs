@@ -22,6 +22,7 @@ use super::{
     features::AgentFeature,
     mirror::ClusterInfo,
     policy_rows::{PolicyRow, StoredPolicy, policy_select, read_all},
+    source_rows::ClaimPart,
     values::{at, evidence, from_json, unreadable, unsigned},
 };
 
@@ -30,6 +31,8 @@ use super::{
 pub(super) struct Seen {
     /// The policies' change number; none: nothing read yet.
     pub policies: Option<i64>,
+    /// The claims' change number; none: nothing read yet.
+    pub claims: Option<i64>,
     /// The rev of each cluster.
     pub clusters: BTreeMap<ClusterName, i64>,
 }
@@ -39,6 +42,7 @@ pub(super) struct Seen {
 pub struct Fetched {
     pub(super) refreshed_at: Timestamp,
     pub(super) policies: Option<PolicyPart>,
+    pub(super) claims: Option<ClaimPart>,
     pub(super) clusters: Vec<ClusterPart>,
 }
 
@@ -280,9 +284,9 @@ impl Store {
         epoch: Option<Epoch>,
         stale_after: Duration,
     ) -> Result<Fetched, StoreError> {
-        let heads = "select last, clock_timestamp() from policy_changes";
-        let heads = sqlx::query_as::<_, (i64, jiff_sqlx::Timestamp)>(heads);
-        let (head, now) = self.run(Query::MirrorHeads, heads.fetch_one(&self.pool)).await?;
+        let heads = "select last, claims, clock_timestamp() from policy_changes";
+        let heads = sqlx::query_as::<_, (i64, i64, jiff_sqlx::Timestamp)>(heads);
+        let (head, claims, now) = self.run(Query::MirrorHeads, heads.fetch_one(&self.pool)).await?;
         let rows = "select c.name, c.region, c.vpc_id, c.agent_version, c.session_id, c.hub_instance, c.opened_at, c.complete_in_epoch, \
                     c.problems, c.features, c.rev, c.purged_rev, h.at as heard_at, \
                     coalesce(h.session_id = c.session_id and h.at > clock_timestamp() - make_interval(secs => $1), false) as fresh \
@@ -294,7 +298,12 @@ impl Store {
             part.rows = self.cluster_rows(&part, purged_rev, seen).await?;
             clusters.push(part);
         }
-        Ok(Fetched { refreshed_at: at(now), policies: self.policy_part(head, seen.policies).await?, clusters })
+        Ok(Fetched {
+            refreshed_at: at(now),
+            policies: self.policy_part(head, seen.policies).await?,
+            claims: self.claim_part(claims, seen.claims).await?,
+            clusters,
+        })
     }
 
     async fn policy_part(&self, head: i64, seen: Option<i64>) -> Result<Option<PolicyPart>, StoreError> {

@@ -27,6 +27,9 @@ mod policy_rows;
 pub mod policy_status;
 mod purge;
 pub mod sessions;
+mod settle;
+mod source_rows;
+pub mod sources;
 mod values;
 
 use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
@@ -50,10 +53,13 @@ pub use mirror::{Changes, ClusterInfo, Mirror};
 pub use mirror_fetch::Fetched;
 pub use notice::Notice;
 pub use policies::{Applied, ApplyError, Caller};
-pub use policy_rows::StoredPolicy;
+pub(crate) use policy_change::check_owner;
+pub use policy_rows::{Ownership, Resource, StoredPolicy};
 pub use policy_status::StatusUpdate;
 pub use purge::{Purged, Retention};
 pub use sessions::{AgentHello, EndpointChange, NewEndpoint, NewServiceState, SessionError, SessionOpened, Snapshot};
+pub use source_rows::{Claims, NewClaim, StoredClaim, Wanted};
+pub use sources::{Listed, SourceError, SourceSession};
 
 /// The numbered files of `migrations/`. Unknown later ones are no error: a newer replica ran them, and migrations only expand.
 static MIGRATIONS: Migrator = {

@@ -19,9 +19,11 @@ use super::{
     lease::{Fence, FencedError},
     notice::Notice,
     policy_change::{
-        ApplyDecision, apply_detail, check_caller, check_manifest, check_version, decide_apply, decide_weights,
+        ApplyDecision, apply_detail, check_caller, check_manifest, check_owner, check_version, decide_apply,
+        decide_weights,
     },
     policy_rows::{Kept, PolicyRow, StoredPolicy, policy_select, read_all},
+    settle::Cause,
     values::{Conn, signed, to_json, unreadable},
 };
 
@@ -65,6 +67,9 @@ impl Store {
         }
         let present = self.policy_in_txn(&mut txn, &policy.key).await?;
         let decision = decide_apply(present.as_ref(), manifest, policy, expected_version)?;
+        if let Some(present) = &present {
+            self.owner_to_api(&mut txn, present, change).await?;
+        }
         let applied = match (&present, decision) {
             (Some(present), ApplyDecision::Keep) => {
                 self.keep_answer(&mut txn, &request, &Answer::new(present, Applied::Unchanged)).await?;
@@ -77,7 +82,8 @@ impl Store {
             }
             (Some(present), ApplyDecision::Replace { supersede }) => {
                 let record = &present.record;
-                self.policy_update(&mut txn, record, change, Some(manifest)).await?;
+                let new_spec = Some(manifest).filter(|manifest| present.manifest.spec != manifest.spec);
+                self.policy_update(&mut txn, record, change, new_spec).await?;
                 if supersede {
                     self.override_write(&mut txn, &record.uid, &BTreeMap::new()).await?;
                 }
@@ -138,7 +144,7 @@ impl Store {
     }
 
     /// Marks a policy for deletion; the engine takes it down and then calls [`Store::policy_forget`]. A policy that is marked
-    /// already stays as it is.
+    /// already stays as it is. When a resource waits for the name, it owns the policy from now on, and nothing is taken down.
     ///
     /// # Errors
     /// [`ApplyError`]; nothing is stored then.
@@ -161,14 +167,12 @@ impl Store {
             self.commit(txn).await?;
             return Ok(present);
         }
+        check_owner(&present)?;
         check_version(expected_version, present.record.version)?;
-        let update = "update policies set deleting_since = clock_timestamp() where uid = $1";
-        let update = sqlx::query(update).bind(present.record.uid.as_str());
-        self.run(Query::PolicyUpdate, update.execute(&mut *txn)).await?;
-        self.policy_update(&mut txn, &present.record, change, None).await?;
+        self.owner_to_api(&mut txn, &present, change).await?;
+        let cause = Cause { change, leaves: Some(caller), reason: "" };
+        self.policy_settle(&mut txn, key, &cause).await?;
         let stored = self.policy_expected(&mut txn, key).await?;
-        let detail = json!({"uid": stored.record.uid, "version": stored.record.version});
-        self.audit_caller(&mut txn, caller, "delete", key, detail).await?;
         self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
@@ -176,13 +180,13 @@ impl Store {
     }
 
     /// Removes a policy for good, after everything of it is gone at AWS. Only one that is marked for deletion and that still is
-    /// the one meant; false when there is none such, whoever asks.
+    /// the one meant; false when there is none such, whoever asks. A resource that waited for the name then makes a new one.
     ///
     /// # Errors
     /// [`FencedError`]; the policy stays then.
     pub async fn policy_forget(&self, fence: Fence<'_>, key: &PolicyKey, uid: &PolicyUid) -> Result<bool, FencedError> {
         let mut txn = self.begin().await?;
-        self.policy_change(&mut txn).await?;
+        let change = self.policy_change(&mut txn).await?;
         let delete =
             "delete from policies where uid = $1 and namespace = $2 and name = $3 and deleting_since is not null";
         let delete = sqlx::query(delete).bind(uid.as_str()).bind(key.namespace.as_str()).bind(key.name.as_str());
@@ -199,6 +203,7 @@ impl Store {
             request_id: "",
         };
         self.audit(&mut txn, entry).await?;
+        self.policy_settle(&mut txn, key, &Cause::resources(change)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.fence_in_txn(&mut txn, fence).await?;
         self.commit(txn).await?;
@@ -232,7 +237,11 @@ impl Store {
         self.run(Query::PolicyChange, next.fetch_one(conn)).await
     }
 
-    async fn policy_in_txn(&self, conn: &mut Conn, key: &PolicyKey) -> Result<Option<StoredPolicy>, StoreError> {
+    pub(super) async fn policy_in_txn(
+        &self,
+        conn: &mut Conn,
+        key: &PolicyKey,
+    ) -> Result<Option<StoredPolicy>, StoreError> {
         let read =
             sqlx::query_as::<_, PolicyRow>(policy_select!("where p.namespace = $1 and p.name = $2 for update of p"));
         let read = read.bind(key.namespace.as_str()).bind(key.name.as_str());
@@ -240,12 +249,12 @@ impl Store {
     }
 
     /// The policy as this transaction left it.
-    async fn policy_expected(&self, conn: &mut Conn, key: &PolicyKey) -> Result<StoredPolicy, StoreError> {
+    pub(super) async fn policy_expected(&self, conn: &mut Conn, key: &PolicyKey) -> Result<StoredPolicy, StoreError> {
         let stored = self.policy_in_txn(conn, key).await?;
         stored.ok_or_else(|| unreadable(format!("policy {key}"), "it vanished within the transaction that wrote it"))
     }
 
-    async fn policy_insert(
+    pub(super) async fn policy_insert(
         &self,
         conn: &mut Conn,
         policy: &ValidatedPolicy,
@@ -263,7 +272,7 @@ impl Store {
     }
 
     /// Counts the version up, and with a new manifest the generation too.
-    async fn policy_update(
+    pub(super) async fn policy_update(
         &self,
         conn: &mut Conn,
         record: &PolicyRecord,
@@ -279,7 +288,7 @@ impl Store {
         self.run(Query::PolicyUpdate, update.execute(conn)).await.map(|_| ())
     }
 
-    async fn override_write(
+    pub(super) async fn override_write(
         &self,
         conn: &mut Conn,
         uid: &PolicyUid,
@@ -298,6 +307,17 @@ impl Store {
                       select $1, w.cluster, w.weight from unnest($2::text[], $3::int[]) as w (cluster, weight)";
         let insert = sqlx::query(insert).bind(uid.as_str()).bind(names).bind(values);
         self.run(Query::PolicyOverride, insert.execute(conn)).await.map(|_| ())
+    }
+
+    /// A policy whose owner may not exist any more ([`check_owner`]) belongs to the API from now on.
+    async fn owner_to_api(&self, conn: &mut Conn, present: &StoredPolicy, change: i64) -> Result<(), StoreError> {
+        let Some(cluster) = present.ownership.owner.cluster() else {
+            return Ok(());
+        };
+        let key = &present.record.policy.key;
+        self.claim_change(conn).await?;
+        self.claim_remove(conn, cluster, key, None).await?;
+        self.owner_write(conn, present, None, change).await
     }
 
     async fn audit_caller(

@@ -8,6 +8,7 @@ use serde_json::json;
 use switchyard_core::{
     ids::{ClusterName, PolicyKey, Weight, cut},
     policy::{ClusterTrafficPolicy, ValidatedPolicy, Violation, validate::validate_weights, validate_update},
+    source::Owner,
 };
 
 use super::{error::StoreError, policy_rows::StoredPolicy, values::unreadable};
@@ -57,6 +58,17 @@ pub enum ApplyError {
     /// It is on its way out.
     #[error("policy {0} is being deleted; wait until it is gone, or use another name")]
     Deleting(PolicyKey),
+    /// Its owner is a resource in a cluster.
+    #[error(
+        "policy {key} is owned by the resource of that name in cluster {cluster}; change or delete it there with kubectl \
+         (weights can be set here all the same)"
+    )]
+    OwnedElsewhere {
+        /// Which policy.
+        key: PolicyKey,
+        /// Where its owner stands.
+        cluster: ClusterName,
+    },
     /// The request id was used for something else.
     #[error("request id {request_id:?} was used for another {method} request; use a new id for a new request")]
     RequestReused {
@@ -89,14 +101,33 @@ pub(super) fn decide_apply(
     if present.record.deleting_since.is_some() {
         return Err(ApplyError::Deleting(policy.key.clone()));
     }
+    check_owner(present)?;
     check_version(expected_version, present.record.version)?;
-    if present.manifest.spec == manifest.spec {
+    if present.manifest.spec == manifest.spec && present.ownership.owner == Owner::Api {
         return Ok(ApplyDecision::Keep);
     }
     validate_update(&present.record.policy, policy).map_err(|violations| ApplyError::Invalid { violations })?;
+    Ok(ApplyDecision::Replace { supersede: supersedes(&present.record.policy, policy) })
+}
+
+/// A new spec with other weights ends an override.
+pub(super) fn supersedes(old: &ValidatedPolicy, new: &ValidatedPolicy) -> bool {
     let weights = |policy: &ValidatedPolicy| policy.clusters.iter().cloned().collect::<BTreeMap<_, _>>();
-    let supersede = weights(&present.record.policy) != weights(policy);
-    Ok(ApplyDecision::Replace { supersede })
+    weights(old) != weights(new)
+}
+
+/// Only its owner changes a policy. A resource that is missing from its cluster has nobody who speaks for it, so its policy may be
+/// taken over.
+pub(crate) fn check_owner(present: &StoredPolicy) -> Result<(), ApplyError> {
+    let ownership = &present.ownership;
+    let resource = ownership.resource.as_ref();
+    let speaks = resource.is_some_and(|resource| resource.absent_since.is_none());
+    match &ownership.owner {
+        Owner::Resource(holder) if speaks => {
+            Err(ApplyError::OwnedElsewhere { key: present.record.policy.key.clone(), cluster: holder.cluster.clone() })
+        }
+        Owner::Resource(_) | Owner::Api => Ok(()),
+    }
 }
 
 pub(super) fn decide_weights(

@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use switchyard_core::{
     ids::{ClusterName, PolicyUid, Weight},
     policy::{ClusterTrafficPolicy, PolicyMemory, PolicyRecord, validate},
+    source::{Holder, Owner},
     status::PolicyStatus,
 };
 
@@ -26,6 +27,8 @@ pub struct StoredPolicy {
     pub record: PolicyRecord,
     /// What the user wrote.
     pub manifest: ClusterTrafficPolicy,
+    /// Who decides about it.
+    pub ownership: Ownership,
     /// When it was created, by the database's clock.
     pub created_at: Timestamp,
     /// When its spec, weights or deletion last changed.
@@ -40,15 +43,41 @@ pub struct StoredPolicy {
     pub gates: Arc<GateBooks>,
 }
 
+/// Who decides about a policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// The owner.
+    pub owner: Owner,
+    /// What is known of the owner's resource; none when that is gone, or there never was one.
+    pub resource: Option<Resource>,
+}
+
+/// The resource that owns a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its newest generation; not in force when it cannot be taken.
+    pub generation: u64,
+    /// The faults of that generation by itself.
+    pub refusal: Option<String>,
+    /// Since when it is missing from its cluster's list.
+    pub absent_since: Option<Timestamp>,
+    /// Why its cluster's agent cannot see resources now.
+    pub failing: Option<String>,
+}
+
 /// The columns of [`PolicyRow`], from `policies p`; to be followed by `where`.
 macro_rules! policy_select {
     ($rest:literal) => {
         concat!(
             "select p.uid, p.namespace, p.name, p.version, p.generation, p.manifest, p.deleting_since, p.created_at, ",
-            "p.updated_at, s.status, s.saved_at, m.memory, g.gates, ",
+            "p.updated_at, p.owner_cluster, p.owner_uid, p.owner_generation, c.generation as claim_generation, ",
+            "c.refusal as claim_refusal, c.absent_since as claim_absent_since, ps.failing as source_failing, ",
+            "s.status, s.saved_at, m.memory, g.gates, ",
             "(select jsonb_object_agg(o.cluster, o.weight) from policy_overrides o where o.uid = p.uid) as overrides ",
             "from policies p left join policy_status s on s.uid = p.uid left join policy_memory m on m.uid = p.uid ",
             "left join policy_gates g on g.uid = p.uid ",
+            "left join policy_claims c on c.cluster = p.owner_cluster and c.namespace = p.namespace and c.name = p.name ",
+            "left join policy_sources ps on ps.cluster = p.owner_cluster ",
             $rest
         )
     };
@@ -68,6 +97,8 @@ pub(super) struct PolicyRow {
     pub deleting_since: Option<jiff_sqlx::Timestamp>,
     pub created_at: jiff_sqlx::Timestamp,
     pub updated_at: jiff_sqlx::Timestamp,
+    #[sqlx(flatten)]
+    pub owner: OwnerRow,
     pub status: Option<Json<Value>>,
     pub saved_at: Option<jiff_sqlx::Timestamp>,
     pub memory: Option<Json<Value>>,
@@ -91,6 +122,7 @@ impl PolicyRow {
             version: unsigned(&what, self.version)?,
             generation: unsigned(&what, self.generation)?,
             manifest: from_json(&what, self.manifest)?,
+            owner: self.owner.owner(&what)?,
             weight_override: self.overrides.map(|value| from_json(&what, value)).transpose()?,
             deleting_since: self.deleting_since.map(at),
             created_at: at(self.created_at),
@@ -100,9 +132,51 @@ impl PolicyRow {
             status: self.status.and_then(|value| rebuildable(&what, "status", value)),
             memory: self.memory.and_then(|value| rebuildable(&what, "memory", value)).unwrap_or_default(),
         };
+        let resource = self.owner.resource(&what)?;
         let gates =
             self.gates.and_then(|value| rebuildable(&what, "health of gated targets", value)).unwrap_or_default();
-        Ok(StoredPolicy { gates: Arc::new(gates), ..kept.read()? })
+        let kept = kept.read()?;
+        let ownership = Ownership { resource, ..kept.ownership };
+        Ok(StoredPolicy { gates: Arc::new(gates), ownership, ..kept })
+    }
+}
+
+/// The columns about the owner.
+#[derive(sqlx::FromRow)]
+pub(super) struct OwnerRow {
+    owner_cluster: Option<String>,
+    owner_uid: Option<String>,
+    owner_generation: Option<i64>,
+    claim_generation: Option<i64>,
+    claim_refusal: Option<String>,
+    claim_absent_since: Option<jiff_sqlx::Timestamp>,
+    source_failing: Option<String>,
+}
+
+impl OwnerRow {
+    fn owner(&self, what: &str) -> Result<Owner, StoreError> {
+        let (Some(cluster), Some(uid), Some(generation)) =
+            (&self.owner_cluster, &self.owner_uid, self.owner_generation)
+        else {
+            return Ok(Owner::Api);
+        };
+        Ok(Owner::Resource(Holder {
+            cluster: cluster.parse().map_err(|error| unreadable(what, error))?,
+            uid: uid.parse().map_err(|error| unreadable(what, error))?,
+            generation: unsigned(what, generation)?,
+        }))
+    }
+
+    fn resource(self, what: &str) -> Result<Option<Resource>, StoreError> {
+        let Some(generation) = self.claim_generation else {
+            return Ok(None);
+        };
+        Ok(Some(Resource {
+            generation: unsigned(what, generation)?,
+            refusal: self.claim_refusal,
+            absent_since: self.claim_absent_since.map(at),
+            failing: self.source_failing,
+        }))
     }
 }
 
@@ -135,6 +209,8 @@ pub(super) struct Kept {
     version: u64,
     generation: u64,
     manifest: ClusterTrafficPolicy,
+    #[serde(default)]
+    owner: Owner,
     weight_override: Option<BTreeMap<ClusterName, Weight>>,
     deleting_since: Option<Timestamp>,
     created_at: Timestamp,
@@ -151,6 +227,7 @@ impl Kept {
             version: stored.record.version,
             generation: stored.record.generation,
             manifest: stored.manifest.clone(),
+            owner: stored.ownership.owner.clone(),
             weight_override: stored.record.weight_override.clone(),
             deleting_since: stored.record.deleting_since,
             created_at: stored.created_at,
@@ -179,6 +256,7 @@ impl Kept {
                 deleting_since: self.deleting_since,
             },
             manifest: self.manifest,
+            ownership: Ownership { owner: self.owner, resource: None },
             created_at: self.created_at,
             updated_at: self.updated_at,
             status: self.status,

@@ -41,6 +41,8 @@ use crate::store_support::database_url;
 pub const HEARTBEAT: Duration = Duration::from_millis(400);
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The clusters whose policies are taken.
+pub const SOURCES: [&str; 2] = ["blue", "green"];
 pub const EPOCH: Epoch = Epoch(3);
 
 /// One replica.
@@ -93,6 +95,7 @@ pub async fn hub_on(url: &str) -> Hub {
             settle: Duration::from_secs(60),
             epoch: Epoch(0),
         },
+        policy_sources: Arc::new(SOURCES.iter().map(|name| name.parse().unwrap()).collect()),
         heartbeat_interval: HEARTBEAT,
         hub_instance: Uuid::now_v7(),
         metrics: metrics.clone(),

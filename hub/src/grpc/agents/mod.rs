@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-pub use registry::{Registry, run_heartbeats};
+pub use registry::{Place, Registry, run_heartbeats};
 
 use crate::{feed::Feed, metrics::Metrics, store::Store};
 

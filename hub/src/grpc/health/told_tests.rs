@@ -8,6 +8,7 @@ use switchyard_core::{
 };
 
 use super::*;
+use crate::store::Ownership;
 
 fn stored(name: &str, programmed: Option<u32>, pods: &[(&str, Verdict)]) -> Arc<StoredPolicy> {
     let manifest = serde_json::json!({
@@ -53,6 +54,7 @@ fn stored(name: &str, programmed: Option<u32>, pods: &[(&str, Verdict)]) -> Arc<
     Arc::new(StoredPolicy {
         record,
         manifest,
+        ownership: Ownership::default(),
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
         status: Some(PolicyStatus {

@@ -20,6 +20,14 @@ pub fn parse(text: &str) -> Result<ClusterTrafficPolicy, Violation> {
         let remedy = "send one policy at a time, without managedFields and status";
         return Err(fault(format!("{} bytes", text.len()), &problem, remedy));
     }
+    parse_document(text)
+}
+
+/// As [`parse()`], for a text whose length was judged already.
+///
+/// # Errors
+/// One violation: not one document, or the first place that does not parse.
+pub fn parse_document(text: &str) -> Result<ClusterTrafficPolicy, Violation> {
     if text.trim().is_empty() {
         return Err(fault(String::new(), "is empty", "send a ClusterTrafficPolicy as YAML or JSON"));
     }

@@ -1,7 +1,7 @@
 //! PolicyService: takes intents into the store and shows what became of them. It decides nothing about traffic: the engine
 //! moves things, and this module must not import it, nor `elb`.
 
-mod manifest;
+pub(super) mod manifest;
 mod preview;
 mod warnings;
 mod watch;

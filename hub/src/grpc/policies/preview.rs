@@ -11,12 +11,13 @@ use switchyard_core::{
     policy::{
         ClusterTrafficPolicy, PolicyMemory, PolicyRecord, ValidatedPolicy, validate::validate_weights, validate_update,
     },
+    source::{Claim, Fate, Owner, settle},
 };
 
 use crate::{
     feed::Picture,
     grpc::errors::ApiError,
-    store::{Applied, ApplyError, StoredPolicy},
+    store::{Applied, ApplyError, Ownership, Resource, StoredClaim, StoredPolicy, check_owner},
 };
 
 /// A change to be looked at.
@@ -43,19 +44,13 @@ pub fn apply(
         return Ok(Change { stored: created(manifest, policy, now)?, applied: Applied::Created });
     };
     let mut stored = check_present(present, expected_version)?;
+    check_owner(present)?;
+    stored.ownership = Ownership::default();
     if present.manifest.spec == manifest.spec {
         return Ok(Change { stored, applied: Applied::Unchanged });
     }
-    let record = &mut stored.record;
-    validate_update(&record.policy, policy).map_err(ApiError::Invalid)?;
-    let weights = |policy: &ValidatedPolicy| policy.clusters.iter().cloned().collect::<BTreeMap<_, _>>();
-    if weights(&record.policy) != weights(policy) {
-        record.weight_override = None;
-    }
-    record.policy = policy.clone();
-    record.version += 1;
-    record.generation += 1;
-    stored.manifest = manifest.clone();
+    validate_update(&stored.record.policy, policy).map_err(ApiError::Invalid)?;
+    replace(&mut stored, manifest, policy);
     Ok(Change { stored, applied: Applied::Configured })
 }
 
@@ -75,6 +70,7 @@ fn created(
             deleting_since: None,
         },
         manifest: manifest.clone(),
+        ownership: Ownership::default(),
         created_at: now,
         updated_at: now,
         status: None,
@@ -116,13 +112,55 @@ pub fn set_weights(
 pub fn delete(picture: &Picture, key: &PolicyKey, expected_version: u64, now: Timestamp) -> Result<Change, ApiError> {
     let present = find(picture, key)?;
     let mut stored = StoredPolicy::clone(present);
-    if stored.record.deleting_since.is_none() {
-        check_version(expected_version, stored.record.version)?;
-        stored.record.deleting_since = Some(now);
-        stored.record.version += 1;
-    }
     let applied = Applied::Configured;
+    if stored.record.deleting_since.is_some() {
+        return Ok(Change { stored, applied });
+    }
+    check_owner(present)?;
+    check_version(expected_version, stored.record.version)?;
+    let leaving = present.ownership.owner.cluster();
+    let waiting = picture.claims.iter().filter(|(cluster, _)| leaving != Some(*cluster));
+    let claims: Vec<Arc<StoredClaim>> = waiting.filter_map(|(_, claims)| claims.get(key).cloned()).collect();
+    let decided: Vec<Claim> = claims.iter().map(|stored| stored.claim.clone()).collect();
+    match settle(Some(present.in_force()), &decided, true) {
+        Fate::HandOver(cluster) => {
+            let taken = claims.into_iter().find(|stored| stored.claim.cluster == cluster).ok_or(ApiError::Internal)?;
+            hand_over(&mut stored, &taken)?;
+        }
+        Fate::Keep | Fate::Create(_) | Fate::Update(_) | Fate::Delete => {
+            stored.record.deleting_since = Some(now);
+            stored.record.version += 1;
+        }
+    }
     Ok(Change { stored, applied })
+}
+
+fn hand_over(stored: &mut StoredPolicy, taken: &StoredClaim) -> Result<(), ApiError> {
+    let (manifest, policy) = taken.valid()?;
+    if stored.manifest.spec != manifest.spec {
+        replace(stored, manifest, policy);
+    }
+    let resource = Resource {
+        generation: taken.claim.generation,
+        refusal: None,
+        absent_since: taken.claim.absent_since,
+        failing: None,
+    };
+    stored.ownership = Ownership { owner: Owner::Resource(taken.holder()), resource: Some(resource) };
+    Ok(())
+}
+
+/// Another spec, and what follows from it.
+fn replace(stored: &mut StoredPolicy, manifest: &ClusterTrafficPolicy, policy: &ValidatedPolicy) {
+    let weights = |policy: &ValidatedPolicy| policy.clusters.iter().cloned().collect::<BTreeMap<_, _>>();
+    let record = &mut stored.record;
+    if weights(&record.policy) != weights(policy) {
+        record.weight_override = None;
+    }
+    record.policy = policy.clone();
+    record.version += 1;
+    record.generation += 1;
+    stored.manifest = manifest.clone();
 }
 
 /// The policy in the picture.

@@ -7,6 +7,7 @@ use switchyard_core::{
 };
 
 use super::*;
+use crate::store::Ownership;
 use crate::grpc::policies::manifest;
 
 fn stored(name: &str, uid: &str, version: u64) -> StoredPolicy {
@@ -26,6 +27,7 @@ fn stored(name: &str, uid: &str, version: u64) -> StoredPolicy {
             deleting_since: None,
         },
         manifest,
+        ownership: Ownership::default(),
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
         status: None,

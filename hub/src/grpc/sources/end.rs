@@ -1,0 +1,94 @@
+//! Why a stream of policies ended: what the agent is told, what the log says.
+
+use switchyard_core::{ids::Epoch, policy::Violation};
+use tonic::{Code, Status};
+
+use crate::store::StoreError;
+
+/// The end of a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The agent closed the stream.
+    #[error("the agent closed the stream")]
+    AgentClosed,
+    /// The hub is going down.
+    #[error("the hub is shutting down; connect again, to any replica")]
+    Shutdown,
+    /// A newer stream of the same cluster.
+    #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
+    TakenOver,
+    /// The agent does not read.
+    #[error("the agent reads nothing of what the hub sends")]
+    NotReading,
+    /// No SourceHello in time.
+    #[error("no SourceHello came within 5 seconds")]
+    HelloLate,
+    /// The agent has seen a later epoch.
+    #[error("this hub is at epoch {own}, and the agent has seen epoch {seen}: an older hub or an older store answers")]
+    OlderHub {
+        /// Of this hub.
+        own: Epoch,
+        /// Of the agent.
+        seen: Epoch,
+    },
+    /// The store does not answer.
+    #[error("the hub has not read its store yet; try again")]
+    NotReady,
+    /// A field is out of bounds.
+    #[error(transparent)]
+    Malformed(Violation),
+    /// A message came where it has no place.
+    #[error("{message} came {place}; use an agent and a hub of versions that fit together")]
+    OutOfOrder {
+        /// Which.
+        message: &'static str,
+        /// Where.
+        place: &'static str,
+    },
+    /// A number was left out or repeated.
+    #[error("message {got} came after message {last}; count up by one")]
+    Sequence {
+        /// The one that came.
+        got: u64,
+        /// The one before.
+        last: u64,
+    },
+    /// The store failed for good.
+    #[error("the hub's store failed; see the hub's log")]
+    Store(#[source] StoreError),
+    /// A task of the hub died.
+    #[error("the hub failed while it read a report; see its log")]
+    Defect,
+    /// The stream broke.
+    #[error("the stream broke")]
+    Transport(#[source] Status),
+}
+
+impl End {
+    /// False for what happens in every restart.
+    pub fn is_fault(&self) -> bool {
+        !matches!(self, End::AgentClosed | End::Shutdown | End::Transport(_))
+    }
+
+    /// How it is counted.
+    pub fn code(&self) -> Code {
+        match self {
+            End::AgentClosed => Code::Ok,
+            End::Transport(status) => status.code(),
+            End::TakenOver | End::OlderHub { .. } => Code::FailedPrecondition,
+            End::NotReading | End::HelloLate => Code::DeadlineExceeded,
+            End::Malformed(_) | End::OutOfOrder { .. } | End::Sequence { .. } => Code::InvalidArgument,
+            End::Shutdown | End::NotReady => Code::Unavailable,
+            End::Store(error) if error.is_unavailable() => Code::Unavailable,
+            End::Store(_) | End::Defect => Code::Internal,
+        }
+    }
+
+    /// What the agent is told; none when nobody listens.
+    pub fn status(&self) -> Option<Status> {
+        match self {
+            End::AgentClosed | End::Transport(_) => None,
+            _ => Some(Status::new(self.code(), self.to_string())),
+        }
+    }
+}
