@@ -215,6 +215,15 @@ impl Elb {
         self.control.post("/elb/load-balancers", &body).await
     }
 
+    /// Says that there is an instance, which targets may name.
+    ///
+    /// # Errors
+    /// When the sandbox refuses it.
+    pub async fn add_instance(&self, id: &str, ip: &str) -> anyhow::Result<()> {
+        self.control.post::<Value>("/elb/instances", &json!({"id": id, "ip": ip})).await?;
+        Ok(())
+    }
+
     /// Everything there is.
     ///
     /// # Errors

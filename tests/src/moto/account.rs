@@ -101,6 +101,20 @@ impl Account {
         Ok((field(0, "vpcId")?, [field(0, "subnetId")?, field(1, "subnetId")?]))
     }
 
+    /// Starts an instance and gives its id.
+    ///
+    /// # Errors
+    /// When moto refuses it.
+    pub async fn instance(&self) -> anyhow::Result<String> {
+        let parameters = [("ImageId", "ami-12c6146b"), ("MinCount", "1"), ("MaxCount", "1")];
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let answer = self.api("ec2", "2016-11-15").send("RunInstances", &parameters).await?;
+        let root = answer.xml()?;
+        let instance = root.child("instancesSet").and_then(|set| set.children.first());
+        let id = instance.and_then(|instance| instance.child("instanceId"));
+        Ok(id.with_context(|| answer.body.clone())?.text.clone())
+    }
+
     /// Makes the hub's role with this policy and takes it.
     ///
     /// # Errors

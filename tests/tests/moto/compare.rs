@@ -17,7 +17,7 @@ const NAMES: [&str; 11] = [
     "ListenerArn",
 ];
 /// Fields whose values each makes up by itself.
-const MADE_UP: [&str; 3] = ["DNSName", "CanonicalHostedZoneId", "SubnetId"];
+const MADE_UP: [&str; 4] = ["DNSName", "CanonicalHostedZoneId", "SubnetId", "NextMarker"];
 /// ARNs end with ids of this many hex digits; 15 in those that moto gives to default rules.
 const ID_LENGTH: std::ops::RangeInclusive<usize> = 15..=16;
 

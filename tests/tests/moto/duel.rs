@@ -104,14 +104,25 @@ impl Duel {
     /// Both with an empty account.
     pub async fn start() -> Self {
         let moto = Moto::shared().await;
-        let (vpc, subnets) = Account::new(moto, ACCOUNT, REGION).subnets().await.expect("moto has a VPC");
+        let account = Account::new(moto, ACCOUNT, REGION);
+        let (vpc, subnets) = account.subnets().await.expect("moto has a VPC");
+        let instance = account.instance().await.expect("moto starts an instance");
         let common = |account: &str, vpc: &str, net: &str| {
-            vec![(account.to_owned(), "ACCOUNT"), (vpc.to_owned(), "VPC"), (format!("{net}."), "NET.")]
+            let named = [(account, "ACCOUNT"), (vpc, "VPC"), (&instance, "INSTANCE")];
+            let mut constants: Vec<_> = named.map(|(from, to)| (from.to_owned(), to)).into();
+            constants.push((format!("{net}."), "NET."));
+            constants
         };
         // The first half of an address in the VPC.
         let net = "172.31";
         let constants = common(ACCOUNT, &vpc, net);
-        let kept = [("vpc", vpc.as_str()), ("net", net), ("subnet 1", &subnets[0]), ("subnet 2", &subnets[1])];
+        let kept = [
+            ("vpc", vpc.as_str()),
+            ("net", net),
+            ("instance", &instance),
+            ("subnet 1", &subnets[0]),
+            ("subnet 2", &subnets[1]),
+        ];
         let left = side(moto.url(), constants, &kept).await;
 
         let folder = world::folder().expect("a folder");
@@ -125,7 +136,14 @@ impl Duel {
         let net: Vec<&str> = info.vpc_cidr.split('.').take(2).collect();
         let net = net.join(".");
         let constants = common(&info.account_id, &info.vpc_id, &net);
-        let kept = [("vpc", info.vpc_id.as_str()), ("net", &net), ("subnet 1", "subnet-1"), ("subnet 2", "subnet-2")];
+        sandbox.elb().add_instance(&instance, &format!("{net}.200.1")).await.expect("the sandbox takes the instance");
+        let kept = [
+            ("vpc", info.vpc_id.as_str()),
+            ("net", &net),
+            ("instance", &instance),
+            ("subnet 1", "subnet-1"),
+            ("subnet 2", "subnet-2"),
+        ];
         let right = side(&info.elb_url, constants, &kept).await;
         assert_eq!(info.region, REGION, "the region of the sandbox");
         Self { sides: [left, right], found: Vec::new(), steps: Vec::new(), _sandbox: sandbox, _folder: folder }

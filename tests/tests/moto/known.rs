@@ -45,14 +45,7 @@ pub const KNOWN: &[Known] = &[
     ),
     row(
         "DescribeLoadBalancers",
-        "its name",
-        "result.LoadBalancers[].State.Code",
-        "provisioning",
-        "moto calls a load balancer active with the first look at it; at AWS and in the sandbox that takes a while",
-    ),
-    row(
-        "DescribeLoadBalancers",
-        "its ARN",
+        "",
         "result.LoadBalancers[].State.Code",
         "provisioning",
         "moto calls a load balancer active with the first look at it; at AWS and in the sandbox that takes a while",
@@ -232,6 +225,27 @@ pub const KNOWN: &[Known] = &[
     row("RegisterTargets", "a public address", "outcome", "InvalidTarget", "moto does not look at addresses"),
     row("RegisterTargets", "no address", "outcome", "ValidationError", "moto does not look at addresses"),
     row("RegisterTargets", "a target on port 0", "outcome", "ValidationError", "moto does not look at ports"),
+    row(
+        "RegisterTargets",
+        "an address among instances",
+        "outcome",
+        "InvalidTarget",
+        "moto does not look at what kind a target is of",
+    ),
+    row(
+        "RegisterTargets",
+        "an instance that does not exist",
+        "outcome",
+        "InvalidTarget",
+        "moto does not look whether an instance exists",
+    ),
+    row(
+        "DescribeTargetHealth",
+        "the health of instances",
+        "result.TargetHealthDescriptions[].HealthCheckPort",
+        "30080",
+        "moto repeats the words traffic-port, where AWS answers the port that is checked",
+    ),
     row(
         "DeregisterTargets",
         "",

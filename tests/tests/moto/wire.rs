@@ -37,6 +37,15 @@ async fn load_balancers(duel: &mut Duel) {
     duel.raw("nobody's name", "DescribeLoadBalancers", &[("Names.member.1", "nobody")]).await;
     let gone = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/gone/0000000000000000";
     duel.raw("nobody's ARN", "DescribeLoadBalancers", &[("LoadBalancerArns.member.1", gone)]).await;
+    let mut second = named.to_vec();
+    second[0].1 = "shared-2";
+    second.push(("Scheme", "internal"));
+    duel.raw("a second load balancer", "CreateLoadBalancer", &second)
+        .await
+        .keep("lb 2", "/LoadBalancers/0/LoadBalancerArn");
+    duel.raw("the first page", "DescribeLoadBalancers", &[("PageSize", "1")]).await.keep("page", "/NextMarker");
+    duel.raw("the second page", "DescribeLoadBalancers", &[("PageSize", "1"), ("Marker", "{page}")]).await;
+    duel.raw("the second one goes", "DeleteLoadBalancer", &[("LoadBalancerArn", "{lb 2}")]).await;
     let http = [
         ("LoadBalancerArn", "{lb}"),
         ("Protocol", "HTTP"),
@@ -61,6 +70,11 @@ async fn load_balancers(duel: &mut Duel) {
     let both = [("ResourceArns.member.1", "{lb}"), ("ResourceArns.member.2", "{listener}")];
     duel.raw("the tags of two", "DescribeTags", &both).await;
     duel.raw("the tags of nobody", "DescribeTags", &[("ResourceArns.member.1", gone)]).await;
+    let away = [("ResourceArns.member.1", "{listener}"), ("TagKeys.member.1", "no"), ("TagKeys.member.2", "such")];
+    duel.raw("tags that are not there go", "RemoveTags", &away).await;
+    let away = [("ResourceArns.member.1", "{lb}"), ("TagKeys.member.1", "team")];
+    duel.raw("a tag goes", "RemoveTags", &away).await;
+    duel.raw("the tags that are left", "DescribeTags", &[("ResourceArns.member.1", "{lb}")]).await;
     let mut nobody = tags.to_vec();
     nobody[0] = ("ResourceArns.member.1", gone);
     duel.raw("a tag for nobody", "AddTags", &nobody).await;

@@ -64,12 +64,16 @@ fn health_check(path: &str, matcher: &str) -> HealthCheck {
 }
 
 fn new_group(side: &Side, name: &str, path: &str) -> Action {
+    new_group_of(side, name, path, TargetType::Ip)
+}
+
+fn new_group_of(side: &Side, name: &str, path: &str, target_type: TargetType) -> Action {
     Action::CreateTargetGroup(NewTargetGroup {
         name: name.into(),
         vpc_id: VpcId::new(side.kept("vpc")).expect("a VPC id"),
         protocol: "HTTP".into(),
         protocol_version: "HTTP1".into(),
-        target_type: TargetType::Ip,
+        target_type,
         port: 80,
         health_check: health_check(path, "200"),
         tags: tags(),
@@ -96,6 +100,7 @@ fn conditions(path: &str) -> Vec<Condition> {
 pub async fn steps(duel: &mut Duel) {
     groups(duel).await;
     targets(duel).await;
+    instances(duel).await;
     rules(duel).await;
     order(duel).await;
     reads(duel).await;
@@ -165,6 +170,37 @@ async fn targets(duel: &mut Duel) {
     .await;
     duel.client("the client sees who is left", "DescribeTargetHealth", async |side| {
         read(registered(side, "sy-blue").await)
+    })
+    .await;
+}
+
+async fn instances(duel: &mut Duel) {
+    duel.client("the client makes a group of instances", "CreateTargetGroup", async |side| {
+        apply(side, new_group_of(side, "sy-nodes", "/healthz", TargetType::Instance)).await
+    })
+    .await;
+    duel.keep("sy-nodes", "/created");
+    let node = |side: &Side| Target { id: side.kept("instance").parse().expect("an instance"), port: 30080 };
+    duel.client("the client registers an instance", "RegisterTargets", async |side| {
+        let targets = vec![NewTarget { target: node(side), zone: None }];
+        apply(side, Action::RegisterTargets { group: group(side, "sy-nodes"), targets }).await
+    })
+    .await;
+    duel.client("the client reads the instances", "DescribeTargetHealth", async |side| {
+        read(registered(side, "sy-nodes").await)
+    })
+    .await;
+    duel.client("the client deregisters an instance", "DeregisterTargets", async |side| {
+        let targets = vec![node(side)];
+        apply(side, Action::DeregisterTargets { group: group(side, "sy-nodes"), targets }).await
+    })
+    .await;
+    duel.client("the client sees no instance any more", "DescribeTargetHealth", async |side| {
+        read(registered(side, "sy-nodes").await)
+    })
+    .await;
+    duel.client("the client deletes the group of instances", "DeleteTargetGroup", async |side| {
+        apply(side, Action::DeleteTargetGroup { group: group(side, "sy-nodes") }).await
     })
     .await;
 }

@@ -37,6 +37,7 @@ pub async fn steps(duel: &mut Duel) {
     reading(duel).await;
     changing(duel).await;
     targets(duel).await;
+    instances(duel).await;
 }
 
 async fn making(duel: &mut Duel) {
@@ -155,4 +156,21 @@ async fn targets(duel: &mut Duel) {
     duel.raw("a target leaves", "DeregisterTargets", &second).await;
     duel.raw("a target leaves again", "DeregisterTargets", &second).await;
     duel.raw("a target leaves nobody", "DeregisterTargets", &nobody("{net}.0.11")).await;
+}
+
+async fn instances(duel: &mut Duel) {
+    let of_instances = group(&[("Name", "sy-nodes"), ("TargetType", "instance")]);
+    duel.raw("a group of instances", "CreateTargetGroup", &of_instances)
+        .await
+        .keep("nodes", "/TargetGroups/0/TargetGroupArn");
+    let node =
+        [("TargetGroupArn", "{nodes}"), ("Targets.member.1.Id", "{instance}"), ("Targets.member.1.Port", "30080")];
+    duel.raw("an instance", "RegisterTargets", &node).await;
+    duel.raw("the health of instances", "DescribeTargetHealth", &[("TargetGroupArn", "{nodes}")]).await;
+    let address = [("TargetGroupArn", "{nodes}"), ("Targets.member.1.Id", "{net}.0.10")];
+    duel.raw("an address among instances", "RegisterTargets", &address).await;
+    let unknown = [("TargetGroupArn", "{nodes}"), ("Targets.member.1.Id", "i-0fedcba9876543210")];
+    duel.raw("an instance that does not exist", "RegisterTargets", &unknown).await;
+    duel.raw("an instance leaves", "DeregisterTargets", &node).await;
+    duel.raw("the group of instances goes", "DeleteTargetGroup", &[("TargetGroupArn", "{nodes}")]).await;
 }

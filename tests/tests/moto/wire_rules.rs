@@ -90,6 +90,10 @@ async fn refused(duel: &mut Duel) {
 
 async fn reading(duel: &mut Duel) {
     duel.raw("the rules of a listener", "DescribeRules", &[("ListenerArn", "{listener}")]).await;
+    let first = [("ListenerArn", "{listener}"), ("PageSize", "3")];
+    duel.raw("the first page of rules", "DescribeRules", &first).await.keep("page", "/NextMarker");
+    let second = [("ListenerArn", "{listener}"), ("PageSize", "3"), ("Marker", "{page}")];
+    duel.raw("the second page of rules", "DescribeRules", &second).await;
     duel.raw("one rule", "DescribeRules", &[("RuleArns.member.1", "{every}")]).await;
     duel.raw("the rules of nobody", "DescribeRules", &[("ListenerArn", NO_LISTENER)]).await;
     duel.raw("a rule that is not there", "DescribeRules", &[("RuleArns.member.1", GONE)]).await;
