@@ -33,3 +33,39 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "switchyard-agent.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "switchyard-agent.fullname" .) -}}
 {{- end -}}
+
+{{- define "switchyard-agent.image" -}}
+{{- $repository := required "image.repository: name the agent's image" .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The webhook runs only with the gates that it adds. */}}
+{{- define "switchyard-agent.webhook" -}}
+{{- if .Values.readinessGates.webhook.enabled -}}
+{{- if not .Values.readinessGates.enabled -}}
+{{- fail "readinessGates.webhook.enabled: gates that nobody opens would be added; set readinessGates.enabled, too" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* True when the agent makes the webhook's certificate. */}}
+{{- define "switchyard-agent.ownCertificate" -}}
+{{- if include "switchyard-agent.webhook" . -}}
+{{- $manager := .Values.readinessGates.webhook.certManager -}}
+{{- if ne (empty $manager.certificateName) (empty $manager.secretName) -}}
+{{- fail "readinessGates.webhook.certManager: name both certificateName and secretName, or neither" -}}
+{{- end -}}
+{{- if not $manager.secretName -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "switchyard-agent.webhookName" -}}
+{{- printf "%s-webhook" (include "switchyard-agent.fullname" . | trunc 55 | trimSuffix "-") -}}
+{{- end -}}
