@@ -83,6 +83,7 @@ fn condition(word: &str) -> ServiceCondition {
         "notfound" => ServiceCondition::NotFound,
         "portnotfound" => ServiceCondition::PortNotFound,
         "nopods" => ServiceCondition::NoSelectedPods,
+        "nonodeport" => ServiceCondition::NoNodePort,
         other => panic!("no such condition: {other}"),
     }
 }
@@ -100,6 +101,21 @@ fn perform(model: &mut Model, words: &[&str]) -> String {
         ["cluster", name, word] => model.cluster(name, link(word)),
         ["service", cluster, name, word] => model.service(cluster, name, condition(word)),
         ["pod", cluster, service, uid, address, word] => model.pod(cluster, service, uid, address, state(word)),
+        // Nodes: for policies with `--type=instance`. `nodeservice ... resolved 32000` gives a health check node port.
+        ["nodeservice", cluster, name, word, port @ ..] => {
+            let health = port.first().map(|port| port.parse().unwrap());
+            model.service_state(cluster, Model::node_service_key(name), condition(word), health);
+        }
+        ["node", cluster, service, uid, at, word] => {
+            let (instance, port) = at.split_once(':').expect("instance:port");
+            model.node(cluster, service, uid, (instance, port.parse().unwrap()), state(word));
+        }
+        ["agent", cluster, "reports", "no", "nodes"] => {
+            model.inventory.clusters.get_mut(&support::cluster_name(cluster)).unwrap().reports_nodes = false;
+        }
+        ["vpc", cluster, vpc] => {
+            model.inventory.clusters.get_mut(&support::cluster_name(cluster)).unwrap().vpc_id = vpc.parse().unwrap();
+        }
         ["policy", name, rest @ ..] => apply(model, name, rest),
         ["weights", name, rest @ ..] => model.weights(name, &pairs(rest)),
         ["delete", name] => model.delete(name),
@@ -170,6 +186,9 @@ fn apply(model: &mut Model, name: &str, words: &[&str]) {
             "path" => manifest.spec.matches.paths[0].value = value.into(),
             "delay" => manifest.spec.backend.deregistration_delay_seconds = value.parse().unwrap(),
             "version" => manifest.spec.backend.protocol_version = serde_norway::from_str(value).unwrap(),
+            "type" => manifest.spec.backend.target_type = serde_norway::from_str(value).unwrap(),
+            "service" => manifest.spec.backend.service.name = value.into(),
+            "healthport" => manifest.spec.backend.health_check.port = Some(value.parse().unwrap()),
             "health" => manifest.spec.backend.health_check.path = value.into(),
             other => panic!("no such option: {other}"),
         }

@@ -8,6 +8,7 @@ use support::{Fault, Model, NOT_READY, READY, TERMINATING, key, manifest};
 use switchyard_core::{
     inventory::{EndpointState, Evidence, Link},
     observed::Known,
+    policy::{ClusterTrafficPolicy, spec::TargetType},
     status::ConditionType,
 };
 
@@ -30,15 +31,29 @@ mod rand_like {
 }
 
 const CLUSTERS: [&str; 3] = ["blue", "green", "dr"];
-const POLICIES: [&str; 2] = ["cart", "checkout"];
+/// The last one has nodes as targets.
+const POLICIES: [&str; 3] = ["cart", "checkout", "nodes"];
+const NODES: usize = 2;
+
+fn manifest_of(policy: usize, clusters: &[(&str, u32)]) -> ClusterTrafficPolicy {
+    let mut manifest = manifest(POLICIES[policy], clusters, "");
+    if policy == NODES {
+        manifest.spec.backend.target_type = TargetType::Instance;
+    }
+    manifest
+}
 
 fn any_pod(rng: &mut Rng) -> (usize, usize, u64) {
-    (rng.below(3) as usize, rng.below(2) as usize, rng.below(4))
+    (rng.below(3) as usize, rng.below(3) as usize, rng.below(4))
 }
 
 fn set_pod(model: &mut Model, (cluster, policy, number): (usize, usize, u64), state: EndpointState) {
     let address = format!("10.{cluster}.{policy}.{}", number + 1);
     let uid = format!("pod-{cluster}-{policy}-{number}");
+    if policy == NODES {
+        let instance = format!("i-{:017x}", cluster * 16 + usize::try_from(number).unwrap());
+        return model.node(CLUSTERS[cluster], POLICIES[policy], &uid, (&instance, 30_080), state);
+    }
     model.pod(CLUSTERS[cluster], POLICIES[policy], &uid, &address, state);
 }
 
@@ -48,14 +63,17 @@ fn any_event(model: &mut Model, rng: &mut Rng) {
         4 => set_pod(model, any_pod(rng), NOT_READY),
         5 => set_pod(model, any_pod(rng), TERMINATING),
         6 => set_pod(model, any_pod(rng), EndpointState::Gone(Evidence::PodDeleted)),
-        7 => set_pod(model, any_pod(rng), EndpointState::Gone(Evidence::Absent)),
+        7 => {
+            let weak = [Evidence::Absent, Evidence::NotSelected, Evidence::PortChanged];
+            set_pod(model, any_pod(rng), EndpointState::Gone(weak[rng.below(3) as usize]));
+        }
         8 => {
             let links = [Link::Connected, Link::Connected, Link::Stale, Link::Syncing];
             model.cluster(CLUSTERS[rng.below(3) as usize], links[rng.below(4) as usize]);
         }
         9 | 10 => {
             let weights = CLUSTERS.map(|name| (name, [0, 0, 5, 50, 100, 999][rng.below(6) as usize]));
-            let policy = POLICIES[rng.below(2) as usize];
+            let policy = POLICIES[rng.below(3) as usize];
             let named = &model.policies[&key(policy)].policy.clusters;
             let kept: Vec<(&str, u32)> = weights
                 .into_iter()
@@ -75,7 +93,7 @@ fn any_event(model: &mut Model, rng: &mut Rng) {
         _ => {
             let some = if rng.below(2) == 0 { &CLUSTERS[..2] } else { &CLUSTERS[..] };
             let clusters: Vec<(&str, u32)> = some.iter().map(|name| (*name, 10)).collect();
-            model.policy(&manifest(POLICIES[rng.below(2) as usize], &clusters, ""));
+            model.policy(&manifest_of(rng.below(3) as usize, &clusters));
         }
     }
 }
@@ -112,8 +130,8 @@ fn history(seed: u64) {
     for name in CLUSTERS {
         model.cluster(name, Link::Connected);
     }
-    for name in POLICIES {
-        model.policy(&manifest(name, &[("blue", 100), ("green", 0)], ""));
+    for policy in 0..POLICIES.len() {
+        model.policy(&manifest_of(policy, &[("blue", 100), ("green", 0)]));
     }
     for _ in 0..40 {
         any_event(&mut model, &mut rng);
@@ -129,7 +147,7 @@ fn history(seed: u64) {
 fn calm(model: &mut Model) {
     for (cluster, name) in CLUSTERS.iter().enumerate() {
         model.cluster(name, Link::Connected);
-        for policy in 0..2 {
+        for policy in 0..POLICIES.len() {
             set_pod(model, (cluster, policy, 0), READY);
         }
     }
@@ -169,8 +187,8 @@ fn a_policy_that_is_deleted_leaves_nothing_behind_and_touches_nothing_else() {
         for name in CLUSTERS {
             model.cluster(name, Link::Connected);
         }
-        for name in POLICIES {
-            model.policy(&manifest(name, &[("blue", 100), ("green", 10)], ""));
+        for policy in 0..POLICIES.len() {
+            model.policy(&manifest_of(policy, &[("blue", 100), ("green", 10)]));
         }
         calm(&mut model);
         model.delete("cart");
