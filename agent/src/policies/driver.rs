@@ -311,10 +311,10 @@ impl Running {
             }
             Note::NotSource { message } => {
                 self.offline_reason = None;
-                info!(message, "The hub takes no policies from this cluster");
+                info!(reason = message, "The hub takes no policies from this cluster");
             }
             Note::Listed { policies } => info!(policies, "The policies of this cluster were sent to the hub"),
-            Note::Failing { message } => info!(message, "The hub was told that policies cannot be watched"),
+            Note::Failing { message } => info!(reason = message, "The hub was told that policies cannot be watched"),
         }
     }
 

@@ -329,6 +329,22 @@ async fn a_missing_definition_is_said_to_be_missing() {
 }
 
 #[tokio::test]
+async fn a_watch_that_finds_no_such_path_is_said_to_lack_the_definition() {
+    let mut world = World::start().await;
+    let mut conversation = world.live().await;
+    world.kube.undefine("crd-1");
+    world.kube.fail(POLICIES, Fault::Status(404, "page not found"));
+    let message = loop {
+        let message = conversation.failing().await;
+        if !message.contains("page not found") {
+            break message;
+        }
+    };
+    assert!(message.contains("clustertrafficpolicies.switchyard.dev is being deleted"), "{message}");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn after_a_gap_in_the_watch_what_is_missing_is_told_by_a_list() {
     let mut world = World::start().await;
     let mut conversation = world.live().await;

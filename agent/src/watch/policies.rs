@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    metrics::Metrics,
+    metrics::{Metrics, WatchErrorReason},
     policies::{
         guard::{Definition, believe},
         objects::{DEFINITION, GROUP, KIND, Key, MAX_SPEC_BYTES, PLURAL, Resource, SourceEvent, Spec, VERSION},
@@ -159,8 +159,11 @@ impl Follower {
             let next = match next {
                 Ok(event) => self.pass_on(event).await,
                 Err(error) => {
-                    let next = self.fail(describe(&error)).await;
-                    if next == Next::Event && lost_an_event(&error) { Next::List } else { next }
+                    let failure = describe(&error);
+                    // Without the definition there is no such path, and the look at it before the next list says so.
+                    let anew = failure.reason == WatchErrorReason::NotFound || lost_an_event(&error);
+                    let next = self.fail(failure).await;
+                    if next == Next::Event && anew { Next::List } else { next }
                 }
             };
             if next != Next::Event {
