@@ -39,11 +39,25 @@ impl Agent {
         sandbox: &Info,
         hub_url: &str,
     ) -> anyhow::Result<Self> {
+        Self::launch(folder, cluster, kubeconfig, (&sandbox.region, &sandbox.vpc_id), hub_url)
+    }
+
+    /// As [`Agent::start_as`] without a sandbox: `place` is region and VPC.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(
+        folder: &Path,
+        cluster: &str,
+        kubeconfig: &Path,
+        place: (&str, &str),
+        hub_url: &str,
+    ) -> anyhow::Result<Self> {
         let kubeconfig = kubeconfig.display().to_string();
         let arguments = [
             ("--cluster", cluster),
-            ("--region", &sandbox.region),
-            ("--vpc-id", &sandbox.vpc_id),
+            ("--region", place.0),
+            ("--vpc-id", place.1),
             ("--hub", hub_url),
             ("--kubeconfig", &kubeconfig),
             ("--http-listen", "127.0.0.1:0"),
@@ -87,6 +101,11 @@ impl Agent {
             Some(process) => process.stop().await,
             None => Ok(()),
         }
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     /// The end of its log.

@@ -14,10 +14,12 @@ mod address;
 mod agent_account;
 mod certificates;
 pub mod commands;
+pub mod crowd;
 mod programs;
 mod tools;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -167,6 +169,26 @@ impl RealKube {
     /// A kubeconfig that may do everything.
     pub fn kubeconfig_admin(&self) -> PathBuf {
         self.admin.clone()
+    }
+
+    /// The socket that it listens on, for a proxy in front of it.
+    pub fn socket(&self) -> SocketAddr {
+        SocketAddr::from((self.address.ip, programs::SERVER_PORT))
+    }
+
+    /// The same user by another way: through a proxy at this address.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read or written.
+    pub fn kubeconfig_through(&self, proxy: SocketAddr, kubeconfig: &Path) -> anyhow::Result<PathBuf> {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(kubeconfig)?)?;
+        let cluster = &mut config["clusters"][0]["cluster"];
+        cluster["server"] = json!(format!("https://{proxy}"));
+        // The certificate is for the server's address, and for this name.
+        cluster["tls-server-name"] = json!("kubernetes");
+        let path = kubeconfig.with_extension("proxied");
+        std::fs::write(&path, format!("{config:#}\n"))?;
+        Ok(path)
     }
 
     /// A new client that may do everything.
