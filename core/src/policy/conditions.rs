@@ -1,7 +1,7 @@
 //! From the `match` of a policy to rule conditions, within the limits of ELBv2 ("Condition types for listener rules", and the
 //! quotas page): 5 values and 5 wildcards a rule, 128 characters a value, and the characters that each kind takes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -184,17 +184,27 @@ fn source_ips(blocks: &[String], report: &mut Report) -> Vec<String> {
     let mut canonical = Vec::new();
     for (i, block) in blocks.iter().enumerate() {
         let field = format!("spec.match.sourceIps[{i}]");
-        match block.parse::<IpNet>() {
-            Ok(net) if net.addr() == net.network() => canonical.push(net.to_string()),
-            Ok(net) => {
+        match cidr(block) {
+            Some(net) if net.addr() == net.network() => canonical.push(net.to_string()),
+            Some(net) => {
                 report.add(&field, block, "has address bits behind its length", format!("write {}", net.trunc()));
             }
-            Err(_) => {
+            None => {
                 report.add(&field, block, "is not a CIDR block", "write it as ADDRESS/LENGTH, such as 10.0.0.0/8");
             }
         }
     }
     sorted(canonical)
+}
+
+/// What the API server takes for a block as well: no leading zeros, no IPv4 address in the clothes of IPv6.
+fn cidr(block: &str) -> Option<IpNet> {
+    let (address, length) = block.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    let plain = length == "0" || (length.chars().all(|c| c.is_ascii_digit()) && !length.starts_with('0'));
+    let length = length.parse().ok().filter(|_| plain && !mapped)?;
+    IpNet::new(address, length).ok()
 }
 
 /// Values and wildcards are counted as they are written: one that is written twice counts twice, so that the custom resource's
