@@ -364,23 +364,28 @@ async fn every_state_of_a_target_is_read_and_a_new_one_is_no_verdict() {
 }
 
 #[tokio::test]
-async fn a_target_is_known_by_address_and_port_and_registered_beats_draining() {
+async fn a_target_is_known_by_address_or_instance_and_port_and_registered_beats_draining() {
     let members = [
         target_xml("10.0.0.1", 80, "healthy", ""),
         target_xml("10.0.0.1", 80, "draining", "Target.DeregistrationInProgress"),
         target_xml("10.0.0.1", 81, "draining", "Target.DeregistrationInProgress"),
         target_xml("10.0.0.1", 81, "initial", "Elb.InitialHealthChecking"),
         target_xml("fd00::1", 80, "healthy", ""),
+        target_xml("i-0123456789abcdef0", 30_080, "unhealthy", "Target.Timeout"),
     ];
     let read = targets(members.concat()).await.unwrap();
     let found: Vec<(String, Health)> = read.iter().map(|(target, state)| (target.to_string(), state.health)).collect();
-    let wanted =
-        [("10.0.0.1:80", Health::Healthy), ("10.0.0.1:81", Health::Initial), ("[fd00::1]:80", Health::Healthy)];
+    let wanted = [
+        ("10.0.0.1:80", Health::Healthy),
+        ("10.0.0.1:81", Health::Initial),
+        ("[fd00::1]:80", Health::Healthy),
+        ("i-0123456789abcdef0:30080", Health::Unhealthy),
+    ];
     assert_eq!(found, wanted.map(|(target, health)| (target.to_owned(), health)));
 }
 
 #[tokio::test]
-async fn a_target_that_is_no_address_with_a_port_makes_the_answer_unusable() {
+async fn a_target_that_is_no_address_or_instance_with_a_port_makes_the_answer_unusable() {
     for member in [
         target_xml("i-0123", 80, "healthy", ""),
         target_xml("10.0.0.1", 70_000, "healthy", ""),

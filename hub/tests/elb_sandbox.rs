@@ -241,6 +241,27 @@ async fn targets_come_and_go_by_address_and_port() {
 }
 
 #[tokio::test]
+async fn instances_come_and_go_by_id_and_node_port_and_one_that_does_not_run_is_refused() {
+    let bench = Bench::start().await;
+    let Action::CreateTargetGroup(new) = bench.create("sy-n") else { panic!("a creation") };
+    let create = Action::CreateTargetGroup(NewTargetGroup { target_type: TargetType::Instance, ..new });
+    let Outcome::Done { created: Some(arn) } = bench.elb.apply(&create, DEADLINE).await else { panic!("it is made") };
+    let (group, target) = (reference("sy-n", arn.clone()), Target { id: "i-1a2b3c4d".parse().unwrap(), port: 30_080 });
+    let targets = vec![NewTarget { target, zone: None }];
+    let register = Action::RegisterTargets { group: group.clone(), targets };
+    let refused = bench.elb.apply(&register, DEADLINE).await;
+    assert!(matches!(&refused, Outcome::Refused { code, .. } if code == "InvalidTarget"), "{refused:?}");
+    bench.sandbox.set_instance("i-1a2b3c4d", Some([127, 9, 0, 1].into()));
+    bench.done(register).await;
+    let read = bench.elb.targets(&arn, Class::Read).await.unwrap();
+    assert_eq!(read.keys().copied().collect::<Vec<_>>(), [target]);
+    let (_, found) = bench.elb.target_group_by_name("sy-n", Class::Read).await.unwrap().unwrap();
+    assert_eq!(found.target_type, "instance");
+    bench.done(Action::DeregisterTargets { group, targets: vec![target] }).await;
+    assert!(bench.elb.targets(&arn, Class::Read).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn load_balancers_and_listeners_are_found_and_tagged() {
     let bench = Bench::start().await;
     bench

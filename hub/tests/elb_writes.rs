@@ -111,6 +111,23 @@ async fn a_new_group_is_owned_from_its_first_moment_and_its_arn_comes_back() {
 }
 
 #[tokio::test]
+async fn a_group_of_nodes_is_made_and_filled_by_instance_ids_without_zones() {
+    let arn = group_arn("sy-checkout-blue-1");
+    let member = format!("<TargetGroups><member><TargetGroupArn>{arn}</TargetGroupArn></member></TargetGroups>");
+    let fake = Fake::always(Reply::Result(member)).await;
+    let new = NewTargetGroup { target_type: TargetType::Instance, ..new_group("200", "HTTP1") };
+    fake.elb().await.apply(&Action::CreateTargetGroup(new), DEADLINE).await;
+    assert_eq!(fake.only().param("TargetType"), "instance");
+    let targets = vec![NewTarget { target: target("i-0123456789abcdef0", 30_080), zone: None }];
+    let wanted = params(&[
+        ("TargetGroupArn", group_arn("sy-a").as_str()),
+        ("Targets.member.1.Id", "i-0123456789abcdef0"),
+        ("Targets.member.1.Port", "30080"),
+    ]);
+    assert_eq!(sent(&Action::RegisterTargets { group: group("sy-a"), targets }).await, wanted);
+}
+
+#[tokio::test]
 async fn grpc_groups_are_checked_by_grpc_codes() {
     let arn = group_arn("sy-checkout-blue-1");
     let member = format!("<TargetGroups><member><TargetGroupArn>{arn}</TargetGroupArn></member></TargetGroups>");

@@ -16,8 +16,8 @@ use store_support::{
 };
 use switchyard_core::{
     ids::ClusterName,
-    inventory::{EndpointKey, Evidence},
-    policy::PolicyMemory,
+    inventory::{EndpointKey, Evidence, ServiceKey},
+    policy::{PolicyMemory, spec::TargetType},
     status::PolicyStatus,
 };
 use switchyard_hub::store::{
@@ -73,6 +73,10 @@ impl Walk {
         let (address, pod) = (self.rng.random_range(1..6), self.rng.random_range(0..3));
         let mut key = endpoint_key(CLUSTERS[cluster], &format!("10.0.0.{address}"), &format!("u{pod}"));
         key.service = service(["checkout", "cart"][self.rng.random_range(0..2)]);
+        if self.rng.random_bool(0.4) {
+            key.service.target_type = TargetType::Instance;
+            key.target.id = format!("i-{address:017x}").parse().unwrap();
+        }
         key
     }
 
@@ -114,9 +118,11 @@ impl Walk {
 
     async fn snapshot(&mut self, i: usize) {
         let endpoints: Vec<_> = (0..4).map(|_| (self.key(i), ready("snapshot"))).collect();
-        let watch_set = [service("checkout"), service("cart")];
+        let nodes = ServiceKey { target_type: TargetType::Instance, ..service("checkout") };
+        let watch_set = [service("checkout"), service("cart"), nodes];
+        let first = self.rng.random_range(0..3);
         let snapshot = Snapshot {
-            watch_set: &watch_set[..self.rng.random_range(0..3)],
+            watch_set: &watch_set[first..self.rng.random_range(first..4)],
             services: &[(service("checkout"), resolved("snapshot"))],
             endpoints: &endpoints,
             epoch: EPOCH,
