@@ -199,8 +199,10 @@ impl World {
         self.until(what, || holds(&self.kube.policy("checkout")["status"])).await;
     }
 
-    async fn stop(self) {
+    /// Ends the agent, and then the streams that the test holds: the agent waits a while for the hub's side to end.
+    async fn stop<Streams>(self, streams: Streams) {
         self.stop.cancel();
+        drop((streams, self.streams));
         self.server.abort();
         timeout(DEADLINE, self.agent).await.expect("the agent stops").expect("without a panic");
     }
@@ -254,7 +256,7 @@ async fn policies_go_to_the_hub_and_their_status_comes_back() {
     world.kube.delete(POLICIES, "cart");
     assert_eq!(conversation.changes().await.deleted[0].uid, "u-2");
     world.until("an event", || reasons(&world.kube).contains(&"Released".to_owned())).await;
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -265,7 +267,7 @@ async fn a_cluster_that_is_no_source_is_not_watched() {
     let page = || world.metrics.encode();
     world.until("the stage", || page().contains("switchyard_agent_policy_stage{stage=\"not_source\"} 1")).await;
     assert_eq!(world.kube.requests(), [""; 0]);
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -282,7 +284,7 @@ async fn resources_that_go_with_their_definition_are_not_told_to_be_gone() {
     assert_eq!(conversation.failing().await, "");
     assert_eq!(conversation.list().await, []);
     world.until("no complaint", || world.complaints.lines().is_empty()).await;
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -293,7 +295,7 @@ async fn resources_that_went_with_an_earlier_definition_are_not_told_to_be_gone(
     world.kube.delete(POLICIES, "checkout");
     // A list, not a deletion.
     assert_eq!(conversation.list().await, []);
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -310,7 +312,7 @@ async fn without_leave_to_look_at_the_definition_nothing_is_said_to_be_gone() {
     assert_eq!(conversation.failing().await, "");
     assert_eq!(conversation.list().await, []);
     assert_eq!(conversation.changes().await.deleted[0].uid, "u-1");
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -325,7 +327,7 @@ async fn a_missing_definition_is_said_to_be_missing() {
     world.kube.put(POLICIES, policy("checkout", "u-1", 1));
     assert_eq!(conversation.failing().await, "");
     assert_eq!(conversation.list().await.len(), 1);
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -341,7 +343,7 @@ async fn a_watch_that_finds_no_such_path_is_said_to_lack_the_definition() {
         }
     };
     assert!(message.contains("clustertrafficpolicies.switchyard.dev is being deleted"), "{message}");
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -355,7 +357,7 @@ async fn after_a_gap_in_the_watch_what_is_missing_is_told_by_a_list() {
     world.kube.put(POLICIES, policy("cart", "u-2", 1));
     // The watcher may list before or after cart is back.
     while conversation.list().await != [("cart".to_owned(), "u-2".to_owned())] {}
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -374,7 +376,7 @@ async fn a_status_that_may_not_be_written_is_complained_of_until_it_may() {
         .await;
     let page = world.metrics.encode();
     assert!(page.contains("switchyard_agent_policy_status_writes_total{outcome=\"forbidden\"}"), "{page}");
-    world.stop().await;
+    world.stop(conversation).await;
 }
 
 #[tokio::test]
@@ -403,6 +405,6 @@ async fn two_agents_of_one_cluster_write_a_change_once_and_tell_it_once() {
     }
     assert_eq!(world.kube.policy("checkout")["metadata"]["resourceVersion"], version);
     assert!(told <= 3, "three changes were told {told} times");
-    other.stop().await;
-    world.stop().await;
+    other.stop(()).await;
+    world.stop(conversations).await;
 }
