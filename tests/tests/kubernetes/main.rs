@@ -4,4 +4,5 @@
 mod crd;
 mod gates;
 mod harness;
+mod policies;
 mod views;
