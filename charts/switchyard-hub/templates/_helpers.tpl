@@ -1,42 +1,51 @@
-{{/* The release's own name, cut to what a label and a Deployment may have. */}}
+{{/* The release's own name, cut so that what is appended still fits into a label. */}}
 {{- define "switchyard-hub.fullname" -}}
 {{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that never change: the Deployment selects its pods by them. */}}
-{{- define "switchyard-hub.selectorLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+{{- define "switchyard-hub.instanceLabels" -}}
 app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: hub
-{{- end -}}
-
-{{- define "switchyard-hub.postgresLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: postgres
-{{- end -}}
-
-{{- define "switchyard-hub.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: switchyard
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* Labels that never change: the Deployment selects its pods by them. */}}
+{{- define "switchyard-hub.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "switchyard-hub.labels" -}}
-{{ include "switchyard-hub.selectorLabels" . }}
-{{ include "switchyard-hub.commonLabels" . }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+{{ include "switchyard-hub.instanceLabels" . }}
+{{- end -}}
+
+{{/* The trial's Postgres has another name, so that the hub's Service does not lead to it. */}}
+{{- define "switchyard-hub.postgresSelectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "switchyard-hub.postgresLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
+{{ include "switchyard-hub.instanceLabels" . }}
+{{- end -}}
+
+{{- define "switchyard-hub.postgresName" -}}
+{{- printf "%s-postgres" (include "switchyard-hub.fullname" .) -}}
 {{- end -}}
 
 {{- define "switchyard-hub.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "switchyard-hub.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
-{{- required "serviceAccount.name: name the service account that exists, or set serviceAccount.create" .Values.serviceAccount.name -}}
+{{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 
@@ -49,22 +58,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{- define "switchyard-hub.postgresName" -}}
-{{- printf "%s-postgres" (include "switchyard-hub.fullname" .) -}}
+{{/* What the schema cannot say: values that only fit together. */}}
+{{- define "switchyard-hub.check" -}}
+{{- $arn := .Values.aws.roleArn -}}
+{{- if $arn -}}
+{{- $partition := "aws" -}}
+{{- if hasPrefix "cn-" .Values.aws.region -}}{{- $partition = "aws-cn" -}}{{- end -}}
+{{- if hasPrefix "us-gov-" .Values.aws.region -}}{{- $partition = "aws-us-gov" -}}{{- end -}}
+{{- if not (hasPrefix (printf "arn:%s:" $partition) $arn) -}}
+{{- fail (printf "aws.roleArn: %s is not of the partition %s that region %s is in; use arn:%s:iam::ACCOUNT:role/NAME" $arn $partition .Values.aws.region $partition) -}}
 {{- end -}}
-
-{{/* The Secret with the database's URL, and its key. */}}
-{{- define "switchyard-hub.databaseSecret" -}}
-{{- if .Values.database.trialPostgres.enabled -}}
-{{- if .Values.database.existingSecret -}}
-{{- fail "database: name existingSecret for a Postgres of your own, or enable trialPostgres, not both" -}}
-{{- end -}}
-{{- required "database.trialPostgres.existingSecret: name the Secret with the keys password and url" .Values.database.trialPostgres.existingSecret -}}
-{{- else -}}
-{{- required "database.existingSecret: name the Secret with the Postgres URL, or enable database.trialPostgres for a try" .Values.database.existingSecret -}}
+{{- if not .Values.serviceAccount.create -}}
+{{- fail "aws.roleArn: the service account is not made by this chart; annotate it yourself, or set serviceAccount.create" -}}
 {{- end -}}
 {{- end -}}
-
-{{- define "switchyard-hub.databaseKey" -}}
-{{- ternary "url" .Values.database.key .Values.database.trialPostgres.enabled -}}
+{{- $trial := .Values.database.trial -}}
+{{- if and $trial.enabled .Values.database.secretName -}}
+{{- fail "database.trial.enabled: database.secretName names another Postgres; use one of the two" -}}
+{{- end -}}
+{{- if and $trial.enabled (not $trial.passwordSecretName) -}}
+{{- fail "database.trial.passwordSecretName: name a Secret with the key password" -}}
+{{- end -}}
+{{- if not (or $trial.enabled .Values.database.secretName) -}}
+{{- fail "database.secretName: name the Secret that holds the URL of Postgres" -}}
+{{- end -}}
 {{- end -}}
