@@ -35,7 +35,7 @@ fn the_committed_policies_are_what_the_template_gives() {
 }
 
 #[test]
-fn the_quickstart_and_the_page_about_iam_name_every_statement_and_action() {
+fn the_page_about_iam_names_every_statement_and_action() {
     let page = std::fs::read_to_string(programs::workspace().join("docs/iam.md")).expect("docs/iam.md");
     let policy = rendered("123456789012", "eu-central-1");
     let sids = policy["Statement"].as_array().unwrap().iter().map(|s| s["Sid"].as_str().unwrap().to_owned());
@@ -124,6 +124,9 @@ async fn without_any_statement_about_making_something_a_policy_is_not_programmed
     let allowed = rendered(account, region);
     let life = Life::start(account, region, &without(&allowed, "Read")).await;
     life.logs(&["reading from AWS failed", "elasticloadbalancing:DescribeLoadBalancers", "docs/iam.md"]).await;
+    let first = policy("read", 99, &[("blue", 100), ("green", 0)]);
+    life.yardctl.expect(&["apply", "-f", "-"], &first.yaml()).await;
+    life.yardctl.status_says("shop/read", &["NotObservedYet", "AccessDenied", "docs/iam.md"]).await;
 
     // One policy after the other, each without the statement that it needs first.
     let needed = [
