@@ -36,6 +36,28 @@ pub struct Policy {
     pub updated_at: Option<Timestamp>,
     pub deleting_since: Option<Timestamp>,
     pub status: PolicyStatus,
+    /// Nothing when the hub is too old to say.
+    pub owner: Option<Owner>,
+}
+
+/// Who decides about a policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Owner {
+    pub kind: OwnerKind,
+    pub cluster: String,
+    pub resource_uid: String,
+    pub generation: u64,
+    pub generation_in_force: u64,
+    pub absent_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerKind {
+    #[default]
+    Unspecified,
+    Api,
+    Cluster,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -193,6 +215,8 @@ pub struct Endpoint {
     pub zone: String,
     pub eni_ids: Vec<String>,
     pub updated_at: Option<Timestamp>,
+    /// `ip`: a pod at its address; `instance`: a node with the Service's node port, which `pod` then names. Empty: an older hub.
+    pub target_type: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -227,6 +251,11 @@ impl ClusterStatus {
 }
 
 impl Policy {
+    /// The cluster whose resource owns the policy.
+    pub fn owner_cluster(&self) -> Option<&str> {
+        self.owner.as_ref().filter(|owner| owner.kind == OwnerKind::Cluster).map(|owner| owner.cluster.as_str())
+    }
+
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.r#type == kind)
     }

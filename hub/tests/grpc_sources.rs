@@ -233,7 +233,7 @@ async fn an_invalid_generation_is_refused_with_field_value_and_remedy_and_the_la
         assert!(message.contains("generation 1 stays in force"), "{message}");
     }
     let shown = eventually("the note is shown", async || {
-        let policy = get(&hub, "checkout").await.unwrap();
+        let policy = get(&hub, "checkout").await?;
         policy
             .status
             .unwrap()
@@ -320,7 +320,7 @@ async fn a_second_cluster_waits_and_takes_over_and_a_deletion_that_was_seen_is_a
     .await;
     assert_eq!((policy.version, policy.deleting_since), (1, None));
     green.changes(Vec::new(), vec![deleted("checkout")]).await;
-    eventually("it leaves", async || get(&hub, "checkout").await.unwrap().deleting_since).await;
+    eventually("it leaves", async || get(&hub, "checkout").await?.deleting_since).await;
     hub.stop().await;
 }
 
@@ -334,9 +334,10 @@ async fn lists_that_are_empty_incomplete_or_of_a_failing_watch_take_nothing_away
     // Two of three by the count, but one of them did not arrive.
     blue.list_of(vec![resource("a", 1, &one)], 2).await;
     let stays = async |name: &str, reason: &str| {
+        let stored = hub.store.policy_get(&key(name)).await.unwrap().unwrap();
+        assert_eq!(stored.record.deleting_since, None);
         eventually("the hub shows it", async || {
-            let policy = get(&hub, name).await.unwrap();
-            assert_eq!(policy.deleting_since, None);
+            let policy = get(&hub, name).await?;
             let notes = policy.status.unwrap().notes;
             Some(())
                 .filter(|()| reason.is_empty() && notes.is_empty() || notes.iter().any(|note| note.reason == reason))
@@ -360,7 +361,7 @@ async fn lists_that_are_empty_incomplete_or_of_a_failing_watch_take_nothing_away
     blue.list(all().split_off(1)).await;
     stays("b", "").await;
     blue.list(vec![resource("b", 1, &one)]).await;
-    eventually("what is missing leaves", async || get(&hub, "c").await.unwrap().deleting_since).await;
+    eventually("what is missing leaves", async || get(&hub, "c").await?.deleting_since).await;
     stays("b", "").await;
     hub.stop().await;
 }

@@ -89,8 +89,18 @@ pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: 
         })
         .await?;
     let policy = present(&what, answer.policy)?;
+    let passed_on = policy.owner_cluster().filter(|_| policy.deleting_since.is_none()).map(str::to_owned);
     let changed = Changed { request_id: id, dry_run, policy, plan: None, wait: None };
-    finish(context, &hub, changed, wait.then_some(Until::Gone), deadline, "marked for deletion").await
+    match passed_on {
+        // Nothing is taken down, so there is no end to wait for.
+        Some(cluster) => {
+            let done = format!(
+                "handed over to the resource in cluster {cluster}, which waited for it; delete that one, too, to end it,"
+            );
+            finish(context, &hub, changed, None, deadline, &done).await
+        }
+        None => finish(context, &hub, changed, wait.then_some(Until::Gone), deadline, "marked for deletion").await,
+    }
 }
 
 /// A wait may be cut off by the CD system: then the log must hold the id that makes repeating safe.

@@ -41,6 +41,25 @@ impl From<pb::Policy> for Policy {
             updated_at: time(from.updated_at),
             deleting_since: time(from.deleting_since),
             status: from.status.unwrap_or_default().into(),
+            owner: from.owner.map(Owner::from),
+        }
+    }
+}
+
+impl From<pb::PolicyOwner> for Owner {
+    fn from(from: pb::PolicyOwner) -> Self {
+        let kind = match from.kind() {
+            pb::OwnerKind::Unspecified => OwnerKind::Unspecified,
+            pb::OwnerKind::Api => OwnerKind::Api,
+            pb::OwnerKind::Cluster => OwnerKind::Cluster,
+        };
+        Self {
+            kind,
+            cluster: from.cluster,
+            resource_uid: from.resource_uid,
+            generation: from.generation,
+            generation_in_force: from.generation_in_force,
+            absent_since: time(from.absent_since),
         }
     }
 }
@@ -192,6 +211,7 @@ impl From<pb::EndpointInfo> for Endpoint {
             zone: from.zone,
             eni_ids: from.eni_ids,
             updated_at: time(from.updated_at),
+            target_type: from.target_type,
         }
     }
 }

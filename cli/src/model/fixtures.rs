@@ -84,6 +84,7 @@ pub fn policy(version: u64) -> Policy {
         created_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
         updated_at: Some("2026-01-02T03:00:00Z".parse().unwrap()),
         deleting_since: None,
+        owner: Some(Owner { kind: OwnerKind::Api, ..Owner::default() }),
         status: PolicyStatus {
             observed_version: version,
             conditions,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::plain,
-    model::{Cluster, ClusterStatus, Endpoint, Link, Plan, Policy, Truth},
+    model::{Cluster, ClusterStatus, Endpoint, Link, OwnerKind, Plan, Policy, Truth},
 };
 
 pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {
@@ -18,6 +18,7 @@ pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {
     let mut table = Table::new(&[
         "NAMESPACE",
         "NAME",
+        "OWNER",
         "VERSION",
         "REQUESTED",
         "AT LB",
@@ -32,6 +33,7 @@ pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {
         table.row(vec![
             Cell::left(&policy.reference.namespace),
             Cell::left(&policy.reference.name),
+            Cell::left(owner(policy)),
             Cell::right(policy.version),
             Cell::left(weights(clusters, |cluster| Some(cluster.requested_weight))),
             Cell::left(weights(clusters, |cluster| cluster.programmed_weight)),
@@ -43,6 +45,15 @@ pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {
         ]);
     }
     table.render(paint)
+}
+
+/// `api`, or the cluster whose resource it is.
+fn owner(policy: &Policy) -> &str {
+    match &policy.owner {
+        Some(owner) if owner.kind == OwnerKind::Api => "api",
+        Some(owner) if owner.kind == OwnerKind::Cluster => &owner.cluster,
+        _ => "-",
+    }
 }
 
 /// `blue=90,green=10`; `?` for a weight that is not known.
@@ -126,7 +137,8 @@ pub fn endpoints(endpoints: &[Endpoint], paint: Paint, now: Timestamp) -> String
             Cell::left(&endpoint.service_port),
             Cell::left(address),
             Cell::toned(state, tone),
-            Cell::left(&endpoint.pod),
+            // The row of a node belongs to no one pod.
+            Cell::left(if endpoint.target_type == "instance" { "-" } else { &endpoint.pod }),
             Cell::left(&endpoint.node),
             Cell::left(&endpoint.zone),
             Cell::left(age(endpoint.updated_at, now)),
@@ -189,8 +201,8 @@ mod tests {
         policy.status.conditions[3].status = Truth::Unknown;
         let text = policies(&[policy], BARE, now());
         let expected = "\
-NAMESPACE  NAME      VERSION  REQUESTED         AT LB             ACCEPTED  PROGRAMMED  CONVERGED  NOTES  AGE
-shop       checkout        7  blue=90,green=10  blue=100,green=?  True      False       Unknown        2  1d3h
+NAMESPACE  NAME      OWNER  VERSION  REQUESTED         AT LB             ACCEPTED  PROGRAMMED  CONVERGED  NOTES  AGE
+shop       checkout  api          7  blue=90,green=10  blue=100,green=?  True      False       Unknown        2  1d3h
 ";
         assert_eq!(text, expected, "\n{text}");
     }
@@ -248,18 +260,27 @@ WATCHES THAT FAIL (what they reported before stays in force)
             zone: "a".into(),
             eni_ids: vec![],
             updated_at: None,
+            target_type: "ip".into(),
+        };
+        let node = Endpoint {
+            pod: "n1".into(),
+            port: 30_080,
+            target_type: "instance".into(),
+            ..endpoint("i-0a1b2c3d", true, true, false)
         };
         let all = [
             endpoint("10.0.0.1", true, true, false),
             endpoint("fd00::1", false, false, false),
             endpoint("10.0.0.3", false, true, true),
+            node,
         ];
         let text = endpoints(&all, BARE, now());
         let expected = "\
-CLUSTER  NAMESPACE  SERVICE   PORT  ADDRESS         STATE                 POD         NODE  ZONE  CHANGED
-blue     shop       checkout  http  10.0.0.1:8080   ready                 checkout-1  n1    a     -
-blue     shop       checkout  http  [fd00::1]:8080  not ready             checkout-1  n1    a     -
-blue     shop       checkout  http  10.0.0.3:8080   terminating, serving  checkout-1  n1    a     -
+CLUSTER  NAMESPACE  SERVICE   PORT  ADDRESS           STATE                 POD         NODE  ZONE  CHANGED
+blue     shop       checkout  http  10.0.0.1:8080     ready                 checkout-1  n1    a     -
+blue     shop       checkout  http  [fd00::1]:8080    not ready             checkout-1  n1    a     -
+blue     shop       checkout  http  10.0.0.3:8080     terminating, serving  checkout-1  n1    a     -
+blue     shop       checkout  http  i-0a1b2c3d:30080  ready                 -           n1    a     -
 ";
         assert_eq!(text, expected, "\n{text}");
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     changes::condition_line,
     error::plain,
-    model::{ClusterStatus, Condition, Link, Policy, PolicyRef, Truth},
+    model::{ClusterStatus, Condition, Link, OwnerKind, Policy, PolicyRef, Truth},
 };
 
 /// The whole page.
@@ -98,6 +98,7 @@ fn facts(policy: &Policy, now: Timestamp) -> String {
     let mut lines = vec![
         ("version", format!("{}, generation {}", policy.version, policy.generation)),
         ("changed", ago(policy.updated_at, now)),
+        ("owner", owner(policy, now)),
     ];
     if policy.deleting_since.is_some() {
         lines.push(("deleting", ago(policy.deleting_since, now)));
@@ -120,6 +121,25 @@ fn facts(policy: &Policy, now: Timestamp) -> String {
     }
     lines.push(("status of", ago(policy.status.updated_at, now)));
     lines.iter().map(|(name, value)| format!("  {name:<11} {}\n", plain(value))).collect()
+}
+
+/// Who may change or delete it.
+fn owner(policy: &Policy, now: Timestamp) -> String {
+    let Some(owner) = &policy.owner else { return "-".into() };
+    match owner.kind {
+        OwnerKind::Unspecified => "-".into(),
+        OwnerKind::Api => "the API (yardctl apply)".into(),
+        OwnerKind::Cluster => {
+            let mut text = format!("cluster {} (kubectl), generation {}", owner.cluster, owner.generation_in_force);
+            if owner.generation > owner.generation_in_force {
+                text.push_str(&format!(" in force, {} refused", owner.generation));
+            }
+            if owner.absent_since.is_some() {
+                text.push_str(&format!(", MISSING there since {}", ago(owner.absent_since, now)));
+            }
+            text
+        }
+    }
 }
 
 fn or_dash(text: &str) -> &str {

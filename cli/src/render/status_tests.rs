@@ -34,6 +34,7 @@ fn the_page_shows_a_shift_that_waits_and_removals_that_are_held() {
 shop/checkout  NOT CONVERGED: Programmed is False (WeightsHeld) for version 7: the change of weights waits as a whole for green
   version     7, generation 3
   changed     2026-01-02T03:00:00Z (4m05s ago)
+  owner       the API (yardctl apply)
   spec        shared-public:443  shop.example.com /checkout/*  ->  checkout:http
   rule        priority 100, arn:rule/1
   listener    arn:listener/1
@@ -63,6 +64,29 @@ HELD OR WAITING
     assert_eq!(page, expected, "\n{page}");
     let docs = include_str!("../../../docs/yardctl.md");
     assert!(docs.contains(expected), "docs/yardctl.md shows another page than the program");
+}
+
+#[test]
+fn a_policy_of_a_cluster_names_it_and_what_of_its_resource_is_not_in_force() {
+    let mut policy = settled();
+    let of_blue = crate::model::Owner {
+        kind: OwnerKind::Cluster,
+        cluster: "blue".into(),
+        resource_uid: "uid-1".into(),
+        generation: 4,
+        generation_in_force: 4,
+        absent_since: None,
+    };
+    let mut shown = |owner| {
+        policy.owner = Some(owner);
+        let page = status(&policy, BARE, now());
+        page.lines().find_map(|line| line.strip_prefix("  owner       ")).unwrap().to_owned()
+    };
+    assert_eq!(shown(of_blue.clone()), "cluster blue (kubectl), generation 4");
+    let refused = crate::model::Owner { generation: 5, ..of_blue.clone() };
+    assert_eq!(shown(refused), "cluster blue (kubectl), generation 4 in force, 5 refused");
+    let absent = crate::model::Owner { absent_since: Some("2026-01-02T03:00:00Z".parse().unwrap()), ..of_blue };
+    assert!(shown(absent).ends_with(", MISSING there since 2026-01-02T03:00:00Z (4m05s ago)"));
 }
 
 #[test]
