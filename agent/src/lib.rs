@@ -1,8 +1,10 @@
 //! The agent of one member cluster: it watches Services, EndpointSlices, Pods and Nodes, joins them into endpoints, and streams
-//! those to the hub. It holds no AWS credentials and writes nothing to Kubernetes.
+//! those to the hub. It holds no AWS credentials. What it writes to Kubernetes is the status of policies, Events, the conditions of
+//! readiness gates and the certificate of their webhook, each only where it is asked to.
 //!
-//! `index` decides what is so (pure), `watch` is the only user of the Kubernetes client, `link` speaks with the hub, `app` puts
-//! them together.
+//! `index` decides what is so (pure), `watch` is the only user of the Kubernetes client, `link` speaks with the hub, `policies`
+//! brings policies to the hub and their status back, `gates` decides when pods are ready, `webhook` adds gates to new pods,
+//! `app` puts them together.
 
 pub mod app;
 pub mod args;

@@ -92,7 +92,7 @@ async fn start_webhook(
         served: Arc::clone(&served),
         complaints: parts.complaints.clone(),
     };
-    let answering = Answering { injection, metrics: parts.metrics.clone() };
+    let answering = Answering::new(injection, parts.metrics.clone());
     let token = stopping.clone();
     tasks.spawn(async move {
         keeper.run(token).await;

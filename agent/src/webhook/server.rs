@@ -38,6 +38,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(4);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// API servers keep a few connections each.
 const MAX_CONNECTIONS: usize = 128;
+/// Reviews that are read at a time: 48 MiB at the most. Real ones are some 20 kB and take microseconds.
+const MAX_REVIEWS: usize = 16;
 /// So that connections on which nothing happens are not kept for ever.
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// What is under way when the agent stops.
@@ -82,6 +84,16 @@ pub struct Answering {
     pub injection: watch::Receiver<Arc<Injection>>,
     /// Counted here.
     pub metrics: Metrics,
+    /// Reviews that may be read now.
+    pub places: Arc<Semaphore>,
+}
+
+impl Answering {
+    /// Nothing is being read yet.
+    #[must_use]
+    pub fn new(injection: watch::Receiver<Arc<Injection>>, metrics: Metrics) -> Self {
+        Self { injection, metrics, places: Arc::new(Semaphore::new(MAX_REVIEWS)) }
+    }
 }
 
 /// Serves until the token is cancelled.
@@ -151,7 +163,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, sh
 }
 
 async fn answer(State(answering): State<Answering>, body: Body) -> axum::response::Response {
-    let Ok(read) = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await else {
+    let arrived = async {
+        let place = answering.places.acquire().await;
+        (axum::body::to_bytes(body, MAX_BODY).await, place)
+    };
+    let Ok((read, _place)) = tokio::time::timeout(BODY_TIMEOUT, arrived).await else {
         answering.metrics.webhook_review("unread");
         return (StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time\n").into_response();
     };

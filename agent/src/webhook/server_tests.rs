@@ -43,7 +43,7 @@ impl Webhook {
         let address = listener.local_addr().expect("an address");
         let (served, stop, metrics) = (Arc::new(Served::default()), CancellationToken::new(), Metrics::new());
         let injection = watch::channel(Arc::new(injecting("shop", "checkout", &[("app", "web")]))).1;
-        let answering = Answering { injection, metrics: metrics.clone() };
+        let answering = Answering::new(injection, metrics.clone());
         let task = tokio::spawn(serve(listener, Arc::clone(&served), answering, stop.clone()));
         Self { address, data, served, metrics, stop, task }
     }

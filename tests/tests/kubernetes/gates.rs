@@ -2,11 +2,15 @@
 //! balancer. The sandbox's kubelets take a pod as ready when its containers are and every gate is open, as Kubernetes does.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 use switchyard_tests::{
     member::Agent,
     policy::Policy,
+    realkube,
     sandbox::Settings,
     wait,
     world::{Builder, Kubernetes, World},
@@ -225,8 +229,12 @@ async fn the_webhook_gates_new_pods_of_namespaces_that_ask_for_it_and_never_keep
     let other = ["-n", NAMESPACE, "run", "other", "--image=example.com/web", "--dry-run=server", "-o=yaml"];
     assert!(!kubectl(&world, "blue", &other).await.contains(GATE), "no Service of a policy selects it");
 
+    let load = world.load("checkout", 100).await;
+    load.more(100).await;
     roll_out(&world, "blue", &without_gate("injected")).await;
     assert_eq!(gates(&world, "blue").await, ["True TargetHealthy"; 3]);
+    load.more(200).await;
+    load.finish_without_failures().await;
 
     world.agent("blue").kill_9();
     roll_out_of_pods_without_gates(&world).await;
@@ -240,4 +248,36 @@ async fn roll_out_of_pods_without_gates(world: &World) {
     kubectl(world, "blue", &arguments).await;
     rolled_out(world, "blue").await;
     assert_eq!(gates(world, "blue").await, ["none"; 3]);
+}
+
+/// What `agent/src/watch/gates.rs` sends, and how it tells that its pod is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_condition_reaches_only_the_pod_with_its_uid_and_leaves_the_conditions_of_others() {
+    let kube = realkube::shared().await;
+    let namespace = kube.namespace("gates").await.expect("a namespace");
+    let api: Api<Pod> = Api::namespaced(kube.client().await.expect("a client"), &namespace);
+    let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "web", "image": "example.com/web"}],
+        "readinessGates": [{"conditionType": GATE}]}});
+    let pod: Pod = serde_json::from_value(pod).expect("a pod");
+    let made = api.create(&PostParams::default(), &pod).await.expect("a pod");
+    let patch = |uid: &str, kind: &str, status: &str| {
+        let condition = json!({"type": kind, "status": status, "reason": "TargetHealthy", "message": "fine"});
+        Patch::Strategic(json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}}))
+    };
+    let params = PatchParams::default();
+    let uid = made.metadata.uid.expect("a UID");
+    api.patch_status("web", &params, &patch(&uid, "Initialized", "True")).await.expect("a condition of the kubelet");
+    for status in ["False", "True"] {
+        api.patch_status("web", &params, &patch(&uid, GATE, status)).await.expect("the gate's condition");
+    }
+    let found = api.get("web").await.expect("the pod").status.and_then(|status| status.conditions).unwrap_or_default();
+    let mut shown: Vec<_> = found.iter().map(|c| (c.type_.as_str(), c.status.as_str())).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, [("Initialized", "True"), (GATE, "True")]);
+
+    let other = patch("00000000-0000-0000-0000-000000000000", GATE, "False");
+    let refused = api.patch_status("web", &params, &other).await.expect_err("another pod's UID");
+    let kube::Error::Api(status) = &refused else { panic!("not an answer: {refused}") };
+    let names_uid = status.message.contains("UID") || status.message.contains("metadata.uid");
+    assert!(matches!(status.code, 409 | 422) && names_uid, "{status:?}");
 }
