@@ -46,6 +46,9 @@ pub struct Observed {
     pub limits: Limits,
     /// When everything was last read through; none: never, so that what is missing here may well exist.
     pub audited_at: Option<jiff::Timestamp>,
+    /// A reading that failed and has not worked since, in words; it says why something is not known.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// A load balancer.

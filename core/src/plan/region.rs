@@ -111,7 +111,7 @@ fn finish(
 fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
     let note = |reason, message| Some(Note { cluster: None, reason, message });
     if world.observed.audited_at.is_none() {
-        return note(Reason::NotObservedYet, resolve::NOT_READ.to_owned());
+        return note(Reason::NotObservedYet, resolve::nothing_read(world.observed));
     }
     let place = draft.place?;
     let tagged = ownership::epoch_of(&place.load_balancer.tags, &world.settings.hub_id);

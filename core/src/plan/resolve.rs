@@ -30,7 +30,20 @@ fn no(reason: Reason, message: String) -> Note {
 }
 
 /// Said of everything before AWS was read for the first time: nothing is missing then, it is only not known.
-pub const NOT_READ: &str = "the first reading of AWS is not through yet";
+const NOT_READ: &str = "the first reading of AWS is not through yet";
+
+/// What was not read, and why when that is known.
+pub fn not_read(observed: &Observed, what: &str) -> String {
+    match &observed.trouble {
+        None => what.to_owned(),
+        Some(trouble) => format!("{what}; {trouble}"),
+    }
+}
+
+/// For all policies, as long as AWS was not read through once.
+pub fn nothing_read(observed: &Observed) -> String {
+    not_read(observed, NOT_READ)
+}
 
 /// The load balancers that policies name: those whose listeners and rules must be read.
 pub fn load_balancers_wanted(
@@ -51,16 +64,16 @@ pub fn listener<'a>(
     settings: &Settings,
 ) -> Result<Place<'a>, Note> {
     if observed.audited_at.is_none() {
-        return Err(no(Reason::NotObservedYet, NOT_READ.to_owned()));
+        return Err(no(Reason::NotObservedYet, nothing_read(observed)));
     }
     let arn = load_balancer(selector, observed, settings)?;
     let Some((load_balancer_arn, load_balancer)) = observed.load_balancers.get_key_value(arn) else {
-        return Err(no(Reason::NotObservedYet, format!("{arn} was not read from AWS yet")));
+        return Err(no(Reason::NotObservedYet, not_read(observed, &format!("{arn} was not read from AWS yet"))));
     };
     suitable(load_balancer)?;
     if load_balancer.target_groups_in_use.get().is_none() {
         let message = format!("the listeners of {} were not read from AWS yet", load_balancer.name);
-        return Err(no(Reason::NotObservedYet, message));
+        return Err(no(Reason::NotObservedYet, not_read(observed, &message)));
     }
     let of_this = |(_, listener): &(&ListenerArn, &Listener)| listener.load_balancer == *load_balancer_arn;
     let listeners: Vec<(&ListenerArn, &Listener)> = observed.listeners.iter().filter(of_this).collect();

@@ -158,6 +158,17 @@ impl Cache {
         self.changed();
     }
 
+    /// Takes why something cannot be read at this moment; none: every reading works.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        let mut state = self.lock();
+        if state.observed.trouble == trouble {
+            return;
+        }
+        Arc::make_mut(&mut state.observed).trouble = trouble;
+        drop(state);
+        self.changed();
+    }
+
     /// True unless the object is part of something that is not there any more, as far as is known.
     pub fn is_listed(&self, object: &Object) -> bool {
         is_listed(&self.lock().observed, object)

@@ -207,6 +207,8 @@ impl Observer {
                 }
             }
         }
+        // One is enough to act on, and they mostly have one cause.
+        self.cache.set_trouble(failing.values().next().cloned());
     }
 
     /// The time until an object is read again although nobody asks; none: its parent's audit asks for it.

@@ -66,3 +66,19 @@ async fn reads_start_by_urgency_and_no_more_than_fit() {
     assert_eq!(observer.wanted.take_due(1), [(Object::Groups, Class::Read)]);
     assert_eq!(due(&observer), [(Object::Limits, Class::Audit)]);
 }
+
+#[tokio::test]
+async fn why_something_cannot_be_read_is_known_until_it_is_read() {
+    let observer = observer().await;
+    let denied = || {
+        let (code, message) = ("AccessDenied".to_owned(), "not authorized".to_owned());
+        ReadError::Refused { operation: "DescribeLoadBalancers", code, message }
+    };
+    let mut failing = BTreeMap::new();
+    observer.after(Object::LoadBalancers, Class::Read, Err(denied()), &mut failing);
+    assert_eq!(observer.cache.observed().trouble, Some(denied().to_string()));
+    observer.after(Object::Groups, Class::Read, Ok(true), &mut failing);
+    assert_eq!(observer.cache.observed().trouble, Some(denied().to_string()), "another reading says nothing of it");
+    observer.after(Object::LoadBalancers, Class::Read, Ok(true), &mut failing);
+    assert_eq!(observer.cache.observed().trouble, None);
+}
