@@ -323,8 +323,17 @@ mod tests {
         metrics.stream("live", 3, 1);
         metrics.sent("changes");
         metrics.watch_error(SourceKind::Pod, WatchErrorReason::Forbidden);
+        metrics.policy_watch_error(WatchErrorReason::NotFound);
+        metrics.policy_stream("not_source", 5);
+        metrics.policy_status_write("written");
+        metrics.policy_event("dropped");
         let page = metrics.encode();
         for line in [
+            "switchyard_agent_watch_errors_total{kind=\"ClusterTrafficPolicy\",reason=\"not_found\"} 1",
+            "switchyard_agent_policies 5",
+            "switchyard_agent_policy_stage{stage=\"not_source\"} 1",
+            "switchyard_agent_policy_status_writes_total{outcome=\"written\"} 1",
+            "switchyard_agent_policy_events_total{outcome=\"dropped\"} 1",
             "switchyard_agent_endpoints 7",
             "switchyard_agent_stage{stage=\"live\"} 1",
             "switchyard_agent_stage{stage=\"offline\"} 0",

@@ -21,8 +21,10 @@ use crate::{
     text::truncated,
 };
 
-/// Characters of a message for people: all violations of one spec; a condition in Kubernetes has at most 32768.
+/// Characters of a condition's message: all violations of one spec; a condition in Kubernetes has at most 32768.
 const MAX_MESSAGE: usize = 8192;
+/// Characters of what is said of one cluster, and of a note.
+const MAX_REMARK: usize = 1024;
 /// Characters of a word, a name or an ARN.
 const MAX_WORD: usize = 1024;
 /// A rule has at most 5 clusters, and a policy that changes its clusters has some that leave.
@@ -182,7 +184,7 @@ fn to_cluster(cluster: api::ClusterStatus) -> Cluster {
         effective_weight: cluster.effective_weight,
         programmed_weight: cluster.programmed_weight,
         reason: truncated(&cluster.reason, MAX_WORD),
-        message: truncated(&cluster.message, MAX_MESSAGE),
+        message: truncated(&cluster.message, MAX_REMARK),
         target_group_arn: truncated(&cluster.target_group_arn, MAX_WORD),
         targets: cluster.targets.map(|targets| Targets {
             desired: targets.desired,
@@ -210,7 +212,7 @@ fn to_note(note: api::PlanNote) -> Note {
     Note {
         cluster: truncated(&note.cluster, MAX_WORD),
         reason: truncated(&note.reason, MAX_WORD),
-        message: truncated(&note.message, MAX_MESSAGE),
+        message: truncated(&note.message, MAX_REMARK),
     }
 }
 
@@ -333,7 +335,7 @@ mod tests {
         let status = api::PolicyStatus { clusters: vec![cluster; 1000], ..api::PolicyStatus::default() };
         let status = read(status, PolicyClaim::Waiting);
         assert_eq!(status.clusters.len(), MAX_CLUSTERS);
-        assert_eq!(status.clusters[0].message.chars().count(), MAX_MESSAGE);
+        assert_eq!(status.clusters[0].message.chars().count(), MAX_REMARK);
     }
 
     #[test]

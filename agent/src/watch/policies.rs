@@ -31,6 +31,8 @@ use crate::{
 
 /// Events that may wait for the session. A resource is at most 64 KiB of spec and what its status holds.
 const EVENTS: usize = 64;
+/// Bytes of a status as JSON that is kept: several times what the agent writes for a policy of five clusters with long messages.
+const MAX_STATUS_BYTES: usize = 128 * 1024;
 /// Events that are taken in at once.
 const BATCH: usize = 64;
 
@@ -94,7 +96,10 @@ pub fn strip(object: DynamicObject) -> Option<Resource> {
     let DynamicObject { metadata, mut data, .. } = object;
     let mut take = |field: &str| data.get_mut(field).map(Value::take).unwrap_or_default();
     let spec = take("spec").to_string();
-    let status = ResourceStatus::parse(take("status"));
+    let status = take("status");
+    // Nothing that the agent wrote is that long. It reads as an empty one, and what the agent's fields hold is written anew.
+    let status = if status.to_string().len() > MAX_STATUS_BYTES { Value::Null } else { status };
+    let status = ResourceStatus::parse(status);
     Some(Resource {
         key: Key { namespace: metadata.namespace?, name: metadata.name? },
         uid: metadata.uid?,
@@ -327,6 +332,13 @@ mod tests {
         assert_eq!(kept.spec, Spec::Text("{\"order\":100}".into()));
         assert_eq!((kept.uid.as_str(), kept.generation, kept.resource_version.as_str()), ("u", 2, "7"));
         assert_eq!(kept.status.observed_generation, Some(2));
+    }
+
+    #[test]
+    fn a_status_that_nobody_of_us_wrote_is_not_kept() {
+        let mut object = object(json!({}));
+        object.data["status"]["weights"] = json!("x".repeat(MAX_STATUS_BYTES));
+        assert_eq!(strip(object).expect("a resource").status, ResourceStatus::default());
     }
 
     #[test]
