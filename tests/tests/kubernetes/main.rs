@@ -4,5 +4,6 @@
 mod crd;
 mod gates;
 mod harness;
+mod kubelets;
 mod policies;
 mod views;
