@@ -7,9 +7,12 @@ use std::{collections::HashMap, time::Duration};
 use crate::index::objects::PodObject;
 
 /// What the name of every gate begins with; the policy's name follows.
-pub const PREFIX: &str = "target-health.switchyard.dev/";
+pub use crate::index::objects::GATE_PREFIX as PREFIX;
 /// Kubernetes' bound on the part of a condition's name behind the slash, in characters.
 pub const MAX_POLICY_NAME: usize = 63;
+
+/// Why a gate is open whose target is healthy.
+pub const HEALTHY: &str = "TargetHealthy";
 
 /// Time since the process began.
 pub type Moment = Duration;
@@ -152,11 +155,17 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// True when the load balancer itself opened the gate.
+    #[must_use]
+    pub fn is_a_verdict(&self) -> bool {
+        self.reason == HEALTHY
+    }
+
     /// The reason as a metric's label: one of a fixed set, though the hub may bring words of its own.
     #[must_use]
     pub fn label(&self) -> &'static str {
         const KNOWN: [&str; 6] = [
-            "TargetHealthy",
+            HEALTHY,
             "PolicyGone",
             "ReleasedHubAway",
             "ReleasedSuspended",

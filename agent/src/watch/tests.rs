@@ -9,7 +9,7 @@ use super::{
 use crate::{
     index::{
         Index,
-        fixtures::reference_in,
+        fixtures::{for_nodes, reference_in},
         objects::{Health, ServiceRef, SourceKind, TombstoneReason},
     },
     metrics::Metrics,
@@ -211,6 +211,34 @@ async fn nodes_bring_zones_and_are_asked_for_without_their_status() {
     watched.synced().await;
     let zone = |index: &mut Index| index.view().endpoints.first().map(|view| view.zone.clone());
     watched.until("the zone", |index| zone(index).as_deref() == Some("eu-central-1a")).await;
+}
+
+#[tokio::test]
+async fn nodes_are_watched_whole_for_as_long_as_they_are_wanted_as_targets() {
+    let server = one_pod();
+    server.put(
+        NODES,
+        serde_json::json!({
+            "metadata": {"name": "n1", "uid": "uid-of-n1"},
+            "spec": {"providerID": "aws:///eu-central-1a/i-0123456789abcdef0"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}
+        }),
+    );
+    let mut service = fake::service("checkout");
+    service["spec"]["ports"][0]["nodePort"] = serde_json::json!(30_080);
+    server.put(&fake::services("shop"), service);
+    let nodes = for_nodes(checkout());
+    let mut watched = Watched::start(server, &[checkout(), nodes]);
+    watched.synced().await;
+    let both = ["10.0.0.1:8080", "i-0123456789abcdef0:30080"];
+    watched.until("the pod and the node", |index| addresses(index) == both).await;
+    // Listed anew, without their status, once only pods are wanted; the pods stay as they were.
+    watched.want(2, &[checkout()]);
+    let lists = |requests: &[String]| requests.iter().filter(|request| request.contains(NODES)).count();
+    let (before, server) = (lists(&watched.server.requests()), watched.server.clone());
+    watched.until("another list of nodes", |_| lists(&server.requests()) > before).await;
+    watched.synced().await;
+    assert_eq!(addresses(&mut watched.index), ["10.0.0.1:8080"]);
 }
 
 #[tokio::test]
