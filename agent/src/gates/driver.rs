@@ -1,6 +1,10 @@
 //! The loop of the readiness gates: watches, the hub's stream, writes and the clock meet here. It decides nothing.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use switchyard_proto::agent::v1::WatchTargetHealthRequest;
 use tokio::{
@@ -14,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::{
     inject::Injection,
     machine::{At, Gates, Input, Settings},
-    objects::{GateId, Outcome, Patch},
+    objects::{GateId, Outcome, Patch, PolicyKey},
     pods::{Pods, Watch, concerns},
     services::Services,
     stream::{Event, Output, Stream},
@@ -41,6 +45,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 pub const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// After a look that failed.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Policies of which it is kept in mind that a release was logged. Policies that are gone stay in it, so it must not grow for ever.
+const MAX_RELEASED: usize = 10_000;
 /// Names of complaints.
 const CANNOT_WRITE: &str = "readiness gates";
 const CANNOT_LOOK: &str = "forgotten readiness gates";
@@ -100,6 +106,7 @@ impl Driver {
             services: Services::default(),
             request: None,
             writes: JoinSet::new(),
+            released: BTreeMap::new(),
             forbidden: BTreeSet::new(),
             looks: JoinSet::new(),
             look_at: self.first_look,
@@ -127,6 +134,8 @@ struct Running {
     /// The hub's request that waits for a connection.
     request: Option<WatchTargetHealthRequest>,
     writes: JoinSet<(String, GateId, Outcome)>,
+    /// The policies whose gates were last opened without a verdict, and why: told once, not once a pod.
+    released: BTreeMap<PolicyKey, String>,
     /// Namespaces in which conditions cannot be written.
     forbidden: BTreeSet<String>,
     looks: JoinSet<Result<BTreeSet<String>, String>>,
@@ -291,11 +300,29 @@ impl Running {
         );
         if patch.condition.open {
             self.parts.metrics.gate_opened(patch.condition.label());
+            self.log_release(&patch);
         }
         self.writes.spawn(async move {
             let outcome = keeper.write(&patch, jiff::Timestamp::now()).await;
             (patch.namespace, patch.gate, outcome)
         });
+    }
+
+    fn log_release(&mut self, patch: &Patch) {
+        let Patch { gate, namespace, condition, .. } = patch;
+        let policy = PolicyKey { namespace: namespace.clone(), name: gate.policy.clone() };
+        if condition.is_a_verdict() {
+            self.released.remove(&policy);
+        } else if self.released.get(&policy) != Some(&condition.reason) && self.released.len() < MAX_RELEASED {
+            info!(
+                namespace,
+                policy = gate.policy,
+                reason = condition.reason,
+                message = condition.message,
+                "Readiness gates of this policy open without the load balancer's word"
+            );
+            self.released.insert(policy, condition.reason.clone());
+        }
     }
 
     fn written(&mut self, written: Result<(String, GateId, Outcome), JoinError>) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::objects::{Condition, Health, Mode, Moment, PolicyHealth, PolicyKey, Target};
+use super::objects::{Condition, HEALTHY, Health, Mode, Moment, PolicyHealth, PolicyKey, Target};
 
 /// All that is known from the hub.
 #[derive(Debug)]
@@ -146,9 +146,7 @@ fn judged(target: Option<&Target>) -> Verdict {
         code => format!("{text} ({code})"),
     };
     match target.health {
-        Health::Healthy => {
-            Verdict::Open(open("TargetHealthy", "the load balancer found the target healthy".to_owned()))
-        }
+        Health::Healthy => Verdict::Open(open(HEALTHY, "the load balancer found the target healthy".to_owned())),
         Health::Unregistered => Verdict::Shut(not_registered()),
         Health::Initial => {
             Verdict::Shut(shut("TargetInitial", with_code("the load balancer checks the target for the first time")))

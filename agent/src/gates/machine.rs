@@ -22,6 +22,8 @@ use crate::backoff::Backoff;
 
 /// How long a namespace rests in which writing is forbidden. Permissions come by hand.
 const FORBIDDEN_REST: Duration = Duration::from_secs(5);
+/// A hub that is away, or judges nothing, for less than this is not worth a write on every pod that waits.
+const SHORT: Duration = Duration::from_secs(10);
 /// How long a watch may take to show what was written before it is written again. It costs nothing when it stands already.
 const CONFIRM: Duration = Duration::from_secs(20);
 
@@ -146,11 +148,17 @@ impl Gate {
             Verdict::Unjudged { since, waits, opens } => {
                 let own = *self.unjudged_since.get_or_insert(now);
                 let end = since.unwrap_or(own).min(own).saturating_add(release_after);
-                if now >= end {
-                    opens
-                } else {
-                    self.wake = Some(end);
-                    waits
+                let told_until = since.map(|since| since.saturating_add(SHORT)).filter(|until| now < *until);
+                match (&self.wrote, told_until) {
+                    _ if now >= end => opens,
+                    (Some(wrote), Some(until)) if !wrote.open => {
+                        self.wake = Some(end.min(until));
+                        wrote.clone()
+                    }
+                    _ => {
+                        self.wake = Some(end);
+                        waits
+                    }
                 }
             }
         }

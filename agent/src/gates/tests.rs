@@ -77,6 +77,17 @@ impl Desk {
         self.outcome(uid, Outcome::Written)
     }
 
+    /// Writes these and what follows them; gives them all.
+    fn all_written(&mut self, mut patches: Vec<Patch>) -> Vec<Patch> {
+        let mut next = 0;
+        while let Some(patch) = patches.get(next) {
+            let gate = patch.gate.clone();
+            patches.extend(self.give(Input::Patched(gate, Outcome::Written)));
+            next += 1;
+        }
+        patches
+    }
+
     fn outcome(&mut self, uid: &str, outcome: Outcome) -> Vec<Patch> {
         let gate = GateId { uid: uid.to_owned(), policy: "checkout".to_owned() };
         self.give(Input::Patched(gate, outcome))
@@ -173,9 +184,10 @@ fn without_a_hub_gates_open_after_the_set_time_and_new_ones_at_once() {
     desk.give(Input::Pod(pod("a", true, Seen::Closed)));
     desk.written("a");
     desk.now = Duration::from_secs(50);
-    assert_eq!(shown(&desk.give(Input::Lost)), [("a", false, "HubAway")]);
+    assert_eq!(desk.give(Input::Lost), [], "it may be back at once");
+    assert_eq!(shown(&desk.pass(Duration::from_secs(10))), [("a", false, "HubAway")]);
     desk.written("a");
-    assert_eq!(desk.pass(RELEASE - Duration::from_secs(1)), []);
+    assert_eq!(desk.pass(RELEASE - Duration::from_secs(11)), []);
     assert_eq!(shown(&desk.pass(Duration::from_secs(1))), [("a", true, "ReleasedHubAway")]);
     desk.written("a");
     assert_eq!(shown(&desk.give(Input::Pod(pod("b", true, Seen::Absent)))), [("b", true, "ReleasedHubAway")]);
@@ -198,14 +210,27 @@ fn a_hub_that_comes_and_goes_without_a_verdict_does_not_start_the_clock_anew() {
     let suspended = health(Mode::Suspended, &[]);
     let mut opened = Vec::new();
     for _ in 0..4 {
-        opened.extend(desk.pass(RELEASE / 4));
-        opened.extend(desk.sync(std::slice::from_ref(&suspended)));
-        desk.written("a");
-        opened.extend(desk.pass(Duration::from_secs(1)));
-        opened.extend(desk.give(Input::Lost));
-        desk.written("a");
+        let patches = desk.pass(RELEASE / 4);
+        opened.extend(desk.all_written(patches));
+        let patches = desk.sync(std::slice::from_ref(&suspended));
+        opened.extend(desk.all_written(patches));
+        let patches = desk.pass(Duration::from_secs(1));
+        opened.extend(desk.all_written(patches));
+        let patches = desk.give(Input::Lost);
+        opened.extend(desk.all_written(patches));
     }
     assert!(shown(&opened).iter().any(|(_, open, reason)| *open && reason.starts_with("Released")), "{opened:?}");
+}
+
+#[test]
+fn a_short_absence_of_the_hub_is_not_worth_a_write() {
+    let mut desk = Desk::judged(&[("a", Health::Initial)]);
+    desk.give(Input::Pod(pod("a", true, Seen::Closed)));
+    desk.written("a");
+    desk.give(Input::Lost);
+    assert_eq!(desk.pass(Duration::from_secs(9)), []);
+    assert_eq!(desk.sync(&[health(Mode::Judged, &[("a", Health::Initial)])]), []);
+    assert_eq!(desk.pass(RELEASE), []);
 }
 
 #[test]
@@ -218,11 +243,12 @@ fn a_suspended_policy_shows_the_hubs_reason_and_opens_after_the_set_time() {
         message: "it is frozen".to_owned(),
         ..health(Mode::Suspended, &[])
     };
-    let patches = desk.give(Input::Policy(frozen));
+    assert_eq!(desk.give(Input::Policy(frozen)), [], "it may be over at once");
+    let patches = desk.pass(Duration::from_secs(10));
     assert_eq!(shown(&patches), [("a", false, "Frozen")]);
     assert_eq!(patches[0].condition.message, "it is frozen");
     desk.written("a");
-    assert_eq!(shown(&desk.pass(RELEASE)), [("a", true, "ReleasedSuspended")]);
+    assert_eq!(shown(&desk.pass(RELEASE - Duration::from_secs(10))), [("a", true, "ReleasedSuspended")]);
     let odd = PolicyHealth { reason: "not a word!".to_owned(), ..health(Mode::Suspended, &[]) };
     let mut desk = Desk::new();
     desk.sync(&[odd]);
