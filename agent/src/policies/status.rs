@@ -30,13 +30,16 @@ pub struct ResourceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub programmed: Option<String>,
     /// As in Kubernetes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// Per cluster of the policy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clusters: Vec<Cluster>,
     /// The listener rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Rule>,
     /// What is held, waits, or differs from what was asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<Note>,
 }
 

@@ -208,7 +208,19 @@ async fn a_policy_lives_and_ends_with_its_resource_and_its_author_alone_writes_t
     assert_eq!(state.weights(POLICY), Some(weights(90, 10)));
     source.tells("Normal", "Converged", "blue=90, green=10 is served").await;
 
+    // Nothing changes, so nothing is written.
+    place.world.hub_knows(POLICY).await;
+    let settled = source
+        .shows("all targets as healthy", |status| {
+            let clusters = status["clusters"].as_array().map(Vec::as_slice).unwrap_or_default();
+            clusters.len() == 2 && clusters.iter().all(|cluster| cluster["targets"]["healthy"] == 3)
+        })
+        .await;
     let load = place.world.load("checkout", 100).await;
+    load.more(300).await;
+    let later = source.checkout().await.expect("the policy");
+    assert_eq!(settled["metadata"]["resourceVersion"], later["metadata"]["resourceVersion"], "{settled:#}\n{later:#}");
+
     source.apply(&policy(0, 100)).await;
     source.serves("blue=0,green=100", 2).await;
     load.finish_without_failures().await;
