@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod realkube;
 pub mod recorder;
 pub mod sandbox;
+pub mod source;
 pub mod statistics;
 pub mod undertaker;
 pub mod wait;

@@ -28,5 +28,6 @@ mod foreign;
 mod instances;
 mod policies;
 mod quiet;
+mod sources;
 mod weights;
 mod yardctl;
