@@ -5,7 +5,7 @@ mod store_support;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use grpc_support::{EPOCH, Hub, PATIENCE, eventually, hub, hub_on, manifest, policy_ref, weights};
+use grpc_support::{Agent, EPOCH, Hub, PATIENCE, eventually, hub, hub_on, manifest, policy_ref, weights};
 use store_support::{fence, key};
 use switchyard_core::{ids::Epoch, policy::PolicyMemory, status::PolicyStatus};
 use switchyard_proto::{
@@ -363,6 +363,29 @@ async fn lists_that_are_empty_incomplete_or_of_a_failing_watch_take_nothing_away
     blue.list(vec![resource("b", 1, &one)]).await;
     eventually("what is missing leaves", async || get(&hub, "c").await?.deleting_since).await;
     stays("b", "").await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_whose_policies_cannot_be_seen_is_listed_with_the_reason() {
+    let hub = hub().await;
+    let mut agent = Agent::connect(&hub, grpc_support::hello("blue")).await;
+    agent.welcome().await;
+    let mut blue = Source::connect(&hub, "blue").await;
+    let shown = async || {
+        let answer = hub.clusters().list_clusters(api::ListClustersRequest {}).await.unwrap().into_inner();
+        let problems = answer.clusters.into_iter().find(|cluster| cluster.name == "blue")?.problems;
+        Some(problems.into_iter().map(|problem| (problem.kind, problem.message)).collect::<Vec<_>>())
+    };
+    for message in ["forbidden", ""] {
+        let seq = blue.send(Say::Failing(agent::PolicySourceFailing { message: message.to_owned() })).await;
+        blue.acked(seq).await;
+        let expected: Vec<_> = Some(("ClusterTrafficPolicy".to_owned(), message.to_owned()))
+            .into_iter()
+            .filter(|(_, message)| !message.is_empty())
+            .collect();
+        eventually("the problem is listed", async || shown().await.filter(|problems| *problems == expected)).await;
+    }
     hub.stop().await;
 }
 

@@ -267,6 +267,29 @@ async fn a_delete_waits_until_the_policy_is_gone() {
 }
 
 #[tokio::test]
+async fn a_delete_that_hands_the_policy_over_says_to_whom_and_waits_for_nothing() {
+    let owner = pb::PolicyOwner {
+        kind: pb::OwnerKind::Cluster.into(),
+        cluster: "blue".to_owned(),
+        generation: 2,
+        generation_in_force: 2,
+        ..pb::PolicyOwner::default()
+    };
+    let passed = pb::Policy { owner: Some(owner), ..policy(7, 1) };
+    let script = Script {
+        delete: queue([Answer::Ok(pb::DeletePolicyResponse { policy: Some(passed.clone()) })]),
+        list: queue([Answer::Ok(pb::ListPoliciesResponse { policies: vec![passed], next_page_token: String::new() })]),
+        ..Script::default()
+    };
+    let hub = Hub::start(script).await;
+    let ran = hub.yardctl("delete policy shop/checkout --wait").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.starts_with("shop/checkout handed over to the resource in cluster blue"), "{ran:?}");
+    let ran = hub.yardctl("get policies").await;
+    assert!(ran.code == 0 && ran.out.contains("shop       checkout  blue "), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_plan_of_all_can_be_cut_to_one_namespace() {
     let answer = || Answer::Ok(pb::GetPlanResponse { plan: Some(plan()) });
     let hub = Hub::start(Script { plan: queue([answer(), answer()]), ..Script::default() }).await;

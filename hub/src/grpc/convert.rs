@@ -7,7 +7,11 @@ use switchyard_core::{
     ids::{ClusterName, PolicyKey},
     inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link, ServiceKey},
     plan::{RegionPlan, Step},
-    policy::{Violation, spec::TargetType, validate::target_type_word},
+    policy::{
+        Violation,
+        spec::{self, TargetType},
+        validate::target_type_word,
+    },
     source::{Holder, Owner},
     status::{self, ConditionType, Note, PolicyStatus, Reason, StatusCondition},
 };
@@ -290,6 +294,11 @@ pub fn to_proto_cluster(cluster: &inventory::Cluster, info: Option<&ClusterInfo>
         kind: problem.kind.clone(),
         message: problem.message.clone(),
     });
+    let policies = info.and_then(|info| info.policies_failing.clone()).map(|message| proto::SourceProblem {
+        namespace: String::new(),
+        kind: spec::KIND.to_owned(),
+        message,
+    });
     proto::Cluster {
         name: cluster.name.to_string(),
         region: cluster.region.clone(),
@@ -298,7 +307,7 @@ pub fn to_proto_cluster(cluster: &inventory::Cluster, info: Option<&ClusterInfo>
         last_seen: info.and_then(|info| info.last_seen).map(to_proto_time),
         agent_version: info.map(|info| info.agent_version.clone()).unwrap_or_default(),
         endpoints,
-        problems: problems.collect(),
+        problems: problems.chain(policies).collect(),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct ClusterInfo {
     pub hub_instance: Option<Uuid>,
     /// The epoch in which what is stored was last said to be complete.
     pub complete_in_epoch: Option<Epoch>,
+    /// Why its agent cannot see policies now; none: it can, or the cluster is no source of policies.
+    pub policies_failing: Option<String>,
 }
 
 /// What a refresh changed.

@@ -86,6 +86,7 @@ struct HeadRow {
     features: Json<Value>,
     rev: i64,
     purged_rev: i64,
+    policies_failing: Option<String>,
     heard_at: Option<jiff_sqlx::Timestamp>,
     fresh: bool,
 }
@@ -114,6 +115,7 @@ impl HeadRow {
             session_id: self.session_id,
             hub_instance: self.hub_instance,
             complete_in_epoch: complete,
+            policies_failing: self.policies_failing,
         };
         let part = ClusterPart { cluster, info, rev: self.rev, rows: None };
         Ok((part, self.purged_rev))
@@ -288,9 +290,10 @@ impl Store {
         let heads = sqlx::query_as::<_, (i64, i64, jiff_sqlx::Timestamp)>(heads);
         let (head, claims, now) = self.run(Query::MirrorHeads, heads.fetch_one(&self.pool)).await?;
         let rows = "select c.name, c.region, c.vpc_id, c.agent_version, c.session_id, c.hub_instance, c.opened_at, c.complete_in_epoch, \
-                    c.problems, c.features, c.rev, c.purged_rev, h.at as heard_at, \
+                    c.problems, c.features, c.rev, c.purged_rev, ps.failing as policies_failing, h.at as heard_at, \
                     coalesce(h.session_id = c.session_id and h.at > clock_timestamp() - make_interval(secs => $1), false) as fresh \
-                    from clusters c left join heartbeats h on h.cluster = c.name order by c.name collate \"C\"";
+                    from clusters c left join heartbeats h on h.cluster = c.name \
+                    left join policy_sources ps on ps.cluster = c.name order by c.name collate \"C\"";
         let rows = sqlx::query_as::<_, HeadRow>(rows).bind(stale_after.as_secs_f64());
         let mut clusters = Vec::new();
         for row in self.run(Query::MirrorHeads, rows.fetch_all(&self.pool)).await? {
