@@ -10,130 +10,22 @@
 //! - After a reconnect everything is told anew; nothing else is kept for a resend.
 //! - An agent that has seen an epoch follows no hub with a smaller one.
 
-use std::{collections::VecDeque, time::Duration};
+mod tell;
+mod types;
 
+use std::time::Duration;
+
+use self::tell::{ACK_TIMEOUT, List, Phase, Stream};
+pub use self::types::{At, Input, Moment, Note, Output};
 use super::{
-    messages::{Body, Incoming, Outgoing, Upsert},
+    messages::{Body, Incoming, Outgoing},
     objects::{Key, SourceEvent},
-    status::ResourceStatus,
     table::Table,
 };
 use crate::backoff::Backoff;
 
-/// Time since some fixed moment of the process; only differences matter.
-pub type Moment = Duration;
-
 /// How long the hub may take to answer Hello. It reads one row of its store for that.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the hub may take to store something. Longer than its store is away in a failover of the database, so that the stream
-/// outlives one.
-const ACK_TIMEOUT: Duration = Duration::from_secs(60);
-/// A failure of the watcher is told after this long: a watch that breaks and is picked up again is no news.
-const HOLD: Duration = Duration::from_secs(3);
-/// Items in one message: the contract's limit.
-const MAX_ITEMS: usize = 50;
-/// Bytes of specs in one message, but for one that is larger by itself: a quarter of what gRPC accepts.
-const MAX_BYTES: usize = 1024 * 1024;
-/// Messages that the hub has not acknowledged. With the bytes above this bounds what waits in either process.
-const WINDOW: usize = 8;
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// The time that `Session::wake_at` named has come, or there is room to write again.
-    Tick,
-    /// The watcher saw something.
-    Source(SourceEvent),
-    /// The hub was reached and can be written to.
-    Opened,
-    /// The stream ended, or the hub could not be reached.
-    Closed {
-        /// Why.
-        reason: String,
-        /// The hub answered, and does not want this agent: asking again soon is of no use.
-        refused: bool,
-    },
-    /// A message came.
-    Received(Incoming),
-}
-
-/// The circumstances of a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct At {
-    /// When it is.
-    pub now: Moment,
-    /// How many messages can be written without waiting.
-    pub room: usize,
-    /// A number from 0.0 to 1.0, new for each step.
-    pub jitter: f64,
-    /// The highest epoch that any stream of this agent has seen.
-    pub highest_epoch: u64,
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Try to reach the hub; answer with `Opened` or `Closed`.
-    Dial,
-    /// Write this message. There is room for it.
-    Send(Outgoing),
-    /// Drop the stream. No `Closed` is expected for it.
-    Drop,
-    /// The stream is over: what the hub wanted shown is not known to be so any more.
-    Lost,
-    /// Watch the resources, or stop doing so.
-    Watch(bool),
-    /// The resource should show this.
-    Show {
-        /// Where it is.
-        key: Key,
-        /// Which it is.
-        uid: String,
-        /// What it should show.
-        status: Box<ResourceStatus>,
-    },
-    /// The hub has stored that this resource is gone.
-    Released {
-        /// Where it was.
-        key: Key,
-        /// Which it was.
-        uid: String,
-    },
-    /// Worth a line in the log.
-    Note(Note),
-}
-
-/// Something worth a line in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// Without a hub.
-    Offline {
-        /// Why.
-        reason: String,
-        /// When it is tried again.
-        retry_in: Duration,
-    },
-    /// The hub takes policies from this cluster.
-    Source {
-        /// Its epoch.
-        epoch: u64,
-    },
-    /// The hub takes none from this cluster.
-    NotSource {
-        /// The hub's words.
-        message: String,
-    },
-    /// A list was sent.
-    Listed {
-        /// How many resources it held.
-        policies: usize,
-    },
-    /// The hub was told that policies cannot be seen.
-    Failing {
-        /// Why.
-        message: String,
-    },
-}
 
 /// The stream of policies, over all of its connections.
 #[derive(Debug)]
@@ -164,31 +56,6 @@ enum Stage {
     Listing { stream: Stream, list: Option<List> },
     /// The hub holds what the cluster shows, but for what is on its way.
     Live { stream: Stream },
-}
-
-/// A list on its way.
-#[derive(Debug)]
-struct List {
-    id: String,
-    left: VecDeque<Key>,
-    count: usize,
-}
-
-#[derive(Debug, Default)]
-struct Stream {
-    last_seq: u64,
-    acked_seq: u64,
-    in_flight: VecDeque<InFlight>,
-    /// The failure that the hub was told of last.
-    told_failing: Option<String>,
-    wants_room: bool,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    seq: u64,
-    sent_at: Moment,
-    deleted: Vec<(Key, String)>,
 }
 
 impl Default for Session {
@@ -254,14 +121,7 @@ impl Session {
             Stage::Offline { retry_at } => *retry_at,
             Stage::Hello { give_up_at } => Some(*give_up_at),
             Stage::NotSource => None,
-            Stage::Listing { stream, .. } | Stage::Live { stream } => {
-                let stored_by = stream.in_flight.front().map(|message| message.sent_at + ACK_TIMEOUT);
-                let untold =
-                    self.failing.as_ref().filter(|failing| stream.told_failing.as_ref() != Some(&failing.message));
-                // Without room or window the tick comes with the room or the acknowledgement.
-                let told_at = untold.filter(|_| stream.has_window()).map(|failing| failing.since + HOLD);
-                [stored_by, told_at.filter(|_| !stream.wants_room)].into_iter().flatten().min()
-            }
+            Stage::Listing { stream, .. } | Stage::Live { stream } => stream.wake_at(self.failing.as_ref()),
         }
     }
 
@@ -283,16 +143,6 @@ impl Session {
         let stage = step.go_on(stage);
         let Step { table, failing, highest_epoch, lists, backoff, outputs, .. } = step;
         (outputs, Self { stage, table, failing, highest_epoch, lists, backoff })
-    }
-}
-
-impl Stream {
-    fn has_window(&self) -> bool {
-        self.in_flight.len() < WINDOW
-    }
-
-    fn is_stuck(&self, now: Moment) -> bool {
-        self.in_flight.front().is_some_and(|message| message.sent_at + ACK_TIMEOUT <= now)
     }
 }
 
@@ -390,12 +240,9 @@ impl Step {
             }
             Incoming::Ack { seq } => {
                 self.backoff.reset();
-                stream.acked_seq = stream.acked_seq.max(seq);
-                while let Some(message) = stream.in_flight.pop_front_if(|message| message.seq <= seq) {
-                    for (key, uid) in message.deleted {
-                        if self.table.deletion_stored(&key, &uid) {
-                            self.outputs.push(Output::Released { key, uid });
-                        }
+                for (key, uid) in stream.acknowledged(seq) {
+                    if self.table.deletion_stored(&key, &uid) {
+                        self.outputs.push(Output::Released { key, uid });
                     }
                 }
             }
@@ -423,112 +270,6 @@ impl Step {
         }
     }
 
-    /// Writes as much as there is to say, and room for.
-    fn tell(&mut self, mut stream: Stream, mut phase: Phase) -> Stage {
-        stream.wants_room = false;
-        while let Some(next) = self.next(&stream, &phase) {
-            if !stream.has_window() {
-                break;
-            }
-            if self.at.room == 0 {
-                stream.wants_room = true;
-                break;
-            }
-            phase = self.say(&mut stream, phase, next);
-        }
-        match phase {
-            Phase::Listing(list) => Stage::Listing { stream, list },
-            Phase::Live => Stage::Live { stream },
-        }
-    }
-
-    /// What is to be said next.
-    fn next(&self, stream: &Stream, phase: &Phase) -> Option<Next> {
-        if let Some(failing) = &self.failing {
-            let is_news = stream.told_failing.as_ref() != Some(&failing.message);
-            if is_news && self.at.now >= failing.since + HOLD {
-                return Some(Next::Failing(failing.message.clone()));
-            }
-        } else if stream.told_failing.is_some() {
-            return Some(Next::Recovered);
-        }
-        match phase {
-            Phase::Listing(Some(list)) => Some(if list.left.is_empty() { Next::ListEnd } else { Next::ListPart }),
-            Phase::Listing(None) => (self.table.is_listed() && self.failing.is_none()).then_some(Next::ListBegin),
-            Phase::Live if self.table.needs_list() => self.failing.is_none().then_some(Next::ListBegin),
-            Phase::Live => self.table.has_changes().then_some(Next::Changes),
-        }
-    }
-
-    fn say(&mut self, stream: &mut Stream, phase: Phase, next: Next) -> Phase {
-        match (next, phase) {
-            (Next::Failing(message), phase) => {
-                stream.told_failing = Some(message.clone());
-                self.outputs.push(Output::Note(Note::Failing { message: message.clone() }));
-                self.send(stream, Body::Failing { message });
-                phase
-            }
-            // The contract: a new list follows. One that was under way begins anew with it.
-            (Next::Recovered, _) => {
-                stream.told_failing = None;
-                self.send(stream, Body::Failing { message: String::new() });
-                Phase::Listing(None)
-            }
-            (Next::ListBegin, _) => {
-                self.lists += 1;
-                let id = self.lists.to_string();
-                let left = self.table.begin_list().into();
-                self.send(stream, Body::ListBegin { list_id: id.clone() });
-                Phase::Listing(Some(List { id, left, count: 0 }))
-            }
-            (Next::ListPart, Phase::Listing(Some(mut list))) => {
-                let upserts = self.gather(|_| list.left.pop_front());
-                list.count += upserts.len();
-                if !upserts.is_empty() {
-                    self.send(stream, Body::Changes { upserts, deleted: Vec::new() });
-                }
-                Phase::Listing(Some(list))
-            }
-            (Next::ListEnd, Phase::Listing(Some(list))) => {
-                self.outputs.push(Output::Note(Note::Listed { policies: list.count }));
-                self.send(stream, Body::ListEnd { list_id: list.id, count: list.count });
-                Phase::Live
-            }
-            (Next::Changes, phase) => {
-                let upserts = self.gather(Table::next_change);
-                let deleted = self.table.tell_deleted(MAX_ITEMS - upserts.len());
-                self.send(stream, Body::Changes { upserts, deleted });
-                phase
-            }
-            (Next::ListPart | Next::ListEnd, phase) => phase,
-        }
-    }
-
-    /// Resources for one message. Those that are gone by now are left out.
-    fn gather(&mut self, mut next: impl FnMut(&Table) -> Option<Key>) -> Vec<Upsert> {
-        let mut upserts = Vec::new();
-        let mut bytes = 0;
-        while upserts.len() < MAX_ITEMS && bytes < MAX_BYTES {
-            let Some(key) = next(&self.table) else { break };
-            if let Some(upsert) = self.table.tell(&key) {
-                bytes += upsert.spec.len();
-                upserts.push(upsert);
-            }
-        }
-        upserts
-    }
-
-    fn send(&mut self, stream: &mut Stream, body: Body) {
-        stream.last_seq += 1;
-        let deleted = match &body {
-            Body::Changes { deleted, .. } => deleted.clone(),
-            Body::Hello { .. } | Body::ListBegin { .. } | Body::ListEnd { .. } | Body::Failing { .. } => Vec::new(),
-        };
-        stream.in_flight.push_back(InFlight { seq: stream.last_seq, sent_at: self.at.now, deleted });
-        self.at.room = self.at.room.saturating_sub(1);
-        self.outputs.push(Output::Send(Outgoing { seq: stream.last_seq, body }));
-    }
-
     /// Drops the stream.
     fn abandon(&mut self, reason: String, slowly: bool) -> Stage {
         self.outputs.push(Output::Drop);
@@ -545,21 +286,4 @@ impl Step {
         self.outputs.push(Output::Note(Note::Offline { reason, retry_in }));
         Stage::Offline { retry_at: Some(self.at.now + retry_in) }
     }
-}
-
-/// How far the telling is.
-enum Phase {
-    /// With a list under way, or waiting to begin one.
-    Listing(Option<List>),
-    Live,
-}
-
-/// One message.
-enum Next {
-    Failing(String),
-    Recovered,
-    ListBegin,
-    ListPart,
-    ListEnd,
-    Changes,
 }
