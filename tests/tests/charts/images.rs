@@ -84,7 +84,10 @@ fn an_image_copies_what_is_there_and_all_that_the_workspace_is_made_of() {
         let allowed = read(".dockerignore");
         for source in &copied {
             assert!(path(source).exists(), "{name}: {source} is not there");
-            assert!(allowed.lines().any(|line| line == format!("!{source}")), "{name}: .dockerignore keeps {source} out");
+            assert!(
+                allowed.lines().any(|line| line == format!("!{source}")),
+                "{name}: .dockerignore keeps {source} out"
+            );
         }
         for member in manifest.as_array().expect("members") {
             let member = member.as_str().expect("a name");

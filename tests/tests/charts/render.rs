@@ -67,7 +67,8 @@ async fn helm_finds_nothing_to_complain_about() {
 async fn what_is_for_looking_at_is_not_packaged() {
     for chart in CHARTS {
         let out = tempfile::tempdir().expect("a folder");
-        let (folder, out_path) = (path(&format!("charts/{chart}")).display().to_string(), out.path().display().to_string());
+        let (folder, out_path) =
+            (path(&format!("charts/{chart}")).display().to_string(), out.path().display().to_string());
         let finished = helm(&["package", &folder, "--destination", &out_path]).await;
         assert_eq!(finished.code, 0, "{finished}");
         let archive = names(out.path()).into_iter().next().expect("an archive");

@@ -76,7 +76,8 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
 #[tokio::test]
 async fn wrong_values_are_refused_by_name_and_with_what_helps() {
     for (chart, wrong, said) in REFUSED {
-        let mut arguments = vec![format!("--values={}", path(&format!("charts/{chart}/ci/minimal-values.yaml")).display())];
+        let mut arguments =
+            vec![format!("--values={}", path(&format!("charts/{chart}/ci/minimal-values.yaml")).display())];
         arguments.extend(wrong.iter().map(|value| format!("--set={value}")));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let finished = template(chart, &arguments).await;

@@ -4,6 +4,8 @@
 mod crd;
 mod gates;
 mod harness;
+mod install;
 mod kubelets;
 mod policies;
+mod rbac;
 mod views;
