@@ -169,7 +169,7 @@ impl ResourceStatus {
     /// True when a resource that shows this need not be written. The API server may keep items of a list in another order.
     #[must_use]
     pub fn shows(&self, wanted: &Self) -> bool {
-        self.in_order() == wanted.in_order()
+        self == wanted || self.in_order() == wanted.in_order()
     }
 
     fn in_order(&self) -> Self {

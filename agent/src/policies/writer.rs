@@ -7,7 +7,11 @@
 //! - One write at a time and one a second for each resource; what comes in between waits, the newest only.
 //! - Events go with a write that succeeded, so that one change is told once, by one agent.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     events::{self, Draft, Pacer},
@@ -30,6 +34,8 @@ const MAX_WRITES: usize = 4;
 #[derive(Debug, Default)]
 pub struct Writer {
     entries: BTreeMap<Key, Entry>,
+    /// Those with something to do, now or at some time. The others, mostly all of them, are not looked at.
+    restless: BTreeSet<Key>,
     writes: usize,
 }
 
@@ -41,6 +47,8 @@ struct Entry {
     /// Bytes of a spec that cannot be sent to the hub.
     too_large: Option<usize>,
     wanted: Option<Arc<ResourceStatus>>,
+    /// The resource shows something else than is wanted: found out when either changes, since comparing is work.
+    differs: bool,
     writing: Option<Writing>,
     /// What was written, and what the API server made of it, where that is not the same: an older resource definition does not know
     /// every field. Written again only when either side changes.
@@ -117,6 +125,7 @@ impl Writer {
                 }
             }
         }
+        self.look_at(&resource.key);
     }
 
     /// The resource is gone.
@@ -138,12 +147,26 @@ impl Writer {
             }
             kept
         });
+        let entries = &self.entries;
+        self.restless.retain(|key| entries.contains_key(key));
+    }
+
+    /// Finds out whether there is something to do for a resource, after something about it has changed.
+    fn look_at(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.differs = entry.shows_something_else();
+        if entry.is_restless() {
+            self.restless.insert(key.clone());
+        } else {
+            self.restless.remove(key);
+        }
     }
 
     /// The hub says what a resource should show. Another resource of the same name is not touched.
     pub fn show(&mut self, key: &Key, uid: &str, status: ResourceStatus) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) {
             entry.wanted = Some(Arc::new(entry.in_words(status)));
+            self.look_at(key);
         }
     }
 
@@ -151,7 +174,10 @@ impl Writer {
     pub fn lost(&mut self) {
         for entry in self.entries.values_mut() {
             entry.wanted = None;
+            entry.differs = false;
         }
+        let entries = &self.entries;
+        self.restless.retain(|key| entries.get(key).is_some_and(Entry::is_restless));
     }
 
     /// What became of a write. `jitter` is uniform in 0.0..=1.0.
@@ -168,33 +194,21 @@ impl Writer {
             // The watcher says so, too; until then it is as good as a conflict.
             Outcome::Gone => entry.not_before = now + CONFLICT_PAUSE,
             Outcome::Forbidden(_) | Outcome::Failed(_) => {
-                entry.not_before = now + entry.backoff.next(jitter).max(PAUSE)
+                entry.not_before = now + entry.backoff.next(jitter).max(PAUSE);
             }
         }
+        self.look_at(key);
     }
 
     /// Everything whose time has come.
     pub fn due(&mut self, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
-        for (key, entry) in &mut self.entries {
-            let mut drafts = std::mem::take(&mut entry.drafts);
-            drafts.extend(entry.pacer.due(now));
-            let tell = |draft| Action::Tell { key: key.clone(), uid: entry.uid.clone(), draft };
-            actions.extend(drafts.into_iter().map(tell));
-            if self.writes >= MAX_WRITES || entry.not_before > now {
-                continue;
-            }
-            let Some(status) = entry.to_write().cloned() else { continue };
-            self.writes += 1;
-            entry.writing = Some(Writing { status: status.clone(), before: entry.shown.clone() });
-            entry.not_before = now + PAUSE;
-            actions.push(Action::Write {
-                key: key.clone(),
-                uid: entry.uid.clone(),
-                version: entry.version.clone(),
-                status,
-            });
-        }
+        let (entries, writes) = (&mut self.entries, &mut self.writes);
+        self.restless.retain(|key| {
+            let Some(entry) = entries.get_mut(key) else { return false };
+            actions.extend(entry.due(key, now, writes));
+            entry.is_restless()
+        });
         actions
     }
 
@@ -204,11 +218,11 @@ impl Writer {
         // With every place taken, the answer to a write is what goes on.
         let has_place = self.writes < MAX_WRITES;
         let wake = |entry: &Entry| {
-            let write = entry.to_write().filter(|_| has_place).map(|_| entry.not_before);
+            let write = (has_place && entry.differs && entry.writing.is_none()).then_some(entry.not_before);
             let tell = if entry.drafts.is_empty() { entry.pacer.wake_at() } else { Some(Moment::ZERO) };
             [write, tell].into_iter().flatten().min()
         };
-        self.entries.values().filter_map(wake).min()
+        self.restless.iter().filter_map(|key| wake(self.entries.get(key)?)).min()
     }
 }
 
@@ -220,6 +234,7 @@ impl Entry {
             shown: resource.status.clone(),
             too_large: too_large(resource),
             wanted: None,
+            differs: false,
             writing: None,
             curtailed: None,
             not_before: Moment::ZERO,
@@ -253,11 +268,30 @@ impl Entry {
         self.curtailed = (!resource.status.shows(status)).then(|| (status.clone(), resource.status.clone()));
     }
 
-    /// What is to be written, the time aside.
-    fn to_write(&self) -> Option<&Arc<ResourceStatus>> {
-        let wanted = self.wanted.as_ref().filter(|_| self.writing.is_none())?;
+    fn due(&mut self, key: &Key, now: Moment, writes: &mut usize) -> Vec<Action> {
+        let mut drafts = std::mem::take(&mut self.drafts);
+        drafts.extend(self.pacer.due(now));
+        let tell = |draft| Action::Tell { key: key.clone(), uid: self.uid.clone(), draft };
+        let mut actions: Vec<Action> = drafts.into_iter().map(tell).collect();
+        let may_write = self.differs && self.writing.is_none() && *writes < MAX_WRITES && self.not_before <= now;
+        if let Some(status) = self.wanted.clone().filter(|_| may_write) {
+            *writes += 1;
+            self.writing = Some(Writing { status: status.clone(), before: self.shown.clone() });
+            self.not_before = now + PAUSE;
+            let (uid, version) = (self.uid.clone(), self.version.clone());
+            actions.push(Action::Write { key: key.clone(), uid, version, status });
+        }
+        actions
+    }
+
+    fn is_restless(&self) -> bool {
+        self.differs || !self.drafts.is_empty() || self.pacer.wake_at().is_some()
+    }
+
+    fn shows_something_else(&self) -> bool {
+        let Some(wanted) = &self.wanted else { return false };
         let curtailed = self.curtailed.as_ref().is_some_and(|(asked, got)| asked == wanted && *got == self.shown);
-        (!curtailed && !self.shown.shows(wanted)).then_some(wanted)
+        !curtailed && !self.shown.shows(wanted)
     }
 
     /// The hub never saw a spec that was too large, so it cannot say what is wrong with it.

@@ -228,6 +228,21 @@ fn few_writes_are_under_way_at_a_time() {
 }
 
 #[test]
+fn thousands_of_resources_at_rest_cost_nothing() {
+    let mut writer = Writer::default();
+    let resource = |number: u32| Resource { key: key(&format!("p{number}")), ..shown("u1", 1, &accepted(1)) };
+    let resources: Vec<_> = (0..2000).map(resource).collect();
+    resources.iter().for_each(|resource| writer.saw(resource));
+    let begun = std::time::Instant::now();
+    for resource in &resources {
+        writer.show(&resource.key, "u1", accepted(1));
+        assert_eq!((writer.due(at(0)), writer.wake_at()), (vec![], None));
+    }
+    // Some milliseconds; looking at every resource each time takes seconds.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_spec_that_was_too_large_to_be_sent_is_refused_in_words_that_help() {
     let mut writer = Writer::default();
     writer.saw(&Resource { spec: Spec::TooLarge { bytes: 70_000 }, ..shown("u1", 1, &nothing()) });
