@@ -6,6 +6,7 @@ mod end;
 mod parse;
 mod session;
 mod told;
+mod writer;
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 

@@ -3,14 +3,13 @@
 
 use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use switchyard_core::ids::{ClusterName, PolicyKey};
 use switchyard_proto::agent::v1::{
-    self as proto, SourcePolicyStatus, SyncPoliciesRequest, SyncPoliciesResponse, sync_policies_response::Message,
+    self as proto, SyncPoliciesRequest, SyncPoliciesResponse, sync_policies_response::Message,
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -19,13 +18,14 @@ use super::{
     SourceParts,
     end::End,
     parse::{self, Body, Hello},
-    told::{Told, no_room},
+    told::Told,
+    writer::{Stored, Writer},
 };
 use crate::{
     feed::Picture,
-    grpc::{agents::Place, code_word, convert::to_proto_time},
+    grpc::{agents::Place, code_word},
     metrics::Metrics,
-    store::{SourceError, SourceSession, Store, StoreError},
+    store::SourceSession,
 };
 
 /// Messages to the agent that wait to be written.
@@ -38,8 +38,6 @@ const OPEN_WITHIN: Duration = Duration::from_secs(8);
 const SPACING: Duration = Duration::from_millis(200);
 /// An agent that takes nothing for this long is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries to store something while the store is away.
-const STORE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Serves one stream to its end and says in the log why it ended.
 pub async fn serve(parts: SourceParts, inbound: Streaming<SyncPoliciesRequest>, outbox: mpsc::Sender<Answer>) {
@@ -134,16 +132,8 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
     let id = Uuid::now_v7();
     let place = parts.registry.enter(&cluster, id);
     let at = SourceSession { cluster, id };
-    loop {
-        match parts.store.source_open(&at).await {
-            Ok(()) => break,
-            Err(error) if error.is_unavailable() => sleep(STORE_PAUSE).await,
-            Err(error) => return Err(End::Store(error)),
-        }
-    }
-    let writer = Writer { store: parts.store.clone(), at: at.clone() };
-    // What an earlier stream said of failures is over; this one says its own.
-    writer.failing(None).await?;
+    let writer = Writer::new(parts.store.clone(), at.clone());
+    writer.open().await?;
     tracing::info!(cluster = %at.cluster, agent = %hello.instance, %epoch, "policies are taken from a cluster");
     outbox
         .send(Message::Welcome(proto::SourceWelcome { epoch: epoch.0, is_source: true, message: String::new() }))
@@ -173,93 +163,6 @@ async fn not_a_source(parts: &SourceParts, inbound: &mut Streaming<SyncPoliciesR
     match message {
         None => Ok(()),
         Some(_) => Err(End::OutOfOrder { message: "a message", place: "from a cluster that is no source" }),
-    }
-}
-
-/// Writes for one stream, again and again while the store is away: the agent waits for its acknowledgement, and leaves when it
-/// has waited long enough.
-#[derive(Clone)]
-struct Writer {
-    store: Store,
-    at: SourceSession,
-}
-
-/// What storing a message led to.
-#[derive(Default)]
-struct Stored {
-    seq: u64,
-    /// Resources to be remembered as listed.
-    listed: Vec<PolicyKey>,
-    unlisted: Vec<PolicyKey>,
-    received: usize,
-    no_room: Vec<SourcePolicyStatus>,
-}
-
-impl Writer {
-    async fn changes(&self, seq: u64, list: proto::PolicyChanges) -> Result<Stored, End> {
-        let parsed = tokio::task::spawn_blocking(move || parse::changes(list)).await;
-        let changes = parsed.map_err(|error| {
-            tracing::error!(%error, "resources of a cluster could not be read; please report this defect");
-            End::Defect
-        })??;
-        let missed = loop {
-            match self.store.source_changes(&self.at, &changes.upserts, &changes.deleted).await {
-                Ok(missed) => break missed,
-                Err(error) => pause(error).await?,
-            }
-        };
-        let now = to_proto_time(Timestamp::now());
-        let refused = changes.upserts.iter().filter(|new| missed.contains(&new.key));
-        Ok(Stored {
-            seq,
-            no_room: refused.map(|new| no_room(new, now)).collect(),
-            received: changes.upserts.len(),
-            listed: changes.upserts.iter().map(|new| new.key.clone()).filter(|key| !missed.contains(key)).collect(),
-            unlisted: changes.deleted.into_iter().map(|(key, _)| key).collect(),
-        })
-    }
-
-    async fn listed(&self, seq: u64, list: BTreeSet<PolicyKey>) -> Result<Stored, End> {
-        let done = loop {
-            match self.store.source_listed(&self.at, &list).await {
-                Ok(done) => break done,
-                Err(error) => pause(error).await?,
-            }
-        };
-        let (cluster, policies) = (&self.at.cluster, list.len());
-        if done.held > 0 {
-            tracing::warn!(
-                %cluster, policies, held = done.held,
-                "most or all policies of a cluster are missing from its list, which is not believed; they stay in force"
-            );
-        } else {
-            tracing::info!(%cluster, policies, gone = done.gone, "the policies of a cluster are listed");
-        }
-        Ok(Stored { seq, ..Stored::default() })
-    }
-
-    async fn failing(&self, why: Option<String>) -> Result<(), End> {
-        while let Err(error) = self.store.source_failing(&self.at, why.as_deref()).await {
-            pause(error).await?;
-        }
-        Ok(())
-    }
-
-    async fn failed(&self, seq: u64, why: Option<String>) -> Result<Stored, End> {
-        self.failing(why).await?;
-        Ok(Stored { seq, ..Stored::default() })
-    }
-}
-
-/// Waits a little when the same write may succeed then.
-async fn pause(error: SourceError) -> Result<(), End> {
-    match error {
-        SourceError::TakenOver { .. } => Err(End::TakenOver),
-        SourceError::Store(StoreError::Unavailable { .. }) => {
-            sleep(STORE_PAUSE).await;
-            Ok(())
-        }
-        SourceError::Store(error) => Err(End::Store(error)),
     }
 }
 
