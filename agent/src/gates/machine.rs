@@ -133,9 +133,16 @@ impl Gate {
     /// What it should say now; sets when to look again.
     fn want(&mut self, verdict: Verdict, containers_ready: bool, release_after: Duration, now: Moment) -> Condition {
         self.wake = None;
+        // The clock goes on also while the gate is being opened: that may yet be refused.
+        let want = self.judge(verdict, containers_ready, release_after, now);
         if let Some(opened) = &self.opened {
+            self.wake = None;
             return opened.clone();
         }
+        want
+    }
+
+    fn judge(&mut self, verdict: Verdict, containers_ready: bool, release_after: Duration, now: Moment) -> Condition {
         match verdict {
             Verdict::Open(condition) | Verdict::Shut(condition) => {
                 self.unjudged_since = None;
