@@ -1,10 +1,9 @@
 //! The world of a scenario: a sandbox with clusters, a load balancer that was there before, a hub, and an agent per cluster.
 //! Everything ends with it; when the test fails its logs are shown first.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context;
-use futures::future::try_join_all;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -17,7 +16,7 @@ use crate::{
     policy::Policy,
     postgres,
     process::tail,
-    realkube::{Options, RealKube},
+    realkube,
     sandbox::{Cluster, Sandbox, Settings, WorkloadSpec},
     undertaker, wait,
     yardctl::Yardctl,
@@ -123,7 +122,10 @@ impl Builder {
     /// When a part does not come up.
     pub async fn start(self) -> anyhow::Result<World> {
         let folder = folder()?;
-        let real = self.control_planes().await?;
+        let real = match self.kubernetes {
+            Kubernetes::Sandbox => BTreeMap::new(),
+            Kubernetes::Real => realkube::start_all(&self.sandbox.clusters).await?,
+        };
         let sandbox = Sandbox::start_beside(folder.path(), &self.sandbox, &real).await?;
         let load_balancer = sandbox.elb().create(LOAD_BALANCER, 80, &[("team", "platform")]).await?;
         for name in &self.sandbox.clusters {
@@ -150,18 +152,6 @@ impl Builder {
         let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, folder };
         world.all_connected().await?;
         Ok(world)
-    }
-
-    /// The real API servers that are asked for, by cluster. They start at the same time.
-    async fn control_planes(&self) -> anyhow::Result<BTreeMap<String, Arc<RealKube>>> {
-        if self.kubernetes == Kubernetes::Sandbox {
-            return Ok(BTreeMap::new());
-        }
-        let start = async |name: &String| {
-            let kube = RealKube::start(Options::WITH_CONTROLLERS).await;
-            anyhow::Ok((name.clone(), Arc::new(kube.with_context(|| format!("the control plane of {name}"))?)))
-        };
-        Ok(try_join_all(self.sandbox.clusters.iter().map(start)).await?.into_iter().collect())
     }
 }
 

@@ -19,12 +19,14 @@ mod programs;
 mod tools;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Context;
+use futures::future::try_join_all;
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::{Namespace, ServiceAccount},
@@ -90,6 +92,18 @@ pub struct RealKube {
 pub async fn shared() -> &'static RealKube {
     let started = SHARED.get_or_try_init(|| RealKube::start(Options::WITH_CONTROLLERS)).await;
     started.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// One with controllers for each of these clusters. They start at the same time.
+///
+/// # Errors
+/// When one does not come up.
+pub async fn start_all(clusters: &[String]) -> anyhow::Result<BTreeMap<String, Arc<RealKube>>> {
+    let start = async |name: &String| {
+        let kube = RealKube::start(Options::WITH_CONTROLLERS).await;
+        anyhow::Ok((name.clone(), Arc::new(kube.with_context(|| format!("the control plane of {name}"))?)))
+    };
+    Ok(try_join_all(clusters.iter().map(start)).await?.into_iter().collect())
 }
 
 /// A client of whatever a kubeconfig file names. Made anew for each test, since a client ends with the runtime it was made on.

@@ -14,7 +14,10 @@ use switchyard_tests::{
 
 const POLICY: &str = "shop/checkout";
 
-on_every_kubernetes!(an_agent_killed_during_a_rolling_update_costs_no_request);
+on_every_kubernetes!(
+    an_agent_killed_during_a_rolling_update_costs_no_request,
+    api_servers_killed_during_a_rolling_update_cost_no_request,
+);
 
 /// Pods serve on for longer than the longest outage here: what a preStop sleep is for. A dead hub's lease lasts 3 s.
 fn patient_pods() -> Builder {
@@ -56,6 +59,21 @@ async fn an_agent_killed_during_a_rolling_update_costs_no_request(kubernetes: Ku
     load.more(300).await;
     for cluster in ["blue", "green"] {
         world.agent(cluster).start_again().expect("the agent starts again");
+    }
+    all_is_well(world, load).await;
+}
+
+async fn api_servers_killed_during_a_rolling_update_cost_no_request(kubernetes: Kubernetes) {
+    let (world, load) = under_load(Builder { kubernetes, ..patient_pods() }).await;
+    world.begin_rolling_update("v2").await;
+    for cluster in world.clusters() {
+        cluster.api_server("stop").await.expect("the API server is killed");
+    }
+    load.more(300).await;
+    for cluster in world.clusters() {
+        // What happened in between cannot be told any more.
+        cluster.api_server("start").await.expect("the API server starts again");
+        cluster.api_server("compact").await.expect("its history is gone");
     }
     all_is_well(world, load).await;
 }
