@@ -35,6 +35,8 @@ create table policy_claims (
     manifest jsonb check (jsonb_typeof(manifest) = 'object'),
     refusal text check (length(refusal) between 1 and 8192),
     first_seen timestamptz not null,
+    -- When another resource of the name was reported in this one's place, and nobody had seen this one go.
+    renewed_at timestamptz,
     changed_at timestamptz not null,
     -- Missing from a complete list, on evidence too weak to remove it.
     absent_since timestamptz,

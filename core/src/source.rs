@@ -293,10 +293,14 @@ pub struct Absence {
 
 /// Judges a complete list. `known` says of each resource of the cluster whether it was held before. A list is weak evidence: it is
 /// believed only when it is not empty and at most half of what is known is missing. What is held stays held.
-pub fn absence(known: &BTreeMap<PolicyKey, bool>, listed: &BTreeSet<PolicyKey>) -> Absence {
+///
+/// `renewed`: some of what the list shows are other resources of the same names than at the list before, and nobody saw the old
+/// ones go. That is how a definition that was deleted and made anew looks, or a restored cluster, while a backup or a GitOps tool
+/// still brings resources back: then nothing that is missing is believed gone.
+pub fn absence(known: &BTreeMap<PolicyKey, bool>, listed: &BTreeSet<PolicyKey>, renewed: bool) -> Absence {
     let missing = || known.iter().filter(|(key, _)| !listed.contains(*key));
     let fresh: BTreeSet<PolicyKey> = missing().filter(|(_, held)| !**held).map(|(key, _)| key.clone()).collect();
-    if listed.is_empty() || missing().count() * 2 > known.len() {
+    if renewed || listed.is_empty() || missing().count() * 2 > known.len() {
         Absence { held: fresh, gone: BTreeSet::new() }
     } else {
         Absence { gone: fresh, held: BTreeSet::new() }

@@ -176,29 +176,35 @@ fn known(names: &[&str], held: &[&str]) -> BTreeMap<PolicyKey, bool> {
 
 #[test]
 fn a_list_that_lacks_at_most_half_is_believed() {
-    let judged = absence(&known(&["a", "b", "c", "d"], &[]), &keys(&["a", "b", "x"]));
+    let judged = absence(&known(&["a", "b", "c", "d"], &[]), &keys(&["a", "b", "x"]), false);
     assert_eq!((judged.gone, judged.held), (keys(&["c", "d"]), keys(&[])));
-    assert_eq!(absence(&known(&["a"], &[]), &keys(&["a", "b"])), absence(&BTreeMap::new(), &keys(&[])));
+    assert_eq!(absence(&known(&["a"], &[]), &keys(&["a", "b"]), false), absence(&BTreeMap::new(), &keys(&[]), false));
 }
 
 #[test]
 fn an_empty_list_or_one_that_lacks_most_takes_nothing_away() {
-    let judged = absence(&known(&["a"], &[]), &keys(&[]));
+    let judged = absence(&known(&["a"], &[]), &keys(&[]), false);
     assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&["a"])));
-    let judged = absence(&known(&["a", "b", "c"], &[]), &keys(&["a"]));
+    let judged = absence(&known(&["a", "b", "c"], &[]), &keys(&["a"]), false);
     assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&["b", "c"])));
     // All others are unknown to the hub: that is no list of this cluster's policies either.
-    let judged = absence(&known(&["a", "b"], &[]), &keys(&["x", "y", "z"]));
+    let judged = absence(&known(&["a", "b"], &[]), &keys(&["x", "y", "z"]), false);
     assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&["a", "b"])));
+}
+
+#[test]
+fn a_list_of_resources_that_were_made_anew_is_no_evidence_of_what_is_missing() {
+    let judged = absence(&known(&["a", "b", "c", "d"], &["d"]), &keys(&["a", "b"]), true);
+    assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&["c"])));
 }
 
 #[test]
 fn what_is_held_stays_held_whatever_later_lists_say() {
     // Held before: b and c. Of four, three are missing now, so d is held too.
-    let judged = absence(&known(&["a", "b", "c", "d"], &["b", "c"]), &keys(&["a"]));
+    let judged = absence(&known(&["a", "b", "c", "d"], &["b", "c"]), &keys(&["a"]), false);
     assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&["d"])));
     // An operator deleted b: half is missing, and that is no reason to take c away.
-    let judged = absence(&known(&["a", "c"], &["c"]), &keys(&["a"]));
+    let judged = absence(&known(&["a", "c"], &["c"]), &keys(&["a"]), false);
     assert_eq!((judged.gone, judged.held), (keys(&[]), keys(&[])));
 }
 
@@ -378,13 +384,13 @@ proptest! {
 
     #[test]
     fn a_list_never_takes_more_than_half(known in prop::collection::btree_map(0..20_u8, any::<bool>(), 0..20),
-                                         listed in prop::collection::btree_set(0..25_u8, 0..25)) {
+                                         listed in prop::collection::btree_set(0..25_u8, 0..25), renewed in any::<bool>()) {
         let name = |n: &u8| PolicyKey::new("shop", format!("p{n}")).unwrap();
         let known: BTreeMap<PolicyKey, bool> = known.iter().map(|(n, held)| (name(n), *held)).collect();
         let listed: BTreeSet<PolicyKey> = listed.iter().map(name).collect();
-        let judged = absence(&known, &listed);
+        let judged = absence(&known, &listed, renewed);
         prop_assert!(judged.gone.len() * 2 <= known.len());
-        prop_assert!(judged.gone.is_empty() || !listed.is_empty());
+        prop_assert!(judged.gone.is_empty() || !(renewed || listed.is_empty()));
         prop_assert!(judged.gone.is_empty() || judged.held.is_empty());
         for key in judged.gone.iter().chain(&judged.held) {
             prop_assert!(!listed.contains(key));

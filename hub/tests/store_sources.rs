@@ -272,6 +272,26 @@ async fn a_list_takes_away_what_is_missing_but_never_most_of_it() {
 }
 
 #[tokio::test]
+async fn a_definition_made_anew_takes_nothing_away_while_its_resources_come_back() {
+    let db = database().await;
+    let blue = source_of(&db, &["a", "b", "c", "d"]).await;
+    assert_eq!(db.store.source_listed(&blue, &listed(&["a", "b", "c", "d"])).await.unwrap(), Listed::default());
+    // More than half is back, under new UIDs, and the agent has to begin its list again half-way.
+    let back = |name: &str| asks(&format!("new-{name}"), 1, &manifest(name, &[("blue", 1)]));
+    report(&db.store, &blue, &[back("a"), back("b"), back("c")]).await;
+    let blue = session(&db.store, "blue").await;
+    report(&db.store, &blue, &[back("a"), back("b"), back("c")]).await;
+    let led = db.store.source_listed(&blue, &listed(&["a", "b", "c"])).await.unwrap();
+    assert_eq!(led, Listed { gone: 0, held: 1 });
+    assert_eq!(get(&db.store, "d").await.unwrap().record.deleting_since, None);
+    // The next list shows nothing new: what is held stays, and what goes now is believed.
+    let led = db.store.source_listed(&blue, &listed(&["a", "b"])).await.unwrap();
+    assert_eq!(led, Listed { gone: 1, held: 0 });
+    assert!(get(&db.store, "c").await.unwrap().record.deleting_since.is_some());
+    assert_eq!(get(&db.store, "d").await.unwrap().record.deleting_since, None);
+}
+
+#[tokio::test]
 async fn an_operator_decides_about_what_is_held() {
     let db = database().await;
     let blue = source_of(&db, &["a", "b"]).await;

@@ -133,7 +133,8 @@ impl Store {
         let change = self.policy_change(&mut txn).await?;
         self.source_fence(&mut txn, session).await?;
         let known = self.claims_held(&mut txn, cluster).await?;
-        let missing = absence(&known, listed);
+        let renewed = self.claims_renewed(&mut txn, cluster).await?;
+        let missing = absence(&known, listed, renewed);
         let cause = Cause { reason: "it is missing from the complete list of its cluster", ..Cause::resources(change) };
         if !(missing.gone.is_empty() && missing.held.is_empty()) {
             let claim_change = self.claim_change(&mut txn).await?;
@@ -297,6 +298,14 @@ impl Store {
         rows.into_iter().map(read).collect()
     }
 
+    /// True when resources were replaced by others of their names since the last complete list.
+    async fn claims_renewed(&self, conn: &mut Conn, cluster: &ClusterName) -> Result<bool, StoreError> {
+        let read = "select exists (select from policy_claims c join policy_sources s on s.cluster = c.cluster \
+                    where c.cluster = $1 and c.renewed_at > coalesce(s.listed_at, '-infinity'))";
+        let read = sqlx::query_scalar::<_, bool>(read).bind(cluster.as_str());
+        self.run(Query::ClaimsGet, read.fetch_one(conn)).await
+    }
+
     async fn claim_write(
         &self,
         conn: &mut Conn,
@@ -315,6 +324,7 @@ impl Store {
                      on conflict (cluster, namespace, name) do update set uid = excluded.uid, generation = excluded.generation, \
                      manifest = excluded.manifest, refusal = excluded.refusal, absent_since = null, change = excluded.change, \
                      first_seen = case when c.uid = excluded.uid then c.first_seen else excluded.first_seen end, \
+                     renewed_at = case when c.uid = excluded.uid then c.renewed_at else excluded.first_seen end, \
                      changed_at = case when c.uid = excluded.uid and c.generation = excluded.generation \
                      then c.changed_at else excluded.changed_at end";
         let write = sqlx::query(write)
