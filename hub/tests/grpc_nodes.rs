@@ -25,6 +25,11 @@ fn node(address: &str) -> agent::Endpoint {
     agent::Endpoint { service: for_nodes("web"), port: 30_080, ..endpoint("web", address) }
 }
 
+async fn connected(hub: &Hub) {
+    let what = "the picture to show blue as connected";
+    eventually(what, async || (hub.link("blue").await == ClusterLink::Connected).then_some(())).await;
+}
+
 /// A policy for the pods of `web` and one for its nodes.
 async fn two_policies() -> Hub {
     let hub = hub().await;
@@ -41,6 +46,7 @@ async fn an_agent_is_asked_for_nodes_only_when_it_said_that_it_can_report_them()
     let set = old.watch_set().await;
     assert_eq!(set.services, [service_ref("web").unwrap()]);
     old.sync(&set, "web", &["10.0.0.1"]).await;
+    connected(&hub).await;
     let warned = hub.apply(&nodes_manifest("web-nodes-2", "web")).await.unwrap().warnings;
     assert!(warned.iter().any(|text| text.contains("blue") && text.contains("too old")), "{warned:?}");
     let mut new = Agent::connect(&hub, hello("blue")).await;
@@ -96,7 +102,7 @@ async fn nodes_are_shown_beside_pods_with_what_they_are() {
     assert_eq!(gates, ["web".parse().unwrap()], "only our gates, and only those that may name a policy");
     let ports: Vec<_> = inventory.services.values().map(|state| state.health_check_node_port).collect();
     assert_eq!(ports, [Some(32_000), Some(32_000)]);
-    assert_eq!(hub.link("blue").await, ClusterLink::Connected);
+    connected(&hub).await;
     hub.stop().await;
 }
 
