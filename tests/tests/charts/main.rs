@@ -1,7 +1,10 @@
-//! The charts and the images, judged without a cluster: helm renders and lints, the Dockerfiles are read. What an API server says
+//! The charts and the images, judged without a cluster: helm renders and lints, the programs take what the charts give them, the
+//! Dockerfiles are read. What an API server says
 //! to the charts is in the binary `kubernetes`. Needs helm (`SWITCHYARD_KUBE_TOOLS`; `make test` sees to it).
 
 mod images;
+mod pages;
+mod pods;
 mod render;
 mod values;
 

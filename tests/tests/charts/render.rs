@@ -6,7 +6,10 @@ use super::{CHARTS, cases, helm, names, path, template};
 
 const ACCEPT: &str = "SWITCHYARD_ACCEPT";
 
-/// The rendered file that belongs to each values file; the chart without values has one, too.
+/// The chart without values files has nothing to render: its template is committed as it is, and diffed in the crate `crd`.
+const RENDERED: [&str; 2] = ["switchyard-agent", "switchyard-hub"];
+
+/// The rendered file that belongs to each values file; the chart without them is tried once, with none.
 fn pairs(chart: &str) -> Vec<(Vec<String>, String)> {
     let cases = cases(chart);
     if cases.is_empty() {
@@ -21,7 +24,7 @@ fn pairs(chart: &str) -> Vec<(Vec<String>, String)> {
 
 #[tokio::test]
 async fn what_the_charts_render_is_what_is_committed() {
-    for chart in CHARTS {
+    for chart in RENDERED {
         let folder = path(&format!("charts/{chart}/rendered"));
         let pairs = pairs(chart);
         for (values, name) in &pairs {
