@@ -1,3 +1,6 @@
+// The programs of a real Kubernetes control plane, for the tests: scripts/kube-tools.sh builds them, nothing here is linked into ours.
+// Another version: change k8s.io/kubernetes and all its replacements alike, take the etcd that its go.mod names and a helm made for
+// the same k8s.io/api, and run `go mod tidy`. The stamps follow by themselves; go_exact in the script is the Go that builds it.
 module switchyard.dev/tools/kubernetes
 
 go 1.26.0
