@@ -38,7 +38,7 @@ fn documents(text: &str) -> Vec<Value> {
 /// Chart, name of the file, its objects.
 fn rendered() -> Vec<(&'static str, String, Vec<Value>)> {
     let mut found = Vec::new();
-    for name in ["switchyard-agent", "switchyard-hub", "switchyard-crds"] {
+    for name in ["switchyard-agent", "switchyard-hub"] {
         let folder = programs::workspace().join("charts").join(name).join("rendered");
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let path = entry.expect("an entry").path();

@@ -310,6 +310,29 @@ impl Place {
         .await;
     }
 
+    /// Leads the webhook's Service to this machine, where the agent runs. The rest of it stays as the chart made it.
+    async fn lead_the_webhook_here(&self) {
+        let log = self.log();
+        let address = log.rsplit_once("webhook_address=127.0.0.1:").map(|(_, rest)| rest).expect("a webhook is served");
+        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        let service = json!({"spec": {"type": "ExternalName", "externalName": "localhost"}}).to_string();
+        let name = format!("{RELEASE}-webhook");
+        kubectl(&self.kube, &["-n", NAMESPACE, "patch", "service", &name, "--type=merge", "-p", &service]).await;
+        let port = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/service/port",
+            "value": port.parse::<u16>().expect("a port")}])
+        .to_string();
+        let hook = format!("{NAMESPACE}-{RELEASE}");
+        kubectl(&self.kube, &["patch", "mutatingwebhookconfiguration", &hook, "--type=json", "-p", &port]).await;
+    }
+
+    /// What the server makes of a new pod of the workload.
+    async fn tried_pod(&self, more: &[&str]) -> String {
+        let mut arguments =
+            vec!["-n", "shop", "run", "trial", "--image=example.com/web", "--dry-run=server", "-o=yaml"];
+        arguments.extend(more);
+        kubectl(&self.kube, &arguments).await
+    }
+
     /// No call took traffic away since then.
     async fn nothing_was_removed(&self, since: u64, permission: &Permission) {
         let calls = self.world.elb().writes_since(since).await.expect("the calls").calls;
@@ -329,6 +352,23 @@ async fn provoke(place: &mut Place, permission: &Permission, weight: u32) {
         ("clustertrafficpolicies/status" | "events", _) => place.weigh(weight).await,
         _ => place.restart_agent().await,
     }
+}
+
+/// The chart's selectors, rules and path, and the agent's certificate.
+async fn the_webhook_gates_pods_where_it_is_asked_to(place: &Place) {
+    const LABEL: &str = "switchyard.dev/inject-readiness-gates";
+    place.lead_the_webhook_here().await;
+    let own = "--labels=app=checkout";
+    assert!(!place.tried_pod(&[own]).await.contains(GATE), "the namespace did not ask for it");
+    kubectl(&place.kube, &["label", "namespace", "shop", &format!("{LABEL}=enabled")]).await;
+    wait::until("a new pod to get its gate", async || {
+        let pod = place.tried_pod(&[own]).await;
+        wait::check(pod.contains(GATE), || pod.clone())
+    })
+    .await;
+    let out = format!("--labels=app=checkout,{LABEL}=disabled");
+    assert!(!place.tried_pod(&[&out]).await.contains(GATE), "a pod may stay out");
+    kubectl(&place.kube, &["label", "namespace", "shop", &format!("{LABEL}-")]).await;
 }
 
 async fn each_one_is_missed(place: &mut Place) {
@@ -363,6 +403,7 @@ async fn the_charts_permissions_suffice_and_each_that_is_missing_is_named_and_re
     place.roll_pods("first").await;
     place.rolled().await;
     place.webhook_is_trusted().await;
+    the_webhook_gates_pods_where_it_is_asked_to(&place).await;
     let events = kubectl(&place.kube, &["-n", "shop", "get", "events.events.k8s.io", "-o", "name"]).await;
     assert!(events.contains("checkout."), "events are written: {events}");
     assert!(!place.log().to_lowercase().contains("forbidden"), "{}", place.log());
