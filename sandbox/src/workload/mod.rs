@@ -7,6 +7,7 @@ pub mod deployment;
 pub mod endpointslices;
 pub mod kubelet;
 pub mod node_ports;
+mod node_table;
 mod pod_server;
 pub mod pod_status;
 
