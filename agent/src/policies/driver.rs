@@ -24,7 +24,10 @@ use crate::{
         transport::{Link, LinkEvent},
     },
     metrics::Metrics,
-    watch::{policies::PolicyWatch, write::PolicyWrites},
+    watch::{
+        policies::PolicyWatch,
+        write::{EventOutcome, PolicyWrites},
+    },
 };
 
 /// How long the hub has to end the stream in its turn when the agent stops.
@@ -97,7 +100,7 @@ enum Happened {
 /// A call that ended.
 enum Called {
     Status { key: Key, uid: String, outcome: Outcome },
-    Event { outcome: Result<(), String> },
+    Event { outcome: EventOutcome },
 }
 
 struct Running {
@@ -257,11 +260,12 @@ impl Running {
                 self.report_write(&key, &outcome);
                 self.writer.written(&key, &uid, outcome, self.started.elapsed(), rand::random());
             }
-            Called::Event { outcome: Ok(()) } => {
+            Called::Event { outcome: EventOutcome::NamespaceGone } => self.metrics.policy_event("dropped"),
+            Called::Event { outcome: EventOutcome::Written } => {
                 self.metrics.policy_event("written");
                 self.complaints.clear(TELLING);
             }
-            Called::Event { outcome: Err(error) } => {
+            Called::Event { outcome: EventOutcome::Failed(error) } => {
                 self.metrics.policy_event("failed");
                 if self.complaints.raise(TELLING, &error) {
                     warn!(error, "An Event about a policy was not written; nothing else depends on it");

@@ -380,6 +380,20 @@ async fn a_status_that_may_not_be_written_is_complained_of_until_it_may() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_namespace_is_no_missing_permission() {
+    let mut world = World::start().await;
+    let words = "unable to create new content in namespace shop because it is being terminated";
+    world.kube.fail(EVENTS, Fault::Status(403, words));
+    let mut conversation = world.live().await;
+    world.kube.delete(POLICIES, "checkout");
+    conversation.changes().await;
+    let dropped = || world.metrics.encode().contains("switchyard_agent_policy_events_total{outcome=\"dropped\"} 1");
+    world.until("the event to be dropped", dropped).await;
+    assert_eq!(world.complaints.lines(), [""; 0]);
+    world.stop(conversation).await;
+}
+
+#[tokio::test]
 async fn two_agents_of_one_cluster_write_a_change_once_and_tell_it_once() {
     let mut world = World::start().await;
     let first = world.live().await;

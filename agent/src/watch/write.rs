@@ -37,6 +37,20 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Of the resource's name in an Event's name, which has at most 253 characters.
 const MAX_NAME: usize = 200;
 
+/// What an API server says of new objects in a namespace that is being deleted; its code is that of a missing permission.
+const TERMINATING: &str = "because it is being terminated";
+
+/// What became of an Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// It is there.
+    Written,
+    /// Its namespace goes or is gone, and with it everybody who could read it.
+    NamespaceGone,
+    /// Why not, for people.
+    Failed(String),
+}
+
 /// Writes to one cluster's API server; clones share the client.
 #[derive(Clone)]
 pub struct PolicyWrites {
@@ -74,10 +88,7 @@ impl PolicyWrites {
     }
 
     /// Writes an Event about a resource.
-    ///
-    /// # Errors
-    /// Says for people why it was not written.
-    pub async fn event(&self, key: &Key, uid: &str, draft: &Draft) -> Result<(), String> {
+    pub async fn event(&self, key: &Key, uid: &str, draft: &Draft) -> EventOutcome {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &key.namespace);
         let kind = match draft.kind {
             Kind::Normal => "Normal",
@@ -106,7 +117,12 @@ impl PolicyWrites {
             }),
             ..Event::default()
         };
-        within(api.create(&PostParams::default(), &event)).await.map(drop).map_err(|refusal| refusal.message)
+        match within(api.create(&PostParams::default(), &event)).await {
+            Ok(_) => EventOutcome::Written,
+            Err(Refusal { code: 404, .. }) => EventOutcome::NamespaceGone,
+            Err(refusal) if refusal.code == 403 && refusal.message.contains(TERMINATING) => EventOutcome::NamespaceGone,
+            Err(refusal) => EventOutcome::Failed(refusal.message),
+        }
     }
 }
 
