@@ -101,7 +101,7 @@ async fn an_apply_with_yaml_creates_and_a_dry_run_does_not() {
     };
     send("fieldManager=me&dryRun=All").await.unwrap();
     assert!(api.get_opt("hub").await.unwrap().is_none());
-    assert_eq!(refused(send("dryRun=All").await).code, 400, "an apply names its manager");
+    assert_eq!(refused(send("dryRun=All").await).code, 422, "an apply names its manager");
     send("fieldManager=me").await.unwrap();
     assert_eq!(api.get("hub").await.unwrap().spec.unwrap().holder_identity.as_deref(), Some("one"));
 }
@@ -219,8 +219,8 @@ async fn a_deletion_with_the_wrong_uid_is_refused() {
         ..DeleteParams::default()
     };
     assert_eq!(refused(api.delete("web", &of("another")).await).code, 409);
-    let answer = api.delete("web", &of(&made.uid().unwrap())).await.unwrap().right().expect("a status is the answer");
-    assert_eq!(answer.details.unwrap().uid, made.uid().unwrap());
+    let answer = api.delete("web", &of(&made.uid().unwrap())).await.unwrap().left().expect("a Service is the answer");
+    assert_eq!(answer.uid(), made.uid());
 }
 
 #[tokio::test]
@@ -303,7 +303,8 @@ async fn broken_requests_are_answered_with_a_status_object() {
         (Method::GET, "/api/v1/pods?limit=many", Value::Null, 400),
         (Method::GET, "/api/v1/pods?labelSelector=a%20in%20b", Value::Null, 400),
         (Method::GET, "/api/v1/pods?fieldSelector=spec.color%3Dred", Value::Null, 400),
-        (Method::GET, "/api/v1/pods?watch=1&sendInitialEvents=true", Value::Null, 400),
+        (Method::GET, "/api/v1/pods?watch=1&sendInitialEvents=true", Value::Null, 422),
+        (Method::GET, "/api/v1/pods?resourceVersionMatch=Exact", Value::Null, 422),
         (Method::GET, "/api/v9/pods", Value::Null, 404),
         (Method::POST, "/api/v1/pods", json!({}), 405),
         (Method::POST, "/api/v1/namespaces/default/pods", json!([1]), 400),

@@ -148,12 +148,21 @@ fn resolve_conflicts(
                 entry.set.remove(&path);
             } else {
                 let name = entry.raw["manager"].as_str().unwrap_or_default().to_owned();
-                let version = entry.raw["apiVersion"].as_str().unwrap_or_default().to_owned();
-                conflicts.push((name, version, fields::display(&path)));
+                conflicts.push((format!("{name:?}{}", how(&entry.raw)), fields::display(&path)));
             }
         }
     }
     if conflicts.is_empty() { Ok(()) } else { Err(ApiError::apply_conflict(&conflicts)) }
+}
+
+/// How the other manager came by the field, as Kubernetes words it.
+fn how(entry: &Value) -> String {
+    let subresource =
+        entry["subresource"].as_str().map_or_else(String::new, |name| format!(" with subresource {name:?}"));
+    match (entry["operation"].as_str(), entry["apiVersion"].as_str()) {
+        (Some("Update"), Some(version)) => format!("{subresource} using {version}"),
+        _ => subresource,
+    }
 }
 
 /// Owning an item of a list is no claim on its content.
@@ -201,10 +210,22 @@ fn merge_item(kind: &Kind, names: &mut Vec<String>, target: &mut Value, item: &V
     }
 }
 
+/// What the server fills in after it has noted who wrote what, so that it belongs to nobody.
+fn set_by_server(kind: &Kind, path: &[String]) -> bool {
+    const SERVICE: [&str; 5] = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"];
+    let step = |at: usize| path.get(at).and_then(|step| step.strip_prefix("f:")).unwrap_or_default();
+    let status = kind.status && step(0) == "status";
+    let address = kind.plural == "services" && step(0) == "spec" && SERVICE.contains(&step(1));
+    let node_port = kind.plural == "services" && path.last().is_some_and(|step| step == "f:nodePort");
+    let finalizers = kind.plural == "namespaces" && step(0) == "spec";
+    status || address || node_port || finalizers
+}
+
 /// Records a plain create, update or patch: the writer owns what it changed, whoever owned that before does not.
 pub fn record_update(kind: &Kind, before: Option<&Value>, after: &mut Value, manager: &Manager<'_>) {
     let mut list = before.map(entries).unwrap_or_default();
-    let now_there = fields::leaves(kind, after);
+    let written = |path: &Path| !manager.subresource.is_empty() || !set_by_server(kind, path);
+    let now_there: FieldSet = fields::leaves(kind, after).into_iter().filter(written).collect();
     let changed: FieldSet = match before {
         None => now_there.clone(),
         Some(before) => {
@@ -247,10 +268,7 @@ mod tests {
         let other = json!({"spec": {"replicas": 3}, "metadata": {"labels": {"b": "2"}}});
         let refused = apply(kind, Some(&live), &other, &applier("two"), false).unwrap_err();
         assert_eq!((refused.code, refused.reason), (409, "Conflict"));
-        assert_eq!(
-            refused.message,
-            "Apply failed with 1 conflict: conflict with \"one\" using apps/v1: .spec.replicas"
-        );
+        assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas");
         let forced = apply(kind, Some(&live), &other, &applier("two"), true).unwrap();
         assert_eq!(forced["spec"]["replicas"], 3);
         assert_eq!(forced["metadata"]["labels"], json!({"a": "1", "b": "2"}));
@@ -268,7 +286,7 @@ mod tests {
         let live = apply(kind, Some(&live), &json!({}), &applier("one"), false).unwrap();
         assert_eq!(live["metadata"]["labels"], json!({"a": "1"}));
         let live = apply(kind, Some(&live), &json!({}), &applier("two"), false).unwrap();
-        assert_eq!(live["metadata"]["labels"], json!({}));
+        assert_eq!(live["metadata"]["labels"], Value::Null);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-use super::kinds::{DEPLOYMENTS, KindId, NAMESPACES, PODS, SERVICES};
+use super::kinds::{DEPLOYMENTS, EVENTS, KindId, LEASES, NAMESPACES, PODS, SERVICES};
 use super::object::{child, text};
 use super::status::ApiError;
 
@@ -13,10 +13,14 @@ use super::status::ApiError;
 pub(super) fn default_new(kind: KindId, value: &mut Value) {
     if kind == NAMESPACES {
         value["status"] = json!({"phase": "Active"});
+        value["spec"] = json!({"finalizers": ["kubernetes"]});
         let name = text(value, "/metadata/name").to_owned();
         child(&mut value["metadata"], "labels").insert("kubernetes.io/metadata.name".into(), json!(name));
     } else if kind == SERVICES {
         default_service(value);
+        value["status"] = json!({"loadBalancer": {}});
+    } else if kind == LEASES {
+        child(value, "spec");
     } else if kind == PODS {
         let spec = child(value, "spec");
         for (field, default) in [
@@ -71,6 +75,9 @@ pub(super) fn default_service(value: &mut Value) {
     if exposed {
         spec.entry("externalTrafficPolicy").or_insert(json!("Cluster"));
     }
+    if spec["type"] == "LoadBalancer" {
+        spec.entry("allocateLoadBalancerNodePorts").or_insert(json!(true));
+    }
     if spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local" {
         // From the same range, away from where the ports above begin.
         let number = 30_000 + (usize::from(c) * 256 + usize::from(d) + 1_384) % 2_768;
@@ -102,6 +109,11 @@ pub(super) fn validate(kind: KindId, value: &Value) -> Result<(), ApiError> {
     if kind == SERVICES && text(value, "/spec/type") != "ExternalName" {
         validate_service_ports(kind, name, value)?;
     }
+    let involved = text(value, "/involvedObject/namespace");
+    if kind == EVENTS && !involved.is_empty() && involved != text(value, "/metadata/namespace") {
+        let cause = format!("Invalid value: {involved:?}: does not match event.namespace");
+        return Err(ApiError::invalid(row, name, "involvedObject.namespace", &cause));
+    }
     if kind == DEPLOYMENTS {
         let wanted = value.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
         let labels = value.pointer("/spec/template/metadata/labels");
@@ -128,6 +140,9 @@ fn validate_service_ports(kind: KindId, name: &str, value: &Value) -> Result<(),
         }
         if ports.len() > 1 && port["name"].as_str().is_none_or(str::is_empty) {
             return bad(format!("spec.ports[{index}].name"), "Required value");
+        }
+        if ports[..index].iter().any(|p| p["port"] == port["port"] && p["protocol"] == port["protocol"]) {
+            return bad(format!("spec.ports[{index}]"), &format!("Duplicate value: {}", port["port"]));
         }
         if ports[..index].iter().any(|p| p["name"] == port["name"]) {
             return bad(format!("spec.ports[{index}].name"), &format!("Duplicate value: {}", port["name"]));

@@ -28,16 +28,25 @@ fn group(name: &str) -> Option<Value> {
     Some(json!({"name": name, "versions": [version], "preferredVersion": version}))
 }
 
-fn verbs(_: &Kind) -> Value {
-    json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"])
+/// In the order in which Kubernetes lists them.
+fn verbs(row: &Kind) -> Value {
+    if row.custom {
+        json!(["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"])
+    } else {
+        json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"])
+    }
 }
 
 fn resources(group: &str, version: &str) -> Option<Value> {
     let rows: Vec<&Kind> = KINDS.iter().filter(|k| k.group == group && k.version == version).collect();
     let mut list = Vec::new();
     for row in &rows {
-        list.push(json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced,
-            "kind": row.kind, "verbs": verbs(row), "shortNames": row.short_names}));
+        let mut resource = json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced,
+            "kind": row.kind, "verbs": verbs(row)});
+        if !row.short_names.is_empty() {
+            resource["shortNames"] = json!(row.short_names);
+        }
+        list.push(resource);
         if row.status {
             list.push(json!({"name": format!("{}/status", row.plural), "singularName": "",
                 "namespaced": row.namespaced, "kind": row.kind, "verbs": ["get", "patch", "update"]}));

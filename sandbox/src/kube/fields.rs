@@ -133,6 +133,12 @@ pub fn remove(value: &mut Value, path: &[Step]) {
                 map.remove(name);
             } else if let Some(child) = map.get_mut(name) {
                 remove(child, rest);
+                // A list or map that was emptied so goes with the last of it.
+                let empty =
+                    child.as_array().is_some_and(Vec::is_empty) || child.as_object().is_some_and(|c| c.is_empty());
+                if rest.len() == 1 && empty {
+                    map.remove(name);
+                }
             }
         }
         Value::Array(items) => {

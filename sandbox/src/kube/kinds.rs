@@ -127,7 +127,7 @@ pub const KINDS: &[Kind] = &[
         short_names: &["po"],
         namespaced: true,
         status: true,
-        generation: false,
+        generation: true,
         custom: false,
         merges: POD,
     },
@@ -155,7 +155,7 @@ pub const KINDS: &[Kind] = &[
         status: false,
         generation: false,
         custom: false,
-        merges: &[],
+        merges: &[("involvedObject", Merge::Atomic)],
     },
     Kind {
         group: "discovery.k8s.io",
@@ -220,7 +220,7 @@ pub const KINDS: &[Kind] = &[
         status: false,
         generation: false,
         custom: false,
-        merges: &[],
+        merges: &[("regarding", Merge::Atomic)],
     },
 ];
 

@@ -80,6 +80,10 @@ pub fn list(store: &Store, scope: &Scope, query: &HashMap<String, String>) -> Re
         number(query, "limit")?.filter(|n| *n > 0).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let namespace = scope.namespace.as_deref();
     let asked = number(query, "resourceVersion")?;
+    if asked.is_none() && query.get("resourceVersionMatch").is_some_and(|rule| !rule.is_empty()) {
+        let cause = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
+        return Err(ApiError::invalid_options("ListOptions", "resourceVersionMatch", cause));
+    }
     let (version, mut objects) = if let Some(token) = query.get("continue").filter(|t| !t.is_empty()) {
         let token = Continue::decode(token).ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
         let all = store.list_at(scope.kind, namespace, token.rv).map_err(|_| {
@@ -108,6 +112,19 @@ pub fn list(store: &Store, scope: &Scope, query: &HashMap<String, String>) -> Re
     Ok(list_body(scope, version, &objects, remaining))
 }
 
+/// Items of a list of built-in kinds do not repeat what the list says of itself.
+fn untyped_into(out: &mut Vec<u8>, object: &Value) {
+    out.push(b'{');
+    let fields = object.as_object().into_iter().flatten();
+    for (index, (name, value)) in fields.filter(|(name, _)| *name != "apiVersion" && *name != "kind").enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(format!("{}:{value}", Value::from(name.as_str())).as_bytes());
+    }
+    out.push(b'}');
+}
+
 fn list_body(scope: &Scope, version: u64, objects: &[Arc<Object>], remaining: usize) -> Bytes {
     let row = scope.kind.row();
     let mut meta = json!({"resourceVersion": version.to_string()});
@@ -132,7 +149,11 @@ fn list_body(scope: &Scope, version: u64, objects: &[Arc<Object>], remaining: us
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(&scope.shown(object));
+        if scope.metadata_only || row.custom {
+            out.extend_from_slice(&scope.shown(object));
+        } else {
+            untyped_into(&mut out, object.value());
+        }
     }
     out.extend_from_slice(b"]}");
     Bytes::from(out)

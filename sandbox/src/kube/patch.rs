@@ -146,9 +146,7 @@ pub fn json_patch(target: &mut Value, operations: &Value) -> Result<(), ApiError
 
 fn one_operation(target: &mut Value, operation: &Value) -> Result<(), ApiError> {
     let name = operation["op"].as_str().unwrap_or_default();
-    let bad = |why: &str| {
-        ApiError::bad_request(format!("the server rejected our request due to an error in our request: {name} {why}"))
-    };
+    let bad = |why: &str| ApiError::patch_refused(&format!("{name} {why}"));
     let pointer = |field: &str| operation[field].as_str().ok_or_else(|| bad(&format!("operation lacks {field:?}")));
     let path = pointer("path")?;
     let value = operation.get("value").cloned();
@@ -283,9 +281,9 @@ mod tests {
             json!([{"op": "remove", "path": "/none"}]),
             json!([{"op": "test", "path": "/b", "value": 6}]),
             json!([{"op": "add", "path": "/l/9", "value": 6}]),
-            json!({"op": "add"}),
         ] {
-            assert_eq!(json_patch(&mut target, &broken).unwrap_err().code, 400);
+            assert_eq!(json_patch(&mut target, &broken).unwrap_err().code, 422);
         }
+        assert_eq!(json_patch(&mut target, &json!({"op": "add"})).unwrap_err().code, 400, "not even a list");
     }
 }

@@ -34,6 +34,16 @@ fn details(kind: &Kind, name: &str) -> Value {
     out
 }
 
+/// The machine-readable word for a cause, which begins with the words for people.
+fn fault(cause: &str) -> &'static str {
+    let words = [
+        ("Required value", "FieldValueRequired"),
+        ("Duplicate value", "FieldValueDuplicate"),
+        ("Forbidden", "FieldValueForbidden"),
+    ];
+    words.iter().find(|(start, _)| cause.starts_with(start)).map_or("FieldValueInvalid", |(_, word)| word)
+}
+
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>, details: Value) -> Self {
         Self { code, reason, message: message.into(), details }
@@ -58,17 +68,16 @@ impl ApiError {
         Self::new(409, "Conflict", message, details(kind, name))
     }
 
-    /// Leaves that other managers own, from a server-side apply without force: (manager, apiVersion, field path).
-    pub fn apply_conflict(conflicts: &[(String, String, String)]) -> Self {
+    /// Leaves that other managers own, from a server-side apply without force: (manager and how it came by it, field path).
+    pub fn apply_conflict(conflicts: &[(String, String)]) -> Self {
         let causes: Vec<Value> = conflicts
             .iter()
-            .map(|(manager, version, field)| {
-                json!({"reason": "FieldManagerConflict", "field": field,
-                       "message": format!("conflict with {manager:?} using {version}")})
+            .map(|(manager, field)| {
+                json!({"reason": "FieldManagerConflict", "field": field, "message": format!("conflict with {manager}")})
             })
             .collect();
         let listed: Vec<String> =
-            conflicts.iter().map(|(m, v, f)| format!("conflict with {m:?} using {v}: {f}")).collect();
+            conflicts.iter().map(|(manager, field)| format!("conflict with {manager}: {field}")).collect();
         let plural = if conflicts.len() == 1 { "" } else { "s" };
         let message = format!("Apply failed with {} conflict{plural}: {}", conflicts.len(), listed.join(", "));
         Self::new(409, "Conflict", message, json!({"causes": causes}))
@@ -79,8 +88,22 @@ impl ApiError {
         let mut details = details(kind, name);
         // Kubernetes names the kind, not the plural, in the details of this one.
         details["kind"] = json!(kind.kind);
-        details["causes"] = json!([{"reason": "FieldValueInvalid", "message": cause, "field": field}]);
+        details["causes"] = json!([{"reason": fault(cause), "message": cause, "field": field}]);
         Self::new(422, "Invalid", message, details)
+    }
+
+    /// Options of a request that do not go together, such as `ListOptions`.
+    pub fn invalid_options(options: &str, field: &str, cause: &str) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {field}: {cause}");
+        let causes = json!([{"reason": fault(cause), "message": cause, "field": field}]);
+        let details = json!({"group": "meta.k8s.io", "kind": options, "causes": causes});
+        Self::new(422, "Invalid", message, details)
+    }
+
+    /// A JSON patch that cannot be carried out. Kubernetes does not say why; a sandbox may.
+    pub fn patch_refused(why: &str) -> Self {
+        let message = format!("the server rejected our request due to an error in our request: {why}");
+        Self::new(422, "Invalid", message, json!({}))
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
@@ -124,7 +147,7 @@ impl ApiError {
     pub fn unsupported_media_type(accepted: &str) -> Self {
         let message =
             format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
-        Self::new(415, "UnsupportedMediaType", message, Value::Null)
+        Self::new(415, "UnsupportedMediaType", message, json!({}))
     }
 
     pub fn too_large_body(limit: usize) -> Self {

@@ -91,7 +91,28 @@ pub fn prepare_new(kind: KindId, value: &mut Value, uid: &str, suffix: &str) -> 
         map.remove("status");
     }
     default_new(kind, value);
+    validate_labels(kind, value)?;
     validate(kind, value)
+}
+
+/// Values of labels are what selectors can name.
+fn validate_labels(kind: KindId, value: &Value) -> Result<(), ApiError> {
+    let labels = value.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
+    for text in labels.filter_map(|(_, value)| value.as_str()) {
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        let inside = |c: char| edge(c) || "-_.".contains(c);
+        let good =
+            text.len() <= LABEL_LIMIT && text.starts_with(edge) && text.ends_with(edge) && text.chars().all(inside);
+        if !text.is_empty() && !good {
+            let cause = format!(
+                "Invalid value: {text:?}: a valid label must be an empty string or consist of at most 63 alphanumeric characters, \
+                 '-', '_' or '.', and must start and end with an alphanumeric character"
+            );
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            return Err(ApiError::invalid(kind.row(), name, "metadata.labels", &cause));
+        }
+    }
+    Ok(())
 }
 
 fn validate_name(kind: KindId, name: &str) -> Result<(), ApiError> {
@@ -143,6 +164,7 @@ pub fn prepare_update(kind: KindId, old: &Value, mut new: Value, status: bool) -
         let cause = "Invalid value: field is immutable";
         return Err(ApiError::invalid(row, name, "spec.selector", cause));
     }
+    validate_labels(kind, &new)?;
     validate(kind, &new)?;
     if row.generation && content(old) != content(&new) {
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();

@@ -52,9 +52,8 @@ impl Watch {
         let initial = flag(query, "sendInitialEvents");
         let matching = query.get("resourceVersionMatch").map_or("", String::as_str);
         if initial && matching != "NotOlderThan" {
-            let message =
-                "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(ApiError::bad_request(message));
+            let cause = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return Err(ApiError::invalid_options("ListOptions", "resourceVersionMatch", cause));
         }
         let seconds = number(query, "timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(DEFAULT_WATCH_SECONDS);
         let asked = number(query, "resourceVersion")?;
@@ -98,7 +97,7 @@ impl Watch {
 
     fn push_bookmark(&mut self, end_of_initial: bool) {
         let row = self.scope.kind.row();
-        let mut meta = json!({"resourceVersion": self.version.to_string(), "creationTimestamp": null});
+        let mut meta = json!({"resourceVersion": self.version.to_string()});
         if end_of_initial {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::apply::{self, Manager};
-use super::kinds::{KindId, LEASES, NAMESPACES, PODS};
+use super::kinds::{KindId, LEASES, NAMESPACES, PODS, SERVICES};
 use super::object::{Object, child, metadata, text};
 use super::status::{self, ApiError};
 use super::store::{Key, Store, Write};
@@ -149,7 +149,7 @@ fn store_write(
     let written = store.modify(target.kind, &target.key(), |before| {
         let (write, object) = decide(before)?;
         // What is stored carries a version that only the store knows; what is not stored is answered as computed.
-        if matches!(write, Write::Nothing) {
+        if !matches!(write, Write::Put(_)) {
             answer = Some(object);
         }
         Ok(write)
@@ -182,12 +182,12 @@ pub fn update(
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
     store_write(store, target, |before| {
         let before = before.ok_or_else(|| ApiError::not_found(target.kind.row(), &target.name))?;
+        check_version(target, before, &body)?;
         let unconditional = !target.kind.row().custom && target.kind != LEASES;
         if text(&body, "/metadata/resourceVersion").is_empty() && !unconditional {
             let cause = "Invalid value: 0: must be specified for an update";
             return Err(ApiError::invalid(target.kind.row(), &target.name, "metadata.resourceVersion", cause));
         }
-        check_version(target, before, &body)?;
         changed(target, options, before, body)
     })
 }
@@ -252,9 +252,8 @@ fn apply_patch(
 ) -> Result<(Arc<Object>, bool), ApiError> {
     let row = target.kind.row();
     if options.manager.is_empty() {
-        let error =
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
-        return Err(ApiError::bad_request(error));
+        let cause = "Required value: is required for apply patch";
+        return Err(ApiError::invalid_options("PatchOptions", "fieldManager", cause));
     }
     let mut body = body.clone();
     strategy::bind(target.kind, &target.namespace, &target.name, &mut body)?;
@@ -300,29 +299,42 @@ fn strip_unwritable(has_status: bool, status: bool, body: &mut Value) {
 /// Deletes an object: at once, or by marking it where a finalizer or a running pod holds it. Gives the answer's body.
 pub fn delete(store: &Store, target: &Target, options: &DeleteOptions) -> Result<Value, ApiError> {
     let row = target.kind.row();
-    let mut gone = false;
-    let object = store_write(store, target, |before| {
+    let mut computed = None;
+    let written = store.modify(target.kind, &target.key(), |before| {
         let before = before.ok_or_else(|| ApiError::not_found(row, &target.name))?;
-        let meta = json!({"metadata": {"uid": options.uid, "resourceVersion": options.version}});
-        check_version(target, before, &meta)?;
-        let grace = grace_seconds(target, before, options);
-        let finalizers = before.value().pointer("/metadata/finalizers").and_then(Value::as_array);
-        let held = finalizers.is_some_and(|f| !f.is_empty()) || target.kind == NAMESPACES;
-        if grace == 0 && !held {
-            gone = true;
-            return Ok((if options.dry_run { Write::Nothing } else { Write::Remove }, before.clone()));
-        }
-        let marked = mark_deleted(target, before, grace);
-        if options.dry_run || strategy::unchanged(before.value(), &marked) {
-            return Ok((Write::Nothing, before.clone()));
-        }
-        Ok((Write::Put(marked.clone()), Arc::new(Object::new(marked))))
+        let (write, value) = deletion(target, before, options)?;
+        let gone = matches!(write, Write::Remove);
+        let write = if options.dry_run { Write::Nothing } else { write };
+        computed = Some((value, gone));
+        Ok::<_, ApiError>(write)
     })?;
-    Ok(if gone && target.kind != PODS {
-        status::deleted(row, &target.name, object.uid())
-    } else {
-        object.value().clone()
-    })
+    let (mut value, gone) = computed.ok_or_else(|| ApiError::not_found(row, &target.name))?;
+    if gone && target.kind != PODS && target.kind != SERVICES {
+        return Ok(status::deleted(row, &target.name, text(&value, "/metadata/uid")));
+    }
+    if let Some(written) = written {
+        value["metadata"]["resourceVersion"] = json!(written.text("/metadata/resourceVersion"));
+    }
+    Ok(value)
+}
+
+/// What a deletion does, and the object as it leaves it.
+fn deletion(target: &Target, before: &Arc<Object>, options: &DeleteOptions) -> Result<(Write, Value), ApiError> {
+    let meta = json!({"metadata": {"uid": options.uid, "resourceVersion": options.version}});
+    check_version(target, before, &meta)?;
+    let grace = grace_seconds(target, before, options);
+    let finalizers = before.value().pointer("/metadata/finalizers").and_then(Value::as_array);
+    let held = finalizers.is_some_and(|f| !f.is_empty()) || target.kind == NAMESPACES;
+    if grace == 0 && !held {
+        // A pod is marked first, as if it were given no time.
+        let last = if target.kind == PODS { mark_deleted(target, before, 0) } else { before.value().clone() };
+        return Ok((Write::Remove, last));
+    }
+    let marked = mark_deleted(target, before, grace);
+    if strategy::unchanged(before.value(), &marked) {
+        return Ok((Write::Nothing, before.value().clone()));
+    }
+    Ok((Write::Put(marked.clone()), marked))
 }
 
 /// Only a pod that runs somewhere is given time.
@@ -345,6 +357,10 @@ fn mark_deleted(target: &Target, before: &Object, grace: u64) -> Value {
             .unwrap_or(jiff::Timestamp::MAX);
         meta.insert("deletionTimestamp".into(), json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()));
         meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
+    }
+    // The wish to go counts as a change of what is wanted.
+    if let Some(generation) = meta.get("generation").and_then(Value::as_i64).filter(|_| !already) {
+        meta.insert("generation".into(), json!(generation + 1));
     }
     if target.kind == NAMESPACES {
         child(&mut value, "status").insert("phase".into(), json!("Terminating"));

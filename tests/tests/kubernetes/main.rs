@@ -2,6 +2,7 @@
 //! One binary, so that tests share a server. Needs the programs to be built and a control plane: `make test` sees to both.
 
 mod crd;
+mod duel;
 mod gates;
 mod harness;
 mod install;
