@@ -47,7 +47,7 @@ async fn the_programs_understand_what_the_charts_tell_them() {
             let ended = tokio::time::timeout(switchyard_tests::wait::PATIENCE, command.output()).await;
             let output = ended.unwrap_or_else(|_| panic!("{chart} {name} goes on")).expect("it runs");
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().filter(|line| line.starts_with(chart)).next_back().unwrap_or_default();
+            let last = said.lines().rfind(|line| line.starts_with(chart)).unwrap_or_default();
             assert!(last.contains(COMPLAINT), "{chart} {name}: {said}");
         }
     }
