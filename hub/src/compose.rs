@@ -264,7 +264,8 @@ impl Hub {
         let hub_id = self.store.hub_id(config.hub_id.clone()).await.context("the hub's id is not usable")?;
         let holder = Uuid::now_v7();
         tracing::info!(%hub_id, replica = %holder, "the store is open");
-        let left = self.store.sources_keep(&config.policy_sources).await.context("the policy sources are not usable")?;
+        let left =
+            self.store.sources_keep(&config.policy_sources).await.context("the policy sources are not usable")?;
         for cluster in left {
             tracing::warn!(%cluster, "--policy-source does not name a cluster any more; its policies stay in force and may be taken over");
         }

@@ -86,3 +86,16 @@ fn the_printed_configuration_holds_no_password() {
     assert_eq!(text, "Url(postgres://...@db:5432/x)");
     assert_eq!(redacted("secret"), "(not a URL)");
 }
+
+#[test]
+fn policy_sources_are_given_one_by_one_or_as_a_list_and_a_name_that_is_none_is_named() {
+    let names = |config: Config| config.policy_sources.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(parse(&[]).unwrap()), Vec::<String>::new());
+    let given = parse(&["--policy-source", "green, blue", "--policy-source", "blue", "--policy-source", ""]).unwrap();
+    assert_eq!(names(given), ["blue", "green"]);
+    let error = parse(&["--policy-source", "blue,Not A Name"]).unwrap_err();
+    assert_eq!(error.0[0].flag, "--policy-source");
+    assert!(error.to_string().contains("\"Not A Name\""), "{error}");
+    let many: Vec<String> = (0..=MOST_SOURCES).map(|n| format!("c{n}")).collect();
+    assert_eq!(faults(&["--policy-source", &many.join(",")]), ["--policy-source"]);
+}
