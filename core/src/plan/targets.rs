@@ -180,7 +180,8 @@ fn removals(
         .iter()
         .filter(|(target, _)| !wanted.contains(target))
         .map(|(target, state)| {
-            let ground = ground(input, inventory, *target, records.get(target).map_or(&[], Vec::as_slice));
+            let ground =
+                ground(input, inventory, (*target, state.health), records.get(target).map_or(&[], Vec::as_slice));
             (ground, last_to_go(state.health), *target)
         })
         .collect();
@@ -282,7 +283,12 @@ fn records<'a>(inventory: &'a Inventory, cluster: &ClusterName, service: &Servic
     records
 }
 
-fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(&PodUid, &Endpoint)]) -> Ground {
+fn ground(
+    input: &Input<'_>,
+    inventory: &Inventory,
+    (target, health): (Target, Health),
+    records: &[(&PodUid, &Endpoint)],
+) -> Ground {
     let words = Words::of(input.service);
     if let Ownership::Owner(owner) = inventory.owner(&input.cluster.vpc_id, target) {
         let here = owner.cluster == input.cluster.name;
@@ -299,6 +305,11 @@ fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(
     let last = records.iter().max_by_key(|(uid, endpoint)| (endpoint.updated_at, *uid));
     match last.map(|(_, endpoint)| endpoint.state) {
         Some(EndpointState::Present { terminating: true, .. }) => Ground::Strong(words.terminating),
+        // A Node object is not the machine: controllers have deleted all of them on one wrong answer of the cloud, while every
+        // machine went on serving. The load balancer knows better.
+        Some(EndpointState::Gone(Evidence::PodDeleted)) if input.service.targets_nodes() && !looks_dead(health) => {
+            Ground::Weak(words.deleted)
+        }
         Some(EndpointState::Gone(Evidence::PodDeleted)) => Ground::Strong(words.deleted),
         Some(EndpointState::Present { .. }) => Ground::Weak(words.not_ready),
         Some(EndpointState::Gone(Evidence::NotSelected)) => Ground::Weak(words.not_selected),
@@ -306,6 +317,14 @@ fn ground(input: &Input<'_>, inventory: &Inventory, target: Target, records: &[(
         Some(EndpointState::Gone(Evidence::PortChanged)) => Ground::Weak("the Service port changed"),
         Some(EndpointState::Gone(Evidence::Absent)) => Ground::Weak(words.absent),
         None => Ground::Weak(words.unknown),
+    }
+}
+
+/// True when the load balancer itself sends no requests to the target, or has nothing to say for it.
+fn looks_dead(health: Health) -> bool {
+    match health {
+        Health::Unhealthy | Health::Unused | Health::Unavailable | Health::Draining => true,
+        Health::Healthy | Health::Initial => false,
     }
 }
 
