@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use grpc_support::{Agent, EPOCH, Hub, PATIENCE, eventually, hub, hub_on, manifest, policy_ref, weights};
 use store_support::{fence, key};
 use switchyard_core::{ids::Epoch, policy::PolicyMemory, status::PolicyStatus};
+use switchyard_hub::store::{EmbeddedOptions, EmbeddedPostgres};
 use switchyard_proto::{
     agent::v1::{
         self as agent, PolicyClaim, SourcePolicyStatus, SyncPoliciesRequest, SyncPoliciesResponse,
@@ -528,4 +529,22 @@ async fn nothing_is_acknowledged_before_it_is_stored() {
     blue.acked(seq).await;
     assert!(hub.store.policy_get(&key("checkout")).await.unwrap().is_some());
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_told_while_the_store_is_away_is_stored_and_acknowledged_when_it_is_back() {
+    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
+    let postgres = EmbeddedPostgres::start(folder.path(), EmbeddedOptions::default()).await.unwrap();
+    let hub = hub_on(&postgres.url()).await;
+    let mut blue = Source::connect(&hub, "blue").await;
+    blue.list(Vec::new()).await;
+    postgres.stop().await.unwrap();
+    eventually("the outage to be seen", async || (!hub.feed.picture().store_ok).then_some(())).await;
+    let upserts = vec![resource("checkout", 1, &spec(&[("blue", 100)]))];
+    let seq = blue.send(Say::Changes(agent::PolicyChanges { upserts, deleted: Vec::new() })).await;
+    let postgres = EmbeddedPostgres::start(folder.path(), EmbeddedOptions::default()).await.unwrap();
+    blue.acked(seq).await;
+    blue.told("checkout", |told| told.claim() == PolicyClaim::Owner).await;
+    hub.stop().await;
+    postgres.stop().await.unwrap();
 }
