@@ -7,8 +7,8 @@ use switchyard_core::{
 };
 
 use super::*;
-use crate::store::Ownership;
 use crate::grpc::policies::manifest;
+use crate::store::Ownership;
 
 fn stored(name: &str, uid: &str, version: u64) -> StoredPolicy {
     let text = format!(
