@@ -90,7 +90,7 @@ fn bound(schema: &mut Value) {
 
 /// What `kubectl get` shows; those with a priority only with `-o wide`.
 fn columns() -> Value {
-    let condition = |kind: &str, part: &str| format!(".status.conditions[?(@.type==\"{kind}\")].{part}");
+    let condition = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
     let column = |name: &str, path: &str, about: &str| json!({"name": name, "type": "string", "jsonPath": path, "description": about});
     let wide = |mut column: Value| {
         column["priority"] = json!(1);
@@ -99,9 +99,9 @@ fn columns() -> Value {
     json!([
         column("Weights", ".status.weights", "Weights that are asked for"),
         column("Programmed", ".status.programmed", "Weights as read back from the load balancer"),
-        column("Accepted", &condition("Accepted", "status"), "Whether this generation is valid and in force"),
-        column("Converged", &condition("Converged", "status"), "Whether the load balancer serves it"),
-        column("Reason", &condition("Converged", "reason"), "Why it is converged or not"),
+        column("Accepted", &condition("Accepted"), "Whether this generation is valid and in force"),
+        column("Converged", &condition("Converged"), "Whether the load balancer serves it"),
+        column("Reason", ".status.reason", "Why it is not served as asked"),
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
         wide(column("Claim", ".status.claim", "Whether this resource is the policy of its name")),
         wide(json!({"name": "Priority", "type": "integer", "jsonPath": ".status.rule.priority",

@@ -42,6 +42,7 @@ fn everything() -> ResourceStatus {
         generation_in_force: Some(1),
         weights: Some(text()),
         programmed: Some(text()),
+        reason: Some(text()),
         conditions: CONDITION_TYPES.map(condition).to_vec(),
         clusters: vec![cluster],
         rule: Some(rule),

@@ -140,6 +140,7 @@ fn to_resource_status(status: api::PolicyStatus, claim: Claim, generations: &Gen
         generation_in_force: generations.in_force,
         weights: None,
         programmed: None,
+        reason: None,
         conditions: conditions.map(|condition| to_condition(condition, updated, generations)).collect(),
         clusters: status.clusters.into_iter().take(MAX_CLUSTERS).map(to_cluster).collect(),
         rule: status.rule.map(to_rule).filter(|rule| *rule != Rule::default()),

@@ -29,6 +29,9 @@ pub struct ResourceStatus {
     /// Weights as read back from the load balancer, in the same form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub programmed: Option<String>,
+    /// For one column: the reason of the first condition that is not True, else that of Converged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// As in Kubernetes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -192,11 +195,16 @@ impl ResourceStatus {
         self.condition(kind).is_some_and(|condition| condition.status == "True")
     }
 
-    /// Fills the two columns from the clusters.
+    /// Fills the columns from clusters and conditions.
     #[must_use]
     pub fn with_columns(mut self) -> Self {
         self.weights = column(&self.clusters, |cluster| Some(cluster.requested_weight));
         self.programmed = column(&self.clusters, |cluster| cluster.programmed_weight);
+        // Each builds on the one before it: what is not accepted is not programmed either, and the first says why.
+        let ladder = ["Accepted", "ResolvedRefs", "Programmed", "Converged"];
+        let known = || ladder.iter().filter_map(|kind| self.condition(kind));
+        let told = known().find(|condition| condition.status != "True").or_else(|| known().last());
+        self.reason = told.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty());
         self
     }
 }
@@ -236,6 +244,26 @@ mod tests {
         assert_eq!(status.weights.as_deref(), Some("blue=90,green=10"));
         assert_eq!(status.programmed.as_deref(), Some("blue=100"));
         assert_eq!(ResourceStatus::default().with_columns().programmed, None);
+    }
+
+    #[test]
+    fn the_column_of_reasons_tells_of_the_first_condition_that_does_not_hold() {
+        let condition = |kind: &str, status: &str, reason: &str| Condition {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            ..Condition::default()
+        };
+        let reason = |conditions: Vec<Condition>| {
+            ResourceStatus { conditions, ..ResourceStatus::default() }.with_columns().reason
+        };
+        let converged = condition("Converged", "False", "Settling");
+        let refused = condition("Accepted", "False", "InvalidSpec");
+        let accepted = condition("Accepted", "True", "AsRequested");
+        assert_eq!(reason(vec![converged.clone(), refused]).as_deref(), Some("InvalidSpec"));
+        assert_eq!(reason(vec![converged, accepted.clone()]).as_deref(), Some("Settling"));
+        assert_eq!(reason(vec![condition("Converged", "True", "Served"), accepted]).as_deref(), Some("Served"));
+        assert_eq!(reason(vec![condition("FailedOver", "False", "NotFailedOver")]), None);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct PolicyStatus {
     weights: Option<String>,
     /// Weights as read back from the load balancer, in the same form.
     programmed: Option<String>,
+    /// Why it is not served as asked: the reason of the first condition that is not True, else that of Converged.
+    reason: Option<String>,
     /// Accepted (valid and in force), ResolvedRefs (all that is named was found), Programmed (read back from the load balancer),
     /// Converged (served: programmed for the settle time), FailedOver (other weights than asked for, for the health of clusters).
     conditions: Option<Vec<Condition>>,

@@ -112,6 +112,7 @@ status:
   generationInForce: 1
   weights: blue=90,green=10
   programmed: blue=100,green=0
+  reason: WeightsHeld
   conditions:
     - {type: Accepted, status: "True", reason: AsRequested, message: the policy is in force, observedGeneration: 1, lastTransitionTime: "2026-01-02T03:04:05Z"}
     - {type: Converged, status: "False", reason: WeightsHeld, message: "", observedGeneration: 1, lastTransitionTime: "2026-01-02T03:04:05Z"}
