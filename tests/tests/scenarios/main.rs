@@ -28,6 +28,7 @@ mod foreign;
 mod instances;
 mod policies;
 mod quiet;
+mod replicas;
 mod sources;
 mod weights;
 mod yardctl;
