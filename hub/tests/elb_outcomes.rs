@@ -40,19 +40,21 @@ fn raw(status: &str, body: &str) -> Reply {
 
 #[tokio::test]
 async fn an_error_of_aws_is_a_refusal_with_its_code_whether_the_sdk_knows_it_or_not() {
-    for (status, code) in [
-        (400, "TooManyRules"),
-        (400, "RuleNotFound"),
-        (400, "ValidationError"),
-        (403, "AccessDenied"),
-        (403, "ExpiredToken"),
-        (403, "SignatureDoesNotMatch"),
+    for (status, code, remedy) in [
+        (400, "TooManyRules", ""),
+        (400, "RuleNotFound", ""),
+        (400, "ValidationError", ""),
+        (403, "AccessDenied", "docs/iam.md"),
+        (403, "ExpiredToken", "credentials"),
+        (403, "SignatureDoesNotMatch", "credentials"),
     ] {
         let (outcome, error) = ends(Reply::Error(status, code, "because")).await;
-        let refused = Outcome::Refused { code: code.into(), message: "because".into() };
-        assert_eq!(outcome, refused);
-        let ReadError::Refused { code: read, message, .. } = error else { panic!("{error:?}") };
-        assert_eq!((read.as_str(), message.as_str()), (code, "because"));
+        let Outcome::Refused { code: refused, message } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(refused, code);
+        assert!(message.starts_with("because") && message.contains(remedy), "{code}: {message}");
+        assert_eq!(message == "because", remedy.is_empty(), "{code}: {message}");
+        let ReadError::Refused { code: read, message: told, .. } = error else { panic!("{error:?}") };
+        assert_eq!((read.as_str(), told), (code, message));
     }
 }
 
