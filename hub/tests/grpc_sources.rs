@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use grpc_support::{Agent, EPOCH, Hub, PATIENCE, eventually, hub, hub_on, manifest, policy_ref, weights};
 use store_support::{fence, key};
-use switchyard_core::{ids::Epoch, policy::PolicyMemory, status::PolicyStatus};
+use switchyard_core::{
+    ids::{Epoch, Weight},
+    policy::PolicyMemory,
+    status::{ClusterStatus, ConditionType, PolicyStatus, Reason, StatusCondition, TargetCounts},
+};
 use switchyard_hub::store::{EmbeddedOptions, EmbeddedPostgres};
 use switchyard_proto::{
     agent::v1::{
@@ -208,6 +212,57 @@ async fn a_resource_becomes_a_policy_whose_owner_is_shown_and_hears_every_change
     let second = blue.told("checkout", |told| !told.status.as_ref().unwrap().notes.is_empty()).await;
     assert_eq!(second.status.unwrap().notes[0].reason, "ListenerNotFound");
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_programmed_before_is_never_told_as_the_truth_about_a_new_generation() {
+    let hub = hub().await;
+    let mut blue = Source::connect(&hub, "blue").await;
+    blue.list(vec![resource("checkout", 1, &spec(&[("blue", 100)]))]).await;
+    blue.told("checkout", |status| status.claim() == PolicyClaim::Owner).await;
+    let lease = fence(&hub.store).await;
+    let stored = hub.store.policy_get(&key("checkout")).await.unwrap().unwrap();
+    let say = async |version: u64, weight: u32| {
+        let said = programmed(version, weight);
+        hub.store.policy_status_save(lease, &stored.record.uid, &said, &PolicyMemory::default()).await.unwrap();
+    };
+    let shown = |told: &SourcePolicyStatus| {
+        let status = told.status.clone().unwrap();
+        let condition = status.conditions.iter().find(|condition| condition.r#type == "Programmed").cloned().unwrap();
+        (condition.status(), status.clusters[0].requested_weight)
+    };
+    say(1, 100).await;
+    blue.told("checkout", |told| shown(told) == (api::ConditionStatus::True, 100)).await;
+    blue.changes(vec![resource("checkout", 2, &spec(&[("blue", 60)]))], Vec::new()).await;
+    let told = blue.told("checkout", |told| told.generation_in_force == 2).await;
+    assert_eq!(shown(&told), (api::ConditionStatus::Unknown, 60), "{told:?}");
+    say(2, 60).await;
+    blue.told("checkout", |told| shown(told) == (api::ConditionStatus::True, 60)).await;
+    hub.stop().await;
+}
+
+/// What an engine says of a policy of one cluster that is programmed.
+fn programmed(version: u64, weight: u32) -> PolicyStatus {
+    let weight = Weight::new(weight).unwrap();
+    let condition = StatusCondition {
+        kind: ConditionType::Programmed,
+        status: Some(true),
+        reason: Reason::AsRequested,
+        message: String::new(),
+        last_transition: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let cluster = ClusterStatus {
+        cluster: "blue".parse().unwrap(),
+        requested: weight,
+        effective: weight,
+        programmed: Some(weight),
+        reason: Reason::AsRequested,
+        message: String::new(),
+        targets: TargetCounts::default(),
+        target_group: None,
+    };
+    let (conditions, clusters) = (vec![condition], vec![cluster]);
+    PolicyStatus { observed_version: version, conditions, clusters, rule: None, notes: Vec::new() }
 }
 
 #[tokio::test]

@@ -95,8 +95,8 @@ fn status(stored: &StoredClaim, policy: Option<&StoredPolicy>, links: &Links) ->
         Place::Refused => proto::PolicyClaim::Refused,
         Place::Waiting => proto::PolicyClaim::Waiting,
     };
-    let whole = policy.filter(|_| standing.place == Place::Owner).map(|policy| to_proto_policy(policy, links));
-    let mut status = whole.and_then(|policy| policy.status).unwrap_or_default();
+    let whole = policy.filter(|_| standing.place == Place::Owner).map(|policy| of_now(policy, links));
+    let mut status = whole.unwrap_or_default();
     if !standing.is_accepted() || status.conditions.is_empty() {
         let version = status.observed_version;
         status.conditions.retain(|condition| condition.r#type != "Accepted");
@@ -110,6 +110,28 @@ fn status(stored: &StoredClaim, policy: Option<&StoredPolicy>, links: &Links) ->
         status: Some(status),
         generation_in_force: standing.generation_in_force.unwrap_or(0),
     }
+}
+
+/// What can be said of the policy as it is asked for now. A status of an older version says nothing of that: whoever waits for the
+/// resource's new generation to be programmed would take the weights before for it.
+fn of_now(stored: &StoredPolicy, links: &Links) -> api::PolicyStatus {
+    let record = &stored.record;
+    let mut status = to_proto_policy(stored, links).status.unwrap_or_default();
+    if status.observed_version >= record.version {
+        return status;
+    }
+    for condition in status.conditions.iter_mut().filter(|condition| condition.r#type != "Accepted") {
+        condition.set_status(api::ConditionStatus::Unknown);
+        condition.reason = Reason::InProgress.to_string();
+        condition.message = "what is asked for now has not been planned yet".to_owned();
+        condition.last_transition_time = Some(to_proto_time(stored.updated_at));
+    }
+    for (name, weight) in record.requested() {
+        if let Some(cluster) = status.clusters.iter_mut().find(|cluster| cluster.cluster == name.as_str()) {
+            cluster.requested_weight = weight.get();
+        }
+    }
+    status
 }
 
 fn accepted(stored: &StoredClaim, standing: &Standing, version: u64) -> api::Condition {
