@@ -175,7 +175,7 @@ impl Index {
         }
     }
 
-    /// The hub is being told that the watch set is answered in full: it forgets what is not in it, and so does the index.
+    /// The hub knows that the watch set is answered in full: it has forgotten what is not in it, and so does the index.
     pub fn set_confirmed(&mut self) {
         self.retired.clear();
     }

@@ -70,6 +70,9 @@ struct Memory {
     base: Base,
     /// The watch set that the acknowledged state answers.
     acked_version: u64,
+    /// The number of the Live that answers the present watch set. Until it is acknowledged the hub may still hold what left the
+    /// set: the message can be lost with its stream.
+    live_seq: Option<u64>,
     backoff: Backoff,
 }
 
@@ -96,6 +99,7 @@ impl Session {
             unacked: VecDeque::new(),
             base: Base::None,
             acked_version: 0,
+            live_seq: None,
             backoff: Backoff::default(),
         };
         Self { settings, stage: Stage::Offline { retry_at: Some(Duration::ZERO) }, memory }
@@ -292,6 +296,7 @@ impl Step<'_> {
             Incoming::WatchSet { version, services } => {
                 self.outputs.push(Output::Note(Note::WatchSet { version, services: services.len() }));
                 self.index.set_watch_set(version, services);
+                self.memory.live_seq = None;
                 self.outputs.push(Output::WatchSetChanged);
                 stream.watch_set_changed(self.at.now);
                 match phase {
@@ -311,6 +316,7 @@ impl Step<'_> {
     fn prepare_snapshot(&mut self, stream: Stream) -> Stage {
         // The snapshot says everything that was on its way, so nothing of that is sent again.
         self.memory.unacked.clear();
+        self.memory.live_seq = None;
         self.memory.base = Base::None;
         Stage::Syncing { stream, phase: Phase::AwaitSources { since: self.at.now, held: false } }
     }
@@ -322,6 +328,10 @@ impl Step<'_> {
         {
             self.memory.base = Base::Stored;
             self.memory.acked_version = version;
+        }
+        if self.memory.live_seq.is_some_and(|live| live <= seq) {
+            self.memory.live_seq = None;
+            self.index.set_confirmed();
         }
         // A Live that is acknowledged came after the snapshot. Versions have no order: only the place in the stream counts.
         while self.memory.unacked.front().is_some_and(|message| message.seq <= seq) {

@@ -26,7 +26,10 @@ pub struct Table {
     changed: BTreeSet<Key>,
     /// Seen to be deleted and not known to be stored by the hub, with the UID. They outlive a stream: a list alone would tell of them
     /// only as absence, which is weaker.
-    deleted: BTreeMap<Key, Tombstone>,
+    deleted: BTreeMap<(Key, String), Tombstone>,
+    /// Seen to be deleted and followed by another resource of the name that the hub was not told of: when that one goes as well,
+    /// both deletions have to be told, since the hub may hold the first.
+    replaced: BTreeMap<Key, Vec<String>>,
     /// Something is missing from the last list that no deletion was seen of: only a list can say so.
     absent: bool,
 }
@@ -40,7 +43,6 @@ struct Held {
 
 #[derive(Debug)]
 struct Tombstone {
-    uid: String,
     sent: bool,
 }
 
@@ -77,7 +79,15 @@ impl Table {
     }
 
     fn put(&mut self, key: Key, held: Held) {
-        self.deleted.remove(&key);
+        let gone: Vec<String> = self
+            .deleted
+            .range((key.clone(), String::new())..)
+            .map_while(|((name, uid), _)| (*name == key).then(|| uid.clone()))
+            .collect();
+        for uid in gone {
+            self.deleted.remove(&(key.clone(), uid.clone()));
+            self.replaced.entry(key.clone()).or_default().push(uid);
+        }
         if self.held.get(&key) != Some(&held) {
             self.changed.insert(key.clone());
             self.held.insert(key, held);
@@ -90,11 +100,16 @@ impl Table {
             return;
         }
         self.held.remove(&key);
-        self.changed.remove(&key);
-        if self.deleted.len() < MAX_TOMBSTONES {
-            self.deleted.insert(key, Tombstone { uid, sent: false });
-        } else {
-            self.absent = true;
+        // The hub may hold an earlier resource of this name that nobody saw go.
+        self.absent |= self.changed.remove(&key);
+        let mut gone = self.replaced.remove(&key).unwrap_or_default();
+        gone.push(uid);
+        for uid in gone {
+            if self.deleted.len() < MAX_TOMBSTONES {
+                self.deleted.insert((key.clone(), uid), Tombstone { sent: false });
+            } else {
+                self.absent = true;
+            }
         }
     }
 
@@ -142,6 +157,7 @@ impl Table {
     pub fn tell(&mut self, key: &Key) -> Option<Upsert> {
         let held = self.held.get(key)?;
         self.changed.remove(key);
+        self.replaced.remove(key);
         Some(Upsert { key: key.clone(), uid: held.uid.clone(), generation: held.generation, spec: held.spec.clone() })
     }
 
@@ -154,17 +170,18 @@ impl Table {
     pub fn tell_deleted(&mut self, max: usize) -> Vec<(Key, String)> {
         let untold = self.deleted.iter_mut().filter(|(_, tombstone)| !tombstone.sent).take(max);
         untold
-            .map(|(key, tombstone)| {
+            .map(|(gone, tombstone)| {
                 tombstone.sent = true;
-                (key.clone(), tombstone.uid.clone())
+                gone.clone()
             })
             .collect()
     }
 
     /// The hub has stored this deletion. False when it is not one that waits.
     pub fn deletion_stored(&mut self, key: &Key, uid: &str) -> bool {
-        let known = self.deleted.get(key).is_some_and(|tombstone| tombstone.sent && tombstone.uid == uid);
-        known && self.deleted.remove(key).is_some()
+        let gone = (key.clone(), uid.to_owned());
+        let known = self.deleted.get(&gone).is_some_and(|tombstone| tombstone.sent);
+        known && self.deleted.remove(&gone).is_some()
     }
 }
 
@@ -174,4 +191,53 @@ fn keep(resource: Resource) -> (Key, Held) {
         Spec::TooLarge { .. } => Arc::from(NO_SPEC),
     };
     (resource.key, Held { uid: resource.uid, generation: resource.generation, spec })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policies::status::ResourceStatus;
+
+    fn resource(uid: &str) -> SourceEvent {
+        SourceEvent::Applied(Box::new(Resource {
+            key: key(),
+            uid: uid.to_owned(),
+            generation: 1,
+            resource_version: "1".to_owned(),
+            spec: Spec::Text(Arc::from("{}")),
+            status: ResourceStatus::default(),
+        }))
+    }
+
+    fn key() -> Key {
+        Key { namespace: "shop".to_owned(), name: "checkout".to_owned() }
+    }
+
+    fn deleted(uid: &str) -> SourceEvent {
+        SourceEvent::Deleted { key: key(), uid: uid.to_owned() }
+    }
+
+    #[test]
+    fn a_resource_that_came_and_went_untold_takes_the_word_of_its_predecessors_deletion_along() {
+        let mut table = Table::default();
+        table.handle(resource("first"));
+        assert!(table.tell(&key()).is_some());
+        for event in [deleted("first"), resource("second"), deleted("second")] {
+            table.handle(event);
+        }
+        let told: Vec<String> = table.tell_deleted(9).into_iter().map(|(_, uid)| uid).collect();
+        assert_eq!(told, ["first", "second"]);
+    }
+
+    #[test]
+    fn a_resource_that_was_told_replaces_its_predecessor_at_the_hub() {
+        let mut table = Table::default();
+        table.handle(resource("first"));
+        for event in [deleted("first"), resource("second")] {
+            table.handle(event);
+        }
+        assert!(table.tell_deleted(9).is_empty() && table.tell(&key()).is_some());
+        table.handle(deleted("second"));
+        assert_eq!(table.tell_deleted(9), [(key(), "second".to_owned())]);
+    }
 }

@@ -157,7 +157,9 @@ impl Hub {
 
     fn change(&mut self, batch: &crate::index::objects::Batch) {
         assert!(batch.len() <= SMALL.max_items && !batch.is_empty());
-        let key = |service: &ServiceRef, address: &crate::index::objects::Address, port| (service.clone(), address.to_string(), port);
+        let key = |service: &ServiceRef, address: &crate::index::objects::Address, port| {
+            (service.clone(), address.to_string(), port)
+        };
         let (held, services) = match &mut self.staging {
             Some((_, _, held, services)) => {
                 assert!(batch.tombstones.is_empty(), "a tombstone within a snapshot");

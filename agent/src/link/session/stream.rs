@@ -188,8 +188,8 @@ impl Step<'_> {
             return Stage::Syncing { stream, phase: Phase::Changes };
         }
         let version = self.index.watch_set_version();
-        self.send(Body::Live { watch_set_version: version }, true);
-        self.index.set_confirmed();
+        let seq = self.send(Body::Live { watch_set_version: version }, true);
+        self.memory.live_seq = Some(seq);
         self.outputs.push(Output::Note(Note::Live { version }));
         Stage::Live { stream }
     }

@@ -335,6 +335,28 @@ fn a_watch_set_that_comes_in_the_middle_of_a_snapshot_lets_it_end() {
 }
 
 #[test]
+fn what_left_and_came_back_is_taken_back_as_long_as_the_hub_did_not_say_that_it_knew() {
+    let mut play = live();
+    play.watch_set(2, &[("other", "http")]);
+    assert!(play.labels().contains(&"live"), "the set is answered, and the answer gets lost");
+    play.closed();
+    play.connect();
+    play.welcome(None);
+    play.room = 0;
+    play.watch_set(2, &[("other", "http")]);
+    play.feed.apply(slice("checkout-a", "checkout", &[("http", 8080)], Vec::new()));
+    play.step(Input::IndexChanged);
+    play.watch_set(3, &CHECKOUT);
+    play.room = 1000;
+    play.after(Duration::from_secs(1));
+    let tombstones = |message: &Outgoing| match &message.body {
+        Body::Changes(batch) => batch.tombstones.len(),
+        _ => 0,
+    };
+    assert_eq!(play.sent().iter().map(tombstones).sum::<usize>(), 1, "the hub may still hold the endpoint of before");
+}
+
+#[test]
 fn an_agent_follows_no_hub_of_an_older_epoch() {
     let mut stage = live();
     let welcome =
