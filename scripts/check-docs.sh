@@ -18,7 +18,7 @@ while IFS= read -r file; do
   # Paths in backticks that begin with a folder of this repository, relative to its root. Wildcards and placeholders are not meant.
   while IFS= read -r path; do
     [ -e "${path%/}" ] || [ -e "$folder/${path%/}" ] || lie "$file" "names $path, which does not exist"
-  done < <(grep -oE '`(proto|core|hub|agent|cli|sandbox|tests|docs|examples|migrations|charts|scripts)/[A-Za-z0-9_./-]*`' "$file" | tr -d '`' | sort -u || true)
+  done < <(grep -oE '`(proto|core|hub|agent|cli|sandbox|tests|docs|examples|migrations|charts|scripts|crd|tools|images|deploy)/[A-Za-z0-9_./-]*`' "$file" | tr -d '`' | sort -u || true)
   while IFS= read -r target; do
     grep -qE "^$target:" Makefile || lie "$file" "names make $target, which is not in the Makefile"
   done < <(grep -oE '`make [a-z-]+' "$file" | sed 's/`make //' | sort -u || true)
