@@ -81,6 +81,8 @@ pub struct Gates {
     in_flight: usize,
     /// Namespaces without leave to write, and when to try again.
     held: BTreeMap<String, Moment>,
+    /// Namespaces in which the last word on writing was no.
+    forbidden: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,6 +186,7 @@ impl Gates {
             due: BTreeSet::new(),
             in_flight: 0,
             held: BTreeMap::new(),
+            forbidden: BTreeSet::new(),
         }
     }
 
@@ -193,10 +196,14 @@ impl Gates {
         self.pods.values().map(|pod| pod.gates.len()).sum()
     }
 
-    /// The policies whose gates new pods should carry: none when the hub is away for so long that gates open by themselves.
+    /// The policies whose gates new pods should carry: none when the hub is away for so long that gates open by themselves, and none
+    /// in a namespace where a pod waits for a gate that the agent may not open.
     pub fn injected(&self, now: Moment) -> impl Iterator<Item = &PolicyHealth> {
         let away = self.hub.away_since().is_some_and(|since| now >= since.saturating_add(self.settings.release_after));
         let policies = self.hub.policies().filter(move |_| !away);
+        let waits = |namespace: &&String| self.pods.values().any(|pod| pod.namespace == **namespace);
+        let stuck: BTreeSet<&String> = self.forbidden.iter().filter(waits).collect();
+        let policies = policies.filter(move |health| !stuck.contains(&health.policy.namespace));
         policies.filter(|health| matches!(health.mode, Mode::Judged | Mode::Suspended))
     }
 
@@ -288,10 +295,12 @@ impl Gates {
                 gate.backoff.reset();
                 gate.retry_at = Some(at.now.saturating_add(CONFIRM)).filter(|_| gate.opened.is_some());
                 self.held.remove(&pod.namespace);
+                self.forbidden.remove(&pod.namespace);
             }
             Outcome::Forbidden(_) => {
                 // What was sent did not arrive, and neither will the next: the namespace waits as one.
                 self.held.insert(pod.namespace.clone(), at.now.saturating_add(FORBIDDEN_REST));
+                self.forbidden.insert(pod.namespace.clone());
                 gate.opened = gate.opened.take().filter(|_| gate.stands_open);
             }
             Outcome::Failed(_) | Outcome::PodGone => {

@@ -329,6 +329,25 @@ fn new_pods_get_gates_only_of_policies_that_can_be_judged_and_while_the_hub_is_h
     assert_eq!(desk.gates.injected(RELEASE).count(), 0, "gates that open at once need not be there");
 }
 
+#[test]
+fn new_pods_get_no_gates_where_a_pod_waits_for_one_that_may_not_be_opened() {
+    let mut desk = Desk::judged(&[]);
+    let injected = |desk: &Desk| desk.gates.injected(desk.now).count();
+    desk.give(Input::Pod(pod("a", true, Seen::Absent)));
+    assert_eq!(injected(&desk), 1);
+    desk.outcome("a", Outcome::Forbidden("no".to_owned()));
+    assert_eq!(injected(&desk), 0);
+    desk.pass(Duration::from_secs(10));
+    assert_eq!(injected(&desk), 0, "another attempt is no leave");
+    desk.written("a");
+    assert_eq!(injected(&desk), 1);
+    desk.give(Input::Pod(pod("b", true, Seen::Absent)));
+    desk.outcome("b", Outcome::Forbidden("no".to_owned()));
+    desk.give(Input::PodGone { uid: "b".to_owned() });
+    desk.give(Input::PodGone { uid: "a".to_owned() });
+    assert_eq!(injected(&desk), 1, "no pod is left to learn from");
+}
+
 // --- pods
 
 fn run(namespace: &str, run: u64) -> SourceRun {
