@@ -17,6 +17,8 @@ pub const TAG_POLICY_UID: &str = "switchyard.dev/policy-uid";
 pub const TAG_CLUSTER: &str = "switchyard.dev/cluster";
 /// On a load balancer, followed by the hub id: the highest epoch under which that installation wrote there.
 const TAG_EPOCH_OF: &str = "switchyard.dev/epoch.";
+/// ELBv2 takes so many characters as the value of a tag. A namespace and a name may be 63 and 253.
+const MOST_TAG_VALUE: usize = 256;
 /// Every target group of ours starts with this; the tags decide, the prefix only keeps listings small.
 pub const GROUP_PREFIX: &str = "sy-";
 
@@ -69,7 +71,7 @@ pub fn belongs_to(tags: &Tags, hub: &HubId, uid: &PolicyUid) -> bool {
 pub fn rule_tags(hub: &HubId, policy: &PolicyKey, uid: &PolicyUid) -> Tags {
     Tags::from([
         (TAG_HUB.to_owned(), hub.to_string()),
-        (TAG_POLICY.to_owned(), policy.to_string()),
+        (TAG_POLICY.to_owned(), policy.to_string().chars().take(MOST_TAG_VALUE).collect()),
         (TAG_POLICY_UID.to_owned(), uid.to_string()),
     ])
 }
@@ -143,6 +145,16 @@ mod tests {
                 assert!(seen.insert(name));
             }
         }
+    }
+
+    #[test]
+    fn the_longest_name_of_a_policy_fits_a_tag_and_the_policy_is_known_by_its_uid() {
+        let label = "n".repeat(63);
+        let key = PolicyKey::new(&label, [label.as_str(); 4].join(".").split_at(253).0).unwrap();
+        let uid = PolicyUid::new("u").unwrap();
+        let tags = rule_tags(&hub(), &key, &uid);
+        assert_eq!(tags[TAG_POLICY], key.to_string()[..256]);
+        assert!(tags.values().all(|value| value.len() <= 256) && belongs_to(&tags, &hub(), &uid));
     }
 
     #[test]
