@@ -12,6 +12,8 @@ use super::{
 
 /// Deletions that wait for the hub; more than a source may have policies. Past it the next list says the rest, as absence.
 const MAX_TOMBSTONES: usize = 4096;
+/// Earlier resources of one name whose deletion is kept in mind while the present one was not told.
+const MAX_REPLACED: usize = 8;
 /// What the hub is told of a spec that is too large to be sent: it is no valid spec, so the last valid one stays in force. Leaving the
 /// resource out of a list would read as its removal. The message for people is made here, by `writer`.
 const NO_SPEC: &str = "null";
@@ -86,7 +88,11 @@ impl Table {
             .collect();
         for uid in gone {
             self.deleted.remove(&(key.clone(), uid.clone()));
-            self.replaced.entry(key.clone()).or_default().push(uid);
+            // The first ones are those that the hub may have been told of.
+            let replaced = self.replaced.entry(key.clone()).or_default();
+            if replaced.len() < MAX_REPLACED {
+                replaced.push(uid);
+            }
         }
         if self.held.get(&key) != Some(&held) {
             self.changed.insert(key.clone());
