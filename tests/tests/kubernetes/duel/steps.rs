@@ -311,20 +311,20 @@ pub async fn watches(duel: &mut Duel) {
     )
     .await;
     duel.delete("a lease to be seen goes", &format!("{leases}/seen"), Value::Null).await;
-    let watch = format!("{leases}?watch=true&timeoutSeconds=1&resourceVersion=$from");
+    let watch = format!("{leases}?watch=true&timeoutSeconds=2&resourceVersion=$from");
     duel.get("a watch", &watch).await;
     duel.get("a watch by label", &format!("{watch}&labelSelector=odd%3Dtrue")).await;
     duel.get("a watch by name", &format!("{watch}&fieldSelector=metadata.name%3Dl1")).await;
-    let stream = format!("{leases}?watch=true&timeoutSeconds=1&sendInitialEvents=true&allowWatchBookmarks=true");
+    let stream = format!("{leases}?watch=true&timeoutSeconds=2&sendInitialEvents=true&allowWatchBookmarks=true");
     duel.get("a streaming list", &format!("{stream}&resourceVersionMatch=NotOlderThan&labelSelector=n%3D1")).await;
     duel.get("a streaming list without its rule", &stream).await;
-    duel.get("a watch from the beginning", &format!("{leases}?watch=1&timeoutSeconds=1&labelSelector=n%3D2")).await;
+    duel.get("a watch from the beginning", &format!("{leases}?watch=1&timeoutSeconds=2&labelSelector=n%3D2")).await;
     duel.get(
         "a watch from any version",
-        &format!("{leases}?watch=1&timeoutSeconds=1&resourceVersion=0&labelSelector=n%3D2"),
+        &format!("{leases}?watch=1&timeoutSeconds=2&resourceVersion=0&labelSelector=n%3D2"),
     )
     .await;
-    duel.get("a watch from no version", &format!("{leases}?watch=1&timeoutSeconds=1&resourceVersion=x")).await;
+    duel.get("a watch from no version", &format!("{leases}?watch=1&timeoutSeconds=2&resourceVersion=x")).await;
 }
 
 pub async fn mistakes(duel: &mut Duel) {
