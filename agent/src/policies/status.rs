@@ -203,7 +203,7 @@ impl ResourceStatus {
         // Each builds on the one before it: what is not accepted is not programmed either, and the first says why.
         let ladder = ["Accepted", "ResolvedRefs", "Programmed", "Converged"];
         let known = || ladder.iter().filter_map(|kind| self.condition(kind));
-        let told = known().find(|condition| condition.status != "True").or_else(|| known().last());
+        let told = known().find(|condition| condition.status != "True").or_else(|| known().next_back());
         self.reason = told.map(|condition| condition.reason.clone()).filter(|reason| !reason.is_empty());
         self
     }
