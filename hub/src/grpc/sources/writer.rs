@@ -99,7 +99,7 @@ impl Writer {
         if done.held > 0 {
             tracing::warn!(
                 %cluster, policies, held = done.held,
-                "most or all policies of a cluster are missing from its list, which is not believed; they stay in force"
+                "policies are missing from the list of a cluster, and that is not believed; they stay in force as SourceAbsent"
             );
         } else {
             tracing::info!(%cluster, policies, gone = done.gone, "the policies of a cluster are listed");
