@@ -151,7 +151,10 @@ pub fn settle(present: Option<InForce<'_>>, claims: &[Claim], owner_leaves: bool
 fn by_its_owner(holder: &Holder, own: &Claim, policy: &ValidatedPolicy) -> Option<Fate> {
     let same = own.uid == holder.uid;
     match &own.verdict {
-        Verdict::Valid(_) if same && own.generation == holder.generation => Some(Fate::Keep),
+        // An API server that was restored from a backup counts on from an older generation, and comes by a known one again.
+        Verdict::Valid(wanted) if same && own.generation == holder.generation && **wanted == *policy => {
+            Some(Fate::Keep)
+        }
         Verdict::Refused(_) => Some(Fate::Keep),
         Verdict::Valid(wanted) if validate_update(policy, wanted).is_ok() => Some(Fate::Update(own.cluster.clone())),
         Verdict::Valid(_) if same => Some(Fate::Keep),
@@ -254,12 +257,14 @@ fn standing_of_owner(present: InForce<'_>, holder: &Holder, claim: &Claim) -> St
     };
     match &claim.verdict {
         Verdict::Refused(faults) => refused(faults),
-        Verdict::Valid(_) if same && claim.generation == holder.generation => Standing {
-            place: Place::Owner,
-            reason: Reason::AsRequested,
-            message: format!("generation {} is stored", claim.generation),
-            generation_in_force,
-        },
+        Verdict::Valid(wanted) if same && claim.generation == holder.generation && **wanted == *present.policy => {
+            Standing {
+                place: Place::Owner,
+                reason: Reason::AsRequested,
+                message: format!("generation {} is stored", claim.generation),
+                generation_in_force,
+            }
+        }
         Verdict::Valid(wanted) => match validate_update(present.policy, wanted) {
             Err(faults) => refused(&words(&faults)),
             Ok(()) => Standing {

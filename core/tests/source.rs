@@ -108,6 +108,22 @@ fn a_new_generation_of_the_owner_is_taken_and_an_invalid_one_changes_nothing() {
     }
 }
 
+/// An API server restored from a backup counts on from an older generation, and so comes by one that the hub has seen.
+#[test]
+fn another_spec_under_a_generation_that_is_in_force_is_taken_and_never_said_to_be_stored_already() {
+    let old = policy("shared", 1);
+    let blue = owned_by("blue");
+    let restored = claim("blue", policy("shared", 2), 1);
+    assert_eq!(settle(in_force(&blue, &old), std::slice::from_ref(&restored), false), Fate::Update(cluster("blue")));
+    assert!(!standing(&key(), in_force(&blue, &old), &restored).is_accepted());
+    let misfit = claim("blue", policy("other", 1), 1);
+    assert_eq!(settle(in_force(&blue, &old), std::slice::from_ref(&misfit), false), Fate::Keep);
+    assert_eq!(standing(&key(), in_force(&blue, &old), &misfit).reason, Reason::InvalidSpec);
+    let same = claim("blue", old.clone(), 1);
+    assert_eq!(settle(in_force(&blue, &old), std::slice::from_ref(&same), false), Fate::Keep);
+    assert!(standing(&key(), in_force(&blue, &old), &same).is_accepted());
+}
+
 #[test]
 fn an_owner_that_goes_hands_over_to_the_oldest_claim_that_can_carry_the_policy_on() {
     let old = policy("shared", 1);
