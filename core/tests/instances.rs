@@ -6,8 +6,8 @@ mod support;
 use support::{Model, NOT_READY, READY, key, manifest};
 use switchyard_core::{
     ids::InstanceId,
-    inventory::{Link, Ownership, ServiceCondition},
-    observed::{HealthCheck, Target, TargetId},
+    inventory::{EndpointState, Evidence, Link, Ownership, ServiceCondition},
+    observed::{Health, HealthCheck, Known, Target, TargetId},
     plan::{RegionPlan, step::Action},
     policy::{
         ClusterTrafficPolicy,
@@ -142,6 +142,41 @@ fn the_nodes_of_one_policy_and_the_pods_of_another_on_one_service_do_not_touch_e
     model.pod("blue", "web", "p1", "10.0.0.1", NOT_READY);
     model.reconcile();
     assert_eq!(registered("web", &model), [format!("{INSTANCE}:30080")]);
+}
+
+/// A controller that deletes every Node on one wrong answer of the cloud must not empty a group whose machines serve.
+#[test]
+fn nodes_that_were_deleted_all_at_once_leave_only_as_far_as_the_load_balancer_says_that_they_are_dead() {
+    const NODES: [&str; 4] =
+        ["i-0000000000000000a", "i-0000000000000000b", "i-0000000000000000c", "i-0000000000000000d"];
+    let left = |health: Health| {
+        let mut model = world(None, |_| {});
+        for instance in NODES {
+            model.node("blue", "web", instance, (instance, 30_080), READY);
+        }
+        for _ in 0..4 {
+            model.reconcile();
+            model.judge_health();
+            model.advance(61);
+        }
+        for group in model.aws.target_groups.values_mut() {
+            let Known::Known(targets) = &mut group.targets else { panic!("the targets are known") };
+            targets.values_mut().for_each(|state| state.health = health);
+        }
+        for instance in NODES {
+            model.node("blue", "web", instance, (instance, 30_080), EndpointState::Gone(Evidence::PodDeleted));
+        }
+        let steps = &model.plan().policies[&key("web")].steps;
+        let gone = steps.iter().map(|step| match &step.action {
+            Action::DeregisterTargets { targets, .. } => targets.len(),
+            _ => 0,
+        });
+        NODES.len() + 1 - gone.sum::<usize>()
+    };
+    // Five are registered, and half of them may go on weak evidence.
+    assert_eq!(left(Health::Healthy), 3);
+    assert_eq!(left(Health::Unavailable), 3, "that the load balancer cannot say is no verdict");
+    assert_eq!(left(Health::Unhealthy), 1);
 }
 
 #[test]

@@ -320,11 +320,11 @@ fn ground(
     }
 }
 
-/// True when the load balancer itself sends no requests to the target, or has nothing to say for it.
+/// True when the load balancer itself sends no requests to the target. That it cannot say is no verdict.
 fn looks_dead(health: Health) -> bool {
     match health {
-        Health::Unhealthy | Health::Unused | Health::Unavailable | Health::Draining => true,
-        Health::Healthy | Health::Initial => false,
+        Health::Unhealthy | Health::Unused | Health::Draining => true,
+        Health::Healthy | Health::Initial | Health::Unavailable => false,
     }
 }
 
