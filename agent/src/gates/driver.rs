@@ -217,7 +217,7 @@ impl Running {
                 }
                 Output::Drop => self.parts.link.hang_up(),
                 Output::Tell(input) => {
-                    let injects = matches!(input, Input::Policy(_) | Input::Synced);
+                    let injects = self.gates.changes_injection(&input);
                     self.decide(input);
                     if injects {
                         self.publish();
@@ -329,6 +329,7 @@ impl Running {
         // A write neither panics nor is aborted while the loop runs.
         let Ok((namespace, gate, outcome)) = written else { return };
         self.parts.metrics.gate_written(outcome.label());
+        let forbidden = self.forbidden.len();
         match &outcome {
             Outcome::Written => {
                 if self.forbidden.remove(&namespace) {
@@ -352,6 +353,9 @@ impl Running {
             }
         }
         self.decide(Input::Patched(gate, outcome));
+        if self.forbidden.len() != forbidden {
+            self.publish();
+        }
     }
 
     fn complain(&self) {

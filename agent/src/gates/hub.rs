@@ -60,6 +60,18 @@ impl Hub {
         self.policies.values().map(|policy| &policy.health).filter(|health| health.mode != Mode::Gone)
     }
 
+    /// True when this word decides otherwise than before whether new pods get the policy's gate. Targets come and go without that.
+    #[must_use]
+    pub fn changes_injection(&self, health: &PolicyHealth) -> bool {
+        if self.fresh.is_some() || self.away_since.is_some() {
+            // What was said before stands until everything was said.
+            return false;
+        }
+        let injects = |health: &PolicyHealth| matches!(health.mode, Mode::Judged | Mode::Suspended);
+        let known = self.policies.get(&health.policy).map(|policy| &policy.health);
+        known.map_or(injects(health), |known| injects(known) != injects(health) || known.service != health.service)
+    }
+
     /// A new stream begins: everything will be said anew.
     pub fn welcomed(&mut self) {
         self.fresh = Some(HashMap::new());

@@ -207,6 +207,21 @@ impl Gates {
         policies.filter(|health| matches!(health.mode, Mode::Judged | Mode::Suspended))
     }
 
+    /// See [`Hub::changes_injection`]; to be asked before the input is handled.
+    #[must_use]
+    pub fn changes_injection(&self, input: &Input) -> bool {
+        match input {
+            Input::Synced => true,
+            Input::Policy(health) => self.hub.changes_injection(health),
+            Input::Pod(_)
+            | Input::PodGone { .. }
+            | Input::Welcomed
+            | Input::Lost
+            | Input::Patched(..)
+            | Input::Tick => false,
+        }
+    }
+
     /// When the next `Tick` is due; None when only an input can bring anything about.
     #[must_use]
     pub fn wake_at(&self) -> Option<Moment> {

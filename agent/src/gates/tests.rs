@@ -330,6 +330,29 @@ fn new_pods_get_gates_only_of_policies_that_can_be_judged_and_while_the_hub_is_h
 }
 
 #[test]
+fn what_is_said_of_targets_is_no_reason_to_look_anew_at_who_gets_gates() {
+    let mut desk = Desk::new();
+    let asked = |desk: &mut Desk, health: PolicyHealth| {
+        let input = Input::Policy(health);
+        let changes = desk.gates.changes_injection(&input);
+        desk.give(input);
+        changes
+    };
+    desk.give(Input::Welcomed);
+    assert!(!asked(&mut desk, health(Mode::Judged, &[])), "nothing counts before the hub has said everything");
+    assert!(desk.gates.changes_injection(&Input::Synced));
+    desk.give(Input::Synced);
+    assert!(!asked(&mut desk, health(Mode::Judged, &[("a", Health::Healthy)])));
+    assert!(!asked(&mut desk, health(Mode::Suspended, &[])));
+    assert!(asked(&mut desk, health(Mode::Gone, &[])));
+    assert!(!asked(&mut desk, health(Mode::Released, &[])));
+    assert!(asked(&mut desk, health(Mode::Judged, &[])));
+    assert!(asked(&mut desk, PolicyHealth { service: "other".to_owned(), ..health(Mode::Judged, &[]) }));
+    desk.give(Input::Lost);
+    assert!(!asked(&mut desk, health(Mode::Released, &[])));
+}
+
+#[test]
 fn new_pods_get_no_gates_where_a_pod_waits_for_one_that_may_not_be_opened() {
     let mut desk = Desk::judged(&[]);
     let injected = |desk: &Desk| desk.gates.injected(desk.now).count();
