@@ -50,7 +50,9 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
             wanted = steps::for_policy(world, draft, of_listener, &mut ledger);
             add_moves(draft, of_listener, &mut moved, &mut wanted);
         }
-        if draft.record.policy.freeze && !wanted.is_empty() {
+        // A deletion ends the freeze: the spec that asked for it is gone, and nobody could unset it.
+        let frozen = draft.record.policy.freeze && draft.record.deleting_since.is_none();
+        if frozen && !wanted.is_empty() {
             let message = format!("spec.safety.freeze is set: {} steps are not made; unset it to go on", wanted.len());
             draft.note(None, Reason::Frozen, message);
             wanted.clear();
