@@ -36,6 +36,8 @@ const BATCH: usize = 1_024;
 const PACE: Duration = Duration::from_millis(5);
 /// How soon to try again to listen where something else still does.
 const RETRY: Duration = Duration::from_millis(500);
+/// After an error of accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a pod may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -211,7 +213,11 @@ impl Server {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => server.clone().serve(stream, &connections),
-                    Err(error) => tracing::warn!(%error, node = %server.node, "a node could not accept a connection"),
+                    Err(error) => {
+                        tracing::warn!(%error, node = %server.node, "a node could not accept a connection and tries again");
+                        // Without file descriptors it fails at once, again and again.
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 },
             }
         }
