@@ -124,7 +124,8 @@ fn owner_notes(stored: &StoredPolicy) -> Vec<Note> {
     let Holder { cluster, generation: in_force, .. } = holder;
     if resource.absent_since.is_some() {
         let message = format!(
-            "the resource in cluster {cluster} is missing from its list, or the hub takes no policies from there any more; the policy              stays in force. Put the resource back; if it is meant to be gone, delete the policy by call"
+            "the resource in cluster {cluster} is missing from its list, or the hub takes no policies from there any more; the \
+             policy stays in force. Put the resource back; if it is meant to be gone, delete the policy by call"
         );
         note(Reason::SourceAbsent, message);
     }
