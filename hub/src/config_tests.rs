@@ -1,3 +1,5 @@
+//! Settings from flags and environment: what is taken, and what is refused in which words.
+
 use clap::Parser;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The state machine of an agent's session: step by step, then random conversations.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! What an agent is told of target health when the picture changes, and what it is not told again.
+
 use jiff::Timestamp;
 use switchyard_core::{
     gate::{GateBook, GatedTarget},

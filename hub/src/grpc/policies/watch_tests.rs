@@ -1,3 +1,5 @@
+//! What a watcher of policies is told when the picture changes.
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
