@@ -97,7 +97,11 @@ async fn nodes_are_shown_beside_pods_with_what_they_are() {
     assert_eq!(shown(&page.endpoints[0]), ("ip".to_owned(), "10.0.0.1".to_owned(), 8080));
     let next = listed(page.next_page_token).await;
     assert_eq!(shown(&next.endpoints[0]), ("instance".to_owned(), INSTANCE.to_owned(), 30_080));
-    let inventory = hub.feed.subscribe().borrow().inventory.clone();
+    // A refresh may read the endpoints of a report, and its Services only with the next one.
+    let inventory = eventually("the Services", async || {
+        Some(hub.feed.picture().inventory.clone()).filter(|inventory| inventory.services.len() == 2)
+    })
+    .await;
     let gates: Vec<_> = inventory.endpoints().flat_map(|(_, endpoint)| endpoint.gates.clone()).collect();
     assert_eq!(gates, ["web".parse().unwrap()], "only our gates, and only those that may name a policy");
     let ports: Vec<_> = inventory.services.values().map(|state| state.health_check_node_port).collect();

@@ -137,13 +137,15 @@ impl Hub {
                     waits: shut(word(&health.reason, "Suspended"), message),
                 }
             }
-            Mode::Judged => judged(health.targets.get(uid)),
+            Mode::Judged => judged(health.targets.get(uid), &health.message),
         }
     }
 }
 
-fn judged(target: Option<&Target>) -> Verdict {
-    let not_registered = || shut("NotRegistered", "the pod is not registered with the load balancer yet".to_owned());
+/// `note`: what the hub says of the cluster's targets, such as why one is not registered; empty when all is well.
+fn judged(target: Option<&Target>, note: &str) -> Verdict {
+    let why = if note.is_empty() { String::new() } else { format!(": {note}") };
+    let not_registered = || shut("NotRegistered", format!("the pod is not registered with the load balancer yet{why}"));
     let Some(target) = target else {
         // Either it is not known yet, or it never will be: its Service does not select it, or has no such port.
         let never = "the hub knows of no such pod behind the policy's Service, so nobody judges this one";

@@ -519,3 +519,14 @@ fn the_parts_of_a_policy_are_told_together_and_a_policy_left_half_said_ends_the_
     let broken = names(&stream.handle(Event::Received(Message::Synced), at(1)));
     assert_eq!(broken, ["drop", "Lost", "the hub left a policy's targets incomplete"]);
 }
+
+#[test]
+fn a_pod_that_is_not_registered_is_told_what_the_hub_says_of_that() {
+    let mut desk = Desk::new();
+    let mut told = health(Mode::Judged, &[("a", Health::Unregistered)]);
+    told.message = "3 of 1003 targets of blue do not fit".to_owned();
+    desk.sync(&[told]);
+    let patches = desk.give(Input::Pod(pod("a", true, Seen::Absent)));
+    let message = &patches[0].condition.message;
+    assert!(message.ends_with("yet: 3 of 1003 targets of blue do not fit"), "{message}");
+}
