@@ -62,7 +62,7 @@ pub(super) fn sightings(world: &World<'_>, plan: &RegionPlan) -> Sightings {
 #[derive(Default)]
 pub(super) struct GateTerm {
     saved: BTreeMap<PolicyUid, GateBooks>,
-    unknown_since: BTreeMap<(PolicyUid, ClusterName), Instant>,
+    unknown_since: BTreeMap<Place, Instant>,
 }
 
 impl GateTerm {
@@ -77,48 +77,53 @@ impl GateTerm {
         let mut updates = BTreeMap::new();
         let mut sightings = sightings;
         let mut alive = BTreeSet::new();
+        let Self { saved, unknown_since } = self;
         for stored in picture.policies.values() {
             let uid = &stored.record.uid;
             alive.insert(uid.clone());
-            let before = self.saved.get(uid).unwrap_or(&stored.gates).clone();
+            let before = saved.get(uid).unwrap_or(&stored.gates);
             let mut books = GateBooks::new();
             for (cluster, sighting) in sightings.remove(uid).unwrap_or_default() {
                 let place = (uid.clone(), cluster.clone());
                 let age = sighting.group.as_ref().and_then(|arn| cache.targets_age(arn));
-                let book = self.book(place, sighting, before.get(&cluster), age, now);
+                let book = book(unknown_since, place, sighting, before.get(&cluster), age, now);
                 books.insert(cluster, book);
             }
-            if books != before {
+            if books != *before {
                 updates.insert(uid.clone(), books);
             }
         }
-        self.saved.retain(|uid, _| alive.contains(uid));
-        self.unknown_since.retain(|(uid, _), _| alive.contains(uid));
+        saved.retain(|uid, _| alive.contains(uid));
+        unknown_since.retain(|(uid, _), _| alive.contains(uid));
         updates
     }
+}
 
-    fn book(
-        &mut self,
-        place: (PolicyUid, ClusterName),
-        sighting: Sighting,
-        last: Option<&GateBook>,
-        age: Option<Duration>,
-        now: Instant,
-    ) -> GateBook {
-        let Sighting { known, mut book, .. } = sighting;
-        if known {
-            self.unknown_since.remove(&place);
-            book.stale = age.is_none_or(|age| age > STALE);
-            return book;
-        }
-        let since = *self.unknown_since.entry(place).or_insert(now);
-        let unknown_for = now.saturating_duration_since(since);
-        match last {
-            Some(last) if unknown_for < UNKNOWN_IS_NO_NEWS => last.clone(),
-            Some(_) | None => {
-                book.stale = unknown_for > STALE;
-                book
-            }
+/// One policy in one cluster.
+type Place = (PolicyUid, ClusterName);
+
+/// The book of one cluster, given the last one and the age of what was read.
+fn book(
+    unknown_since: &mut BTreeMap<Place, Instant>,
+    place: Place,
+    sighting: Sighting,
+    last: Option<&GateBook>,
+    age: Option<Duration>,
+    now: Instant,
+) -> GateBook {
+    let Sighting { known, mut book, .. } = sighting;
+    if known {
+        unknown_since.remove(&place);
+        book.stale = age.is_none_or(|age| age > STALE);
+        return book;
+    }
+    let since = *unknown_since.entry(place).or_insert(now);
+    let unknown_for = now.saturating_duration_since(since);
+    match last {
+        Some(last) if unknown_for < UNKNOWN_IS_NO_NEWS => last.clone(),
+        Some(_) | None => {
+            book.stale = unknown_for > STALE;
+            book
         }
     }
 }
@@ -167,10 +172,10 @@ mod tests {
 
     #[test]
     fn a_health_that_is_unknown_for_a_moment_is_no_news_and_then_it_is() {
-        let (mut term, start) = (GateTerm::default(), Instant::now());
+        let (mut unknown_since, start) = (BTreeMap::new(), Instant::now());
         let last = sighting(true, Verdict::Initial).book;
         let mut after = |time: Duration| {
-            term.book(place(), sighting(false, Verdict::Unknown), Some(&last), Some(time), start + time)
+            book(&mut unknown_since, place(), sighting(false, Verdict::Unknown), Some(&last), Some(time), start + time)
         };
         assert_eq!(after(Duration::ZERO), last);
         assert_eq!(after(UNKNOWN_IS_NO_NEWS), sighting(false, Verdict::Unknown).book);
@@ -179,8 +184,9 @@ mod tests {
 
     #[test]
     fn verdicts_that_were_not_read_again_for_too_long_are_stale_until_they_are() {
-        let mut term = GateTerm::default();
-        let mut stale = |age| term.book(place(), sighting(true, Verdict::Initial), None, age, Instant::now()).stale;
+        let mut unknown_since = BTreeMap::new();
+        let mut stale =
+            |age| book(&mut unknown_since, place(), sighting(true, Verdict::Initial), None, age, Instant::now()).stale;
         assert!(!stale(Some(Duration::ZERO)));
         assert!(stale(Some(STALE + Duration::from_secs(1))));
         assert!(!stale(Some(STALE)));
