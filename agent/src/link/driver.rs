@@ -2,8 +2,6 @@
 //!
 //! The only place where watchers, stream and clock meet. It decides nothing: rules belong in `index` and `session`.
 
-use std::time::Duration;
-
 use switchyard_proto::agent::v1::AgentMessage;
 use tokio::{
     sync::{mpsc, watch},
@@ -17,7 +15,7 @@ use super::{
     epoch::HighestEpoch,
     messages::{Identity, Outgoing},
     session::{At, Input, Note, Output, Session, Settings},
-    transport::{Link, LinkEvent},
+    transport::{Link, LinkEvent, room_in, sleep_until},
 };
 use crate::{
     index::Index,
@@ -27,8 +25,6 @@ use crate::{
 
 /// Updates that are taken in before the session is asked again. A list of a thousand pods is then four steps, not a thousand.
 const UPDATES_A_STEP: usize = 256;
-/// How long the hub has to end the stream in its turn when the agent stops.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How the agent stands, for probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,24 +232,7 @@ impl Running {
 
     async fn stop(mut self) {
         self.outbox = None;
-        if tokio::time::timeout(FAREWELL, self.link.finish()).await.is_err() {
-            self.link.hang_up();
-        }
+        self.link.say_farewell().await;
         self.watchers.stop().await;
-    }
-}
-
-async fn room_in(outbox: Option<&mpsc::Sender<AgentMessage>>) {
-    match outbox {
-        // A closed channel has no room either; the end of the stream comes as an event of the link.
-        Some(outbox) if outbox.reserve().await.is_ok() => {}
-        _ => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

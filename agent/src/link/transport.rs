@@ -7,7 +7,7 @@ use std::{fmt::Debug, future::Future, time::Duration};
 
 use switchyard_proto::agent::v1::{AgentMessage, HubMessage, agent_service_client::AgentServiceClient};
 use thiserror::Error;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status, Streaming,
@@ -28,6 +28,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const OUTBOX: usize = 8;
 /// Messages from the hub that may wait for the session.
 const INBOX: usize = 64;
+
+/// How long the hub has to end a stream in its turn when the agent stops.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Where the hub is, and how to prove who we are.
 #[derive(Debug, Clone)]
@@ -190,6 +193,13 @@ impl<C: Call> Link<C> {
         self.tasks.spawn(connect(self.dialer.clone(), events));
     }
 
+    /// Ends the stream as the agent stops: waits a moment for the hub to end it in its turn. The sender must have been dropped.
+    pub async fn say_farewell(&mut self) {
+        if tokio::time::timeout(FAREWELL, self.finish()).await.is_err() {
+            self.hang_up();
+        }
+    }
+
     /// Drops the connection. Nothing more is heard of it.
     pub fn hang_up(&mut self) {
         self.events = None;
@@ -215,7 +225,7 @@ impl<C: Call> Link<C> {
     }
 
     /// Waits until the hub has ended the stream in its turn. The sender must have been dropped.
-    pub async fn finish(&mut self) {
+    async fn finish(&mut self) {
         while self.events.is_some() {
             let _ = self.next().await;
         }
@@ -260,6 +270,23 @@ async fn listen<C: Call>(
         }
     }
     Ok(())
+}
+
+/// Ends as soon as there is room; never without an outbox.
+pub async fn room_in<T>(outbox: Option<&mpsc::Sender<T>>) {
+    match outbox {
+        // A closed channel has no room either; the end of the stream comes as an event of the link.
+        Some(outbox) if outbox.reserve().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// Ends at that time; never when there is none.
+pub async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn closed_by<C: Call>(status: Status) -> LinkEvent<C> {

@@ -1,8 +1,6 @@
 //! The loop of the policies: it feeds the session and the writer what happens, one thing at a time, and does what they say.
 //! It decides nothing: rules belong in `session`, `writer` and `events`.
 
-use std::time::Duration;
-
 use switchyard_proto::agent::v1::SyncPoliciesRequest;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +19,7 @@ use crate::{
         epoch::HighestEpoch,
         messages::Identity,
         policies::{PolicyCall, to_proto_message},
-        transport::{Link, LinkEvent},
+        transport::{Link, LinkEvent, room_in, sleep_until},
     },
     metrics::Metrics,
     watch::{
@@ -30,8 +28,6 @@ use crate::{
     },
 };
 
-/// How long the hub has to end the stream in its turn when the agent stops.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// Events on their way to the API server. Past it they are dropped: an Event is a courtesy.
 const MAX_EVENTS: usize = 32;
 /// Names of the complaints.
@@ -338,25 +334,8 @@ impl Running {
 
     async fn stop(mut self) {
         self.outbox = None;
-        if tokio::time::timeout(FAREWELL, self.link.finish()).await.is_err() {
-            self.link.hang_up();
-        }
+        self.link.say_farewell().await;
         self.watch.stop().await;
         self.calls.shutdown().await;
-    }
-}
-
-async fn room_in(outbox: Option<&mpsc::Sender<SyncPoliciesRequest>>) {
-    match outbox {
-        // A closed channel has no room either; the end of the stream comes as an event of the link.
-        Some(outbox) if outbox.reserve().await.is_ok() => {}
-        _ => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
