@@ -11,8 +11,8 @@ use switchyard_core::{
     inventory::ServiceKey,
     observed::{Condition, HealthCheck},
     policy::{
-        ClusterTrafficPolicy, ListenerSelector, ValidatedPolicy, Violation,
-        spec::{self, Mode, PathKind, Protocol, ProtocolVersion, TargetType},
+        Capacity, ClusterTrafficPolicy, ListenerSelector, MaintenanceWindow, SafetyRules, ValidatedPolicy, Violation,
+        spec::{self, Mode, PathKind, Protocol, ProtocolVersion, TargetType, Weekday},
         validate,
         validate::{MOST_VIOLATIONS, validate_weights},
         validate_update,
@@ -221,6 +221,116 @@ fn what_is_out_of_its_range_is_refused_and_the_bounds_themselves_are_taken() {
         "{spec: {safety: {deregistrationBudgetPercent: 100}}}".to_owned(),
     ] {
         accepted(&good);
+    }
+}
+
+fn safety(text: &str) -> String {
+    format!("{{spec: {{safety: {text}}}}}")
+}
+
+fn maintenance(text: &str) -> String {
+    safety(&format!("{{maintenanceWindows: [{text}]}}"))
+}
+
+#[test]
+fn rules_for_moves_stay_within_their_ranges_and_the_spec_itself_keeps_them() {
+    let least = "spec.safety.minActiveClusters";
+    let two = |least: u32| {
+        format!(
+            "{{spec: {{clusters: [{{name: a, weight: 1}}, {{name: b, weight: 1}}], safety: {{minActiveClusters: {least}}}}}}}"
+        )
+    };
+    named_faults(vec![
+        row(safety("{minActiveClusters: 0}"), least, "0", "from 1 to 5"),
+        row(safety("{minActiveClusters: 6}"), least, "6", "from 1 to 5"),
+        row(safety("{minActiveClusters: 2}"), least, "2", "with a weight above 0 in spec.clusters (1)"),
+        row(two(3), least, "3", "more than the clusters of the policy (2)"),
+        row(safety("{maxStepPercent: 0}"), "spec.safety.maxStepPercent", "0", "from 1 to 100"),
+        row(safety("{maxStepPercent: 101}"), "spec.safety.maxStepPercent", "101", "from 1 to 100"),
+        row(
+            safety("{minStepIntervalSeconds: 86401}"),
+            "spec.safety.minStepIntervalSeconds",
+            "86401",
+            "outside 0 to 86400 seconds",
+        ),
+    ]);
+    let rules = accepted(&two(2)).safety;
+    assert_eq!((rules.min_active_clusters, rules.max_step_percent, rules.min_step_interval_seconds), (2, 100, 0));
+    let rules = accepted(&safety("{maxStepPercent: 1, minStepIntervalSeconds: 86400}")).safety;
+    assert_eq!((rules.min_active_clusters, rules.max_step_percent, rules.min_step_interval_seconds), (1, 1, 86_400));
+    // What is wrong with the clusters is said of the clusters, and once.
+    for change in ["{clusters: []", "{clusters: [{name: blue, weight: 0}]"] {
+        let faults = refused(&format!("{{spec: {change}, safety: {{minActiveClusters: 2}}}}}}"));
+        assert!(faults.iter().any(|fault| fault.field == "spec.clusters"), "{faults:?}");
+    }
+}
+
+#[test]
+fn maintenance_windows_that_could_never_be_open_are_refused() {
+    let at = "spec.safety.maintenanceWindows[0]";
+    let field = |name: &str| format!("{at}.{name}");
+    let rows = [
+        ("{days: [], from: '09:00', to: '10:00'}", "days", "[]", "leave it out for every day"),
+        ("{days: [Mon, Tue, Mon], from: '09:00', to: '10:00'}", "days", "Mon", "name each day once"),
+        ("{from: '9:00', to: '10:00'}", "from", "9:00", "write it as HH:MM"),
+        ("{from: '24:00', to: '10:00'}", "from", "24:00", "00:00 to 23:59"),
+        ("{from: '09:00', to: '24:01'}", "to", "24:01", "00:00 to 24:00"),
+        ("{from: '09:00', to: ''}", "to", "", "is not a time of the day"),
+        ("{from: '09:00', to: '09:00'}", "to", "09:00", "is when the window opens"),
+        ("{from: '09:00', to: '10:00', timeZone: Europe/Entenhausen}", "timeZone", "Entenhausen", "IANA"),
+        ("{from: '09:00', to: '10:00', timeZone: europe/berlin}", "timeZone", "europe/berlin", "write Europe/Berlin"),
+        ("{from: '09:00', to: '10:00', timeZone: ''}", "timeZone", "", "is not a known time zone"),
+        ("{from: '09:00', to: '10:00', timeZone: '+02:00'}", "timeZone", "+02:00", "is not a known time zone"),
+    ];
+    for (given, name, value, words) in rows {
+        let faults = refused(&maintenance(given));
+        let [fault] = faults.as_slice() else { panic!("{given}: exactly one fault, not {faults:#?}") };
+        assert_eq!(
+            (fault.field.as_str(), fault.value.contains(value)),
+            (field(name).as_str(), true),
+            "{given}: {fault}"
+        );
+        assert!(fault.to_string().contains(words), "{given}: {fault}");
+    }
+    let many = |n: usize| maintenance(&vec!["{from: '09:00', to: '10:00'}"; n].join(", "));
+    named_faults(vec![row(many(21), "spec.safety.maintenanceWindows", "21", "more than 20 windows")]);
+    assert_eq!(accepted(&many(20)).safety.windows.len(), 20);
+    let all = refused(&maintenance("{days: [Mon, Mon], from: x, to: y, timeZone: z}"));
+    assert_eq!(all.len(), 4, "all faults at once: {all:?}");
+    let thousand = refused(&many(1000));
+    assert_eq!(thousand.len(), 1, "{thousand:?}");
+}
+
+#[test]
+fn a_maintenance_window_is_built_as_it_is_written() {
+    let built = |given: &str| accepted(&maintenance(given)).safety.windows.remove(0);
+    let every_day = Weekday::ALL.into_iter().collect();
+    assert_eq!(built("{from: '09:30', to: '24:00'}"), MaintenanceWindow::new(every_day, 570, 1440, "UTC").unwrap());
+    let days = [Weekday::Sun, Weekday::Fri].into_iter().collect();
+    let night = built("{days: [Sun, Fri], from: '22:00', to: '00:00', timeZone: Europe/Berlin}");
+    assert_eq!(night, MaintenanceWindow::new(days, 1320, 0, "Europe/Berlin").unwrap());
+}
+
+#[test]
+fn declared_capacity_is_two_numbers_within_their_ranges() {
+    let capacity = |peak: u32, each: u32| {
+        format!("{{spec: {{capacity: {{peakRequestsPerSecond: {peak}, requestsPerSecondPerTarget: {each}}}}}}}")
+    };
+    let (peak, each) = ("spec.capacity.peakRequestsPerSecond", "spec.capacity.requestsPerSecondPerTarget");
+    named_faults(vec![
+        row(capacity(0, 1), peak, "0", "from 1 to 10000000"),
+        row(capacity(10_000_001, 1), peak, "10000001", "from 1 to 10000000"),
+        row(capacity(1, 0), each, "0", "from 1 to 100000"),
+        row(capacity(1, 100_001), each, "100001", "from 1 to 100000"),
+    ]);
+    let built = accepted(&capacity(10_000_000, 100_000)).capacity;
+    let expected = Capacity { peak_requests_per_second: 10_000_000, requests_per_second_per_target: 100_000 };
+    assert_eq!(built, Some(expected));
+    assert_eq!(accepted("{}").capacity, None);
+    for one in ["{peakRequestsPerSecond: 1}", "{requestsPerSecondPerTarget: 1}", "{}"] {
+        let change = format!("{{spec: {{capacity: {one}}}}}");
+        let error = serde_norway::from_value::<ClusterTrafficPolicy>(changed(&change)).expect_err(&change).to_string();
+        assert!(error.contains("missing field"), "{change}: {error}");
     }
 }
 
@@ -433,7 +543,14 @@ spec:
     deregistrationDelaySeconds: 30
   mode: Weighted
   clusters: [{name: blue, weight: 7}, {name: green, weight: 999}]
-  safety: {deregistrationBudgetPercent: 25, freeze: true}
+  safety:
+    deregistrationBudgetPercent: 25
+    freeze: true
+    minActiveClusters: 2
+    maxStepPercent: 30
+    minStepIntervalSeconds: 60
+    maintenanceWindows: [{days: [Sat], from: '08:00', to: '20:00', timeZone: America/New_York}]
+  capacity: {peakRequestsPerSecond: 5000, requestsPerSecondPerTarget: 250}
 ";
 
 #[test]
@@ -476,6 +593,16 @@ fn a_policy_with_everything_set_builds_exactly_what_elbv2_takes() {
     assert_eq!(policy.clusters, [cluster("blue", 7), cluster("green", 999)]);
     assert_eq!(policy.deregistration_budget_percent, 25);
     assert!(policy.freeze);
+    let saturdays = [Weekday::Sat].into_iter().collect();
+    let safety = SafetyRules {
+        min_active_clusters: 2,
+        max_step_percent: 30,
+        min_step_interval_seconds: 60,
+        windows: vec![MaintenanceWindow::new(saturdays, 480, 1200, "America/New_York").unwrap()],
+    };
+    assert_eq!(policy.safety, safety);
+    let capacity = Capacity { peak_requests_per_second: 5000, requests_per_second_per_target: 250 };
+    assert_eq!(policy.capacity, Some(capacity));
 }
 
 #[test]
@@ -488,7 +615,16 @@ fn what_is_left_out_gets_the_documented_default() {
     assert_eq!(spec.backend.target_type, TargetType::Ip);
     assert_eq!((spec.backend.protocol, spec.backend.protocol_version), (Protocol::Http, ProtocolVersion::Http1));
     assert_eq!(spec.backend.deregistration_delay_seconds, 300);
-    assert_eq!(spec.safety, spec::Safety { deregistration_budget_percent: 50, freeze: false });
+    let safety = spec::Safety {
+        deregistration_budget_percent: 50,
+        freeze: false,
+        min_active_clusters: 1,
+        max_step_percent: 100,
+        min_step_interval_seconds: 0,
+        maintenance_windows: Vec::new(),
+    };
+    assert_eq!(spec.safety, safety);
+    assert_eq!(spec.capacity, None);
     let health_check = HealthCheck {
         protocol: "HTTP".into(),
         port: "traffic-port".into(),
@@ -516,6 +652,8 @@ fn a_field_that_is_not_known_is_refused_wherever_the_policy_ends() {
         "{spec: {backend: {healthCheck: {interval: 5}}}}",
         "{spec: {clusters: [{name: a, weight: 1, region: eu}]}}",
         "{spec: {safety: {budget: 5}}}",
+        "{spec: {safety: {maintenanceWindows: [{from: '09:00', to: '10:00', zone: UTC}]}}}",
+        "{spec: {capacity: {peakRequestsPerSecond: 1, requestsPerSecondPerTarget: 1, unit: rps}}}",
     ] {
         let error = serde_norway::from_value::<ClusterTrafficPolicy>(changed(change)).expect_err(change).to_string();
         assert!(error.contains("unknown field"), "{change}: {error}");
@@ -537,6 +675,9 @@ fn values_of_the_wrong_type_are_refused_while_the_document_is_read() {
         "{spec: {backend: {service: {port: -1}}}}",
         "{spec: {match: {paths: [{type: Regex, value: /a}]}}}",
         "{spec: {safety: {freeze: 1}}}",
+        "{spec: {safety: {maintenanceWindows: [{to: '10:00'}]}}}",
+        "{spec: {safety: {maintenanceWindows: [{from: 900, to: '10:00'}]}}}",
+        "{spec: {safety: {maintenanceWindows: [{days: [Monday], from: '09:00', to: '10:00'}]}}}",
         "{spec: {backend: null}}",
         "{metadata: {name: null}}",
         "{spec: null}",

@@ -147,7 +147,8 @@ prop_compose! {
         let spec = spec::PolicySpec {
             listener, matches, order, backend, mode: Mode::Weighted,
             clusters: clusters.into_iter().map(|(name, weight)| spec::Cluster { name, weight }).collect(),
-            safety: spec::Safety { deregistration_budget_percent: budget, freeze },
+            safety: spec::Safety { deregistration_budget_percent: budget, freeze, ..spec::Safety::default() },
+            capacity: None,
         };
         ClusterTrafficPolicy { api_version: spec::API_VERSION.into(), kind: spec::KIND.into(), metadata, spec }
     }

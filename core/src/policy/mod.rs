@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod spec;
 pub mod validate;
+pub mod windows;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use spec::{ClusterTrafficPolicy, PolicySpec};
 pub use validate::{Violation, validate, validate_update};
+pub use windows::MaintenanceWindow;
 
 use crate::{
     arn::ListenerArn,
@@ -48,6 +50,32 @@ pub struct ValidatedPolicy {
     pub deregistration_budget_percent: u32,
     /// True: nothing is written at AWS for this policy.
     pub freeze: bool,
+    /// How weights may be moved.
+    pub safety: SafetyRules,
+    /// What the backend can carry and has to carry, where it is declared.
+    pub capacity: Option<Capacity>,
+}
+
+/// Limits on moves of weights, whoever asks for them. A new spec states weights and is not held back by them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafetyRules {
+    /// Clusters that keep a weight above 0, 1..=5; the spec's own weights have at least as many.
+    pub min_active_clusters: u32,
+    /// Share of all requests that one step may move, 1..=100 percent.
+    pub max_step_percent: u32,
+    /// Seconds between two steps, 0..=86400.
+    pub min_step_interval_seconds: u32,
+    /// When weights may move, at most 20; empty: always. See [`windows::open`] and [`windows::next_start`].
+    pub windows: Vec<MaintenanceWindow>,
+}
+
+/// Declared capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Requests per second of all clusters together at the busiest time, 1..=10_000_000.
+    pub peak_requests_per_second: u32,
+    /// Requests per second that one target can answer, 1..=100_000.
+    pub requests_per_second_per_target: u32,
 }
 
 /// How a policy names its listener.

@@ -2,13 +2,18 @@
 //! an unknown field is an error, a value out of range is found by [`super::validate()`], which can name every fault at once.
 //!
 //! With the feature `schema` the comments and bounds here become the schema of the custom resource (crate `switchyard-crd`), so
-//! the comments on fields are what `kubectl explain` shows: they are written for users.
+//! the comments on fields are what `kubectl explain` shows: they are written for users. What limits the movement of weights is in
+//! [`safety`].
+
+pub mod safety;
 
 use std::collections::BTreeMap;
 
 #[cfg(feature = "schema")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use safety::{Capacity, MaintenanceWindow, Safety, Weekday};
 
 #[cfg(feature = "schema")]
 use super::{
@@ -72,9 +77,13 @@ pub struct PolicySpec {
     /// 1 to 5 clusters with their shares of the requests; not all weights are 0.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MOST_CLUSTERS)))]
     pub clusters: Vec<Cluster>,
-    /// Limits on what the hub may do by itself.
+    /// Limits on what the hub may do by itself, and on how weights may be moved.
     #[serde(default)]
     pub safety: Safety,
+    /// What the backend can carry and has to carry. When it is given, no weights are set by which a cluster would get more
+    /// requests than its healthy targets can answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
 }
 
 fn default_order() -> u32 {
@@ -356,22 +365,4 @@ pub struct Cluster {
     /// Its share is its weight over the sum of the weights, 0 to 999; 0 is no requests.
     #[cfg_attr(feature = "schema", schemars(range(max = 999)))]
     pub weight: u32,
-}
-
-/// Limits on what the hub may do by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(JsonSchema))]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Safety {
-    /// Percent of a weight-carrying group's targets that may be removed on weak evidence, 0 to 100.
-    #[cfg_attr(feature = "schema", schemars(range(max = 100)))]
-    pub deregistration_budget_percent: u32,
-    /// True: the hub writes nothing at AWS for this policy.
-    pub freeze: bool,
-}
-
-impl Default for Safety {
-    fn default() -> Self {
-        Self { deregistration_budget_percent: 50, freeze: false }
-    }
 }

@@ -1,6 +1,8 @@
 //! The one door from a written policy to a type that can be built. Every fault is found in one pass and named with its field,
 //! its value, what is wrong and what helps. Tests are in `core/tests/validate.rs`.
 
+mod safety;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,14 @@ pub const MOST_VIOLATIONS: usize = 100;
 pub const MOST_TAGS: usize = 50;
 /// Characters of a tag's key and of its value (AWS, "Tag naming limits").
 pub const MOST_TAG_CHARACTERS: (usize, usize) = (128, 256);
+/// The largest `minStepIntervalSeconds`: a day. What shall wait longer waits for a maintenance window.
+pub const MOST_STEP_INTERVAL_SECONDS: u32 = 86_400;
+/// Maintenance windows of one policy.
+pub const MOST_WINDOWS: usize = 20;
+/// The largest `peakRequestsPerSecond`: far above what one load balancer carries, and its product with a weight fits into 64 bits.
+pub const MOST_PEAK_REQUESTS_PER_SECOND: u32 = 10_000_000;
+/// The largest `requestsPerSecondPerTarget`: what no single process answers over a load balancer.
+pub const MOST_REQUESTS_PER_SECOND_PER_TARGET: u32 = 100_000;
 
 /// ELBv2's word for a health check at the target's own port.
 pub const TRAFFIC_PORT: &str = "traffic-port";
@@ -100,6 +110,8 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
     let clusters = clusters(&spec.clusters, &mut report);
     let budget = spec.safety.deregistration_budget_percent;
     report.range("spec.safety.deregistrationBudgetPercent", budget, 0, 100, " percent");
+    let safety = safety::rules(spec, &mut report);
+    let capacity = safety::capacity(spec, &mut report);
     match (key, listener, service) {
         (Some(key), Some(listener), Some(service)) if report.0.is_empty() => Ok(ValidatedPolicy {
             key,
@@ -114,6 +126,8 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
             clusters,
             deregistration_budget_percent: budget,
             freeze: spec.safety.freeze,
+            safety,
+            capacity,
         }),
         _ => Err(report.0),
     }
