@@ -177,6 +177,19 @@ text_id!(
     PolicyUid, "policy UID", |what, v| token(what, v, 64)
 );
 text_id!(
+    /// The unique id of one shift, made by the hub.
+    ShiftId, "shift id", |what, v| token(what, v, 64)
+);
+text_id!(
+    /// The name of a gating switch: an RFC 1123 label, at most 63 characters.
+    SwitchName, "switch name", |what, v| dns_label(what, v, 63, false)
+);
+text_id!(
+    /// The name of something that the hub was given to measure with (a Prometheus server, a webhook), or of a gate: an RFC 1123
+    /// label, at most 63 characters.
+    SourceName, "name", |what, v| dns_label(what, v, 63, false)
+);
+text_id!(
     /// The id of this Switchyard installation, written into the ownership tag of everything it creates: at most 64 letters,
     /// digits, hyphens, dots and underscores, since it is also part of a tag's key.
     HubId, "hub id", |what, v| tag_word(what, v, 64)

@@ -18,6 +18,7 @@ pub mod observed;
 pub mod ownership;
 pub mod plan;
 pub mod policy;
+pub mod shift;
 pub mod source;
 pub mod status;
 pub mod weights;
