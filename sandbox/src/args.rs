@@ -38,6 +38,15 @@ pub struct Args {
     /// Milliseconds for which a changed rule or listener is still served in its old state, before --time-scale
     #[arg(long, default_value_t = 5_000)]
     pub propagation_ms: u64,
+    /// Where the CloudWatch API listens; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_parser = loopback)]
+    pub cloudwatch_listen: SocketAddr,
+    /// Milliseconds of the period in which CloudWatch counts; at AWS it is a minute
+    #[arg(long, default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub cloudwatch_period_ms: u64,
+    /// Milliseconds from the end of such a period until CloudWatch tells its numbers
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    pub cloudwatch_delay_ms: u64,
     /// AWS region that the load balancer and the nodes are in
     #[arg(long, default_value = "eu-central-1")]
     pub region: String,

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::addresses::{AddressError, Block, Naming};
 use crate::args::Args;
+use crate::cloudwatch::CloudWatch;
 use crate::cluster::{Cluster, ClusterError, Place};
 use crate::control::{self, ClusterInfo, Control, Info};
 use crate::elb::{Elb, ElbConfig, RateLimits};
@@ -80,7 +81,9 @@ impl Sandbox {
         let tasks = TaskTracker::new();
         let (elb_listener, elb_address) = bind("ELBv2 API", args.elb_listen).await?;
         let (control_listener, control_address) = bind("control API", args.control_listen).await?;
+        let (cloudwatch_listener, cloudwatch_address) = bind("CloudWatch API", args.cloudwatch_listen).await?;
         let elb = Elb::new(elb_config(args, &block));
+        let cloudwatch = CloudWatch::new(elb.clone(), Duration::from_millis(args.cloudwatch_delay_ms));
         let machines: Machines = {
             let elb = elb.clone();
             Arc::new(move |instance: &str, ip| elb.set_instance(instance, ip))
@@ -102,6 +105,7 @@ impl Sandbox {
         let info = Info {
             control_url: format!("http://{control_address}"),
             elb_url: format!("http://{elb_address}"),
+            cloudwatch_url: format!("http://{cloudwatch_address}"),
             clusters: infos,
             vpc_id: VPC.to_owned(),
             vpc_cidr: block.cidr().to_string(),
@@ -111,13 +115,15 @@ impl Sandbox {
         };
         let control = Arc::new(Control { info, clusters, loads: Loads::new(shutdown.child_token()) });
         let sandbox = Self { control, elb, tasks, shutdown };
-        sandbox.serve(elb_listener, control_listener, block);
+        sandbox.serve(elb_listener, control_listener, block, &cloudwatch);
+        sandbox.serve_cloudwatch(cloudwatch_listener, cloudwatch);
+        sandbox.tasks.close();
         let text = serde_json::json!(sandbox.info());
         write_atomically(&info_path, &format!("{text:#}\n")).map_err(writing(info_path))?;
         Ok(sandbox)
     }
 
-    fn serve(&self, elb_listener: TcpListener, control_listener: TcpListener, block: Block) {
+    fn serve(&self, elb_listener: TcpListener, control_listener: TcpListener, block: Block, cloudwatch: &CloudWatch) {
         let (elb, stop) = (self.elb.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             // The block is held until nothing of the sandbox listens in it any more.
@@ -131,6 +137,7 @@ impl Sandbox {
             }
         });
         let router = control::router(self.control.clone()).nest("/elb", self.elb.control_router());
+        let router = router.nest("/cloudwatch", cloudwatch.control_router());
         let stop = self.shutdown.clone();
         self.tasks.spawn(async move {
             let done = axum::serve(control_listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -139,7 +146,16 @@ impl Sandbox {
                 stop.cancel();
             }
         });
-        self.tasks.close();
+    }
+
+    fn serve_cloudwatch(&self, listener: TcpListener, cloudwatch: CloudWatch) {
+        let stop = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = cloudwatch.serve(listener, stop.clone()).await {
+                tracing::error!(%error, "CloudWatch stopped, so the sandbox does");
+                stop.cancel();
+            }
+        });
     }
 
     /// How to reach it.
@@ -172,5 +188,6 @@ fn elb_config(args: &Args, block: &Block) -> ElbConfig {
         seed: args.seed,
         propagation: Duration::from_millis(args.propagation_ms),
         rate_limits: RateLimits::default(),
+        metrics_period: Duration::from_millis(args.cloudwatch_period_ms),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod addresses;
 pub mod args;
+pub mod cloudwatch;
 pub mod cluster;
 pub mod compose;
 pub mod control;

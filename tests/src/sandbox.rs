@@ -38,6 +38,8 @@ pub struct Info {
     pub control_url: String,
     /// The ELBv2 API.
     pub elb_url: String,
+    /// The CloudWatch API.
+    pub cloudwatch_url: String,
     /// The clusters by name.
     pub clusters: BTreeMap<String, ClusterInfo>,
     /// The VPC of everything.

@@ -42,6 +42,8 @@ pub struct Info {
     pub control_url: String,
     /// Endpoint of the ELBv2 API.
     pub elb_url: String,
+    /// Endpoint of the CloudWatch API.
+    pub cloudwatch_url: String,
     pub clusters: BTreeMap<String, ClusterInfo>,
     pub vpc_id: String,
     pub vpc_cidr: String,

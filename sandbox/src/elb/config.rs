@@ -25,6 +25,8 @@ pub struct ElbConfig {
     /// takes between half of this and all of it.
     pub propagation: Duration,
     pub rate_limits: RateLimits,
+    /// The period in which metrics are counted (real time): AWS's is a minute.
+    pub metrics_period: Duration,
 }
 
 impl Default for ElbConfig {
@@ -39,6 +41,7 @@ impl Default for ElbConfig {
             seed: 1,
             propagation: Duration::from_secs(5),
             rate_limits: RateLimits::default(),
+            metrics_period: Duration::from_secs(60),
         }
     }
 }

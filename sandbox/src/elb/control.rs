@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Instant};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Query, State},
-    http::StatusCode,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -20,6 +20,7 @@ use super::{
     calls::Class,
     config::BucketLimit,
     errors::ApiError,
+    exposition,
     faults::FaultSpec,
     lock,
     model::{HealthState, TargetKey},
@@ -56,6 +57,7 @@ pub fn router(inner: Arc<Inner>) -> Router {
         .route("/dataplane", get(|State(inner): Shared| async move { Json(state_view::dataplane(&inner.world())) }))
         .route("/counters", get(|State(inner): Shared| async move { Json(inner.plane.counters()) }))
         .route("/counters/reset", post(reset_counters))
+        .route("/metrics", get(metrics))
         .route("/calls", get(calls))
         .route("/faults", get(list_faults).post(add_fault).delete(clear_faults))
         .route("/limits", get(show_limits).post(set_limits))
@@ -152,6 +154,12 @@ async fn put_instance(State(inner): Shared, Json(instance): Json<Instance>) -> A
         None => _ = world.instances.remove(&instance.id),
     }
     Ok(Json(json!({})))
+}
+
+async fn metrics(State(inner): Shared) -> ([(HeaderName, &'static str); 1], String) {
+    let world = inner.world();
+    let text = exposition::text(&world, &lock(&inner.plane.series));
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn reset_counters(State(inner): Shared) -> Json<Value> {

@@ -16,14 +16,16 @@ mod calls;
 mod conditions;
 mod config;
 mod control;
-mod counters;
+pub mod counters;
 mod dataplane;
 mod errors;
+mod exposition;
 mod faults;
 mod health;
 mod limits;
 mod model;
 mod query;
+pub mod series;
 mod server;
 mod state_view;
 mod tags;
@@ -50,8 +52,9 @@ use self::{
     calls::{CallLog, Class},
     dataplane::DataPlane,
     faults::{FaultSpec, Faults},
-    model::World,
+    model::{HealthState, World},
     query::Params,
+    series::Series,
     throttle::Throttle,
     xml::Xml,
 };
@@ -72,7 +75,7 @@ pub struct Elb {
 impl Elb {
     pub fn new(config: ElbConfig) -> Self {
         let now = Instant::now();
-        let (plane, partition) = (DataPlane::new(config.seed), watch::Sender::new(false));
+        let (plane, partition) = (DataPlane::new(config.seed, config.metrics_period), watch::Sender::new(false));
         Self {
             inner: Arc::new(Inner {
                 world: Mutex::new(World::default()),
@@ -111,6 +114,31 @@ impl Elb {
         match ip {
             Some(ip) => _ = world.instances.insert(id.to_owned(), ip),
             None => _ = world.instances.remove(id),
+        }
+    }
+
+    /// Looks at what was served over time.
+    pub fn with_series<T>(&self, look: impl FnOnce(&Series) -> T) -> T {
+        look(&lock(&self.inner.plane.series))
+    }
+
+    /// Counts the targets of every group that a rule refers to, as AWS does for HealthyHostCount. Groups without targets and
+    /// those whose targets were never judged have none.
+    pub fn sample_hosts(&self, now_ms: i64) {
+        let counted: Vec<_> = {
+            let mut world = self.inner.world();
+            world.advance(Instant::now(), &self.inner.config);
+            let groups = world.groups.values().filter_map(|group| {
+                let owner = world.owner_of_group(&group.arn, None)?;
+                let state = |wanted| group.targets.values().filter(|t| t.judged() == Some(wanted)).count();
+                let counts = (state(HealthState::Healthy), state(HealthState::Unhealthy));
+                (counts != (0, 0)).then(|| (owner.to_owned(), group.arn.clone(), counts))
+            });
+            groups.collect()
+        };
+        let mut series = lock(&self.inner.plane.series);
+        for (owner, group, counts) in counted {
+            series.sample(now_ms, &owner, &group, counts);
         }
     }
 

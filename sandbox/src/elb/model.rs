@@ -167,6 +167,11 @@ impl Target {
     pub fn effective_state(&self) -> HealthState {
         self.forced.unwrap_or(self.state)
     }
+
+    /// The verdict on a target that gets new requests; none while it drains.
+    pub fn judged(&self) -> Option<HealthState> {
+        (!self.is_draining()).then(|| self.effective_state())
+    }
 }
 
 impl TargetGroup {

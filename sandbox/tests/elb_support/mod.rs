@@ -180,6 +180,11 @@ impl Bench {
         made.rules()[0].rule_arn().unwrap().to_owned()
     }
 
+    /// Gives a rule one group only.
+    pub async fn forward_all(&self, rule: &str, group: &str) {
+        self.aws.modify_rule().rule_arn(rule).actions(forward(&[(group, 1)], None)).send().await.unwrap();
+    }
+
     pub async fn attribute(&self, group: &str, key: &str, value: &str) {
         let attribute =
             aws_sdk_elasticloadbalancingv2::types::TargetGroupAttribute::builder().key(key).value(value).build();

@@ -36,6 +36,7 @@ use super::{
     counters::Counters,
     lock,
     model::{Arn, World},
+    series::{Series, Served},
 };
 
 /// A load balancer has a node in each of two zones, and nodes learn of changes at different times.
@@ -105,12 +106,13 @@ pub struct DataPlane {
     rng: Mutex<StdRng>,
     turns: Mutex<HashMap<Arn, usize>>,
     counters: Mutex<Counters>,
+    pub series: Mutex<Series>,
     pool: Pool,
     cookie_key: u64,
 }
 
 impl DataPlane {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, metrics_period: Duration) -> Self {
         let (commands, receiver) = mpsc::unbounded_channel();
         // A stream of its own, so that a request more or less never changes the ids of later resources.
         let mut rng = StdRng::seed_from_u64(seed ^ 0x0064_6174_6170_6c61);
@@ -122,12 +124,19 @@ impl DataPlane {
             rng: Mutex::new(rng),
             turns: Mutex::default(),
             counters: Mutex::default(),
+            series: Mutex::new(Series::new(i64::try_from(metrics_period.as_millis()).unwrap_or(i64::MAX))),
             pool: Pool::new(),
         }
     }
 
     pub fn take_commands(&self) -> Option<mpsc::UnboundedReceiver<Command>> {
         lock(&self.receiver).take()
+    }
+
+    /// Counts a request that reached a group.
+    fn served(&self, served: &Served<'_>) {
+        lock(&self.counters).add(served.load_balancer, Some(served.group), served.target, served.ending);
+        lock(&self.series).add(jiff::Timestamp::now().as_millisecond(), served);
     }
 
     pub fn counters(&self) -> Counters {

@@ -24,6 +24,7 @@ use crate::elb::{
     conditions::RequestView,
     counters::Ending,
     lock,
+    series::Served,
 };
 
 /// Headers that belong to one connection and are never passed on.
@@ -104,14 +105,23 @@ async fn forward_to(
     forward: &Forward,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let count = |group: Option<&str>, target: Option<&str>, ending| {
-        lock(&inner.plane.counters).add(&routing.load_balancer, group, target, ending);
-    };
+    let begun = Instant::now();
     let pick = match pick::pick(inner, forward, request.headers()) {
         Ok(pick) => pick,
         Err(empty) => {
             let (arn, name) = empty.map(|e| (e.group, e.group_name)).unzip();
-            count(arn.as_deref(), None, Ending::Generated(503));
+            let (load_balancer, ending) = (routing.load_balancer.as_str(), Ending::Generated(503));
+            match arn.as_deref() {
+                Some(group) => inner.plane.served(&Served {
+                    load_balancer,
+                    group,
+                    ending,
+                    target: None,
+                    seconds: None,
+                    unconnected: false,
+                }),
+                None => lock(&inner.plane.counters).add(load_balancer, None, None, ending),
+            }
             return generated(StatusCode::SERVICE_UNAVAILABLE, name.as_deref());
         }
     };
@@ -122,9 +132,13 @@ async fn forward_to(
         outcome = exchange(inner, client, routing, pick.address, request) => outcome,
         () = cut.cancelled() => Err(Failure::Cut),
     };
+    let served = |ending, seconds, unconnected| {
+        let (load_balancer, group) = (routing.load_balancer.as_str(), pick.group.as_str());
+        inner.plane.served(&Served { load_balancer, group, ending, target: Some(&target), seconds, unconnected });
+    };
     match outcome {
         Ok(response) => {
-            count(Some(&pick.group), Some(&target), Ending::Target(response.status().as_u16()));
+            served(Ending::Target(response.status().as_u16()), Some(begun.elapsed().as_secs_f64()), false);
             pass_back(inner, pick, response, routing.idle_timeout)
         }
         Err(failure) => {
@@ -133,7 +147,7 @@ async fn forward_to(
                 Failure::Broken(_) | Failure::Connect(_) | Failure::Cut => StatusCode::BAD_GATEWAY,
             };
             tracing::debug!(group = pick.group_name, target, %failure, "a request got no answer from its target");
-            count(Some(&pick.group), Some(&target), Ending::Generated(status.as_u16()));
+            served(Ending::Generated(status.as_u16()), None, matches!(failure, Failure::Connect(_)));
             let mut response = generated(status, Some(&pick.group_name));
             response.headers_mut().extend(HeaderValue::from_str(&target).ok().map(|v| (TARGET_HEADER, v)));
             response
