@@ -72,7 +72,8 @@ fn every_rule_says_what_is_wrong_and_what_helps() {
 fn defaults_are_those_that_the_hub_takes() {
     let schema = resource_schema();
     let minimal = "{listener: {loadBalancer: a, port: 1}, match: {paths: [{value: /a}]}, \
-         backend: {service: {name: a, port: 1}}, clusters: [{name: a, weight: 1}]}";
+         backend: {service: {name: a, port: 1}}, clusters: [{name: a, weight: 1}], \
+         safety: {maintenanceWindows: [{from: '00:00', to: '24:00'}]}}";
     let read: switchyard_core::policy::PolicySpec = serde_norway::from_str(minimal).unwrap();
     let read = serde_json::to_value(read).unwrap();
     let mut defaults = 0;
@@ -89,7 +90,7 @@ fn defaults_are_those_that_the_hub_takes() {
         }
         defaults += 1;
     });
-    assert!(defaults > 12, "the defaults are found: {defaults}");
+    assert!(defaults > 16, "the defaults are found: {defaults}");
 }
 
 #[test]

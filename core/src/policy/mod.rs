@@ -61,9 +61,9 @@ pub struct ValidatedPolicy {
 pub struct SafetyRules {
     /// Clusters that keep a weight above 0, 1..=5; the spec's own weights have at least as many.
     pub min_active_clusters: u32,
-    /// Share of all requests that one step may move, 1..=100 percent.
+    /// By how much the share of a cluster may change in one step, 1..=100 percentage points.
     pub max_step_percent: u32,
-    /// Seconds between two steps, 0..=86400.
+    /// Seconds that weights are in force before they are moved again, 0..=86400.
     pub min_step_interval_seconds: u32,
     /// When weights may move, at most 20; empty: always. See [`windows::open`] and [`windows::next_start`].
     pub windows: Vec<MaintenanceWindow>,

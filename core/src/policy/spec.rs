@@ -77,11 +77,12 @@ pub struct PolicySpec {
     /// 1 to 5 clusters with their shares of the requests; not all weights are 0.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MOST_CLUSTERS)))]
     pub clusters: Vec<Cluster>,
-    /// Limits on what the hub may do by itself, and on how weights may be moved.
+    /// Limits on what the hub may do by itself, and on how weights may be moved by shifts and by calls. Weights in `clusters` are
+    /// not held back by them.
     #[serde(default)]
     pub safety: Safety,
-    /// What the backend can carry and has to carry. When it is given, no weights are set by which a cluster would get more
-    /// requests than its healthy targets can answer.
+    /// What the backend can carry and has to carry: no shift gives a cluster more requests than its healthy targets can answer.
+    /// Without it a target may get 140 percent of what the busiest one gets now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
 }

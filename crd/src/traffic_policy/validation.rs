@@ -18,6 +18,8 @@ the traffic";
 /// A code of HTTP that a health check may take for success, and one of gRPC.
 const HTTP_CODE: &str = "[234][0-9][0-9]";
 const GRPC_CODE: &str = "(0|[1-9][0-9]?)";
+/// HH:MM, 00:00 to 23:59.
+const TIME: &str = "([01][0-9]|2[0-3]):[0-5][0-9]";
 
 fn rule(at: &'static str, rule: impl Into<String>, message: &'static str) -> Rule {
     Rule { at, rule: rule.into(), message, ..Rule::default() }
@@ -25,7 +27,7 @@ fn rule(at: &'static str, rule: impl Into<String>, message: &'static str) -> Rul
 
 /// All of them.
 pub fn rules() -> Vec<Rule> {
-    let groups = [listener(), conditions(), paths(), match_totals(), backend(), health_check(), rest()];
+    let groups = [listener(), conditions(), paths(), match_totals(), backend(), health_check(), safety(), rest()];
     groups.into_iter().flatten().collect()
 }
 
@@ -250,6 +252,51 @@ fn codes(others: &str, code: &str, message: &'static str) -> Rule {
     );
     let rule = rule("spec.backend", format!("{others} || {absent} || ({form} && {ranges})"), message);
     Rule { field: Some(".healthCheck.successCodes"), ..rule }
+}
+
+fn safety() -> Vec<Rule> {
+    let windows = "spec.safety.maintenanceWindows[]";
+    vec![
+        Rule {
+            field: Some(".safety.minActiveClusters"),
+            ..rule(
+                "spec",
+                "self.clusters.filter(cluster, cluster.weight > 0).size() >= self.safety.minActiveClusters",
+                "is more than the clusters with a weight above 0 in spec.clusters; give more clusters a weight, or lower it",
+            )
+        },
+        rule(
+            "spec.safety.maintenanceWindows[].days",
+            "self.all(one, self.exists_one(other, other == one))",
+            "names a day twice; name each day once",
+        ),
+        rule(
+            "spec.safety.maintenanceWindows[].from",
+            format!("self.matches('^{TIME}$')"),
+            "is not a time of the day; write it as HH:MM, 00:00 to 23:59",
+        ),
+        rule(
+            "spec.safety.maintenanceWindows[].to",
+            format!("self.matches('^({TIME}|24:00)$')"),
+            "is not a time of the day; write it as HH:MM, 00:00 to 24:00",
+        ),
+        Rule {
+            field: Some(".to"),
+            ..rule(
+                windows,
+                "self.from != self.to",
+                "is when the window opens; let it close later; a whole day is from 00:00 to 24:00",
+            )
+        },
+        // A name that is not in the server's database makes the expression an error, which refuses the value with this message.
+        // What the language knows as a zone beside the database's names (Local, +02:00) is kept out before.
+        rule(
+            "spec.safety.maintenanceWindows[].timeZone",
+            "self.matches('^[A-Z][A-Za-z0-9_+/-]*$') && self != 'Local' \
+             && timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0",
+            "is not a known time zone; use a name of the IANA time zone database, such as Europe/Berlin or UTC",
+        ),
+    ]
 }
 
 fn rest() -> Vec<Rule> {

@@ -14,8 +14,8 @@ use crate::policy::{
     windows::MOST_ZONE_CHARACTERS,
 };
 
-/// Limits on what the hub may do by itself, and on how weights may be moved. Weights in `spec.clusters` are not moved but
-/// stated: a new spec is not held back by these rules.
+/// Limits on what the hub may do by itself, and on how weights may be moved by shifts and by calls. Weights in `spec.clusters`
+/// are not moved but stated: a new spec is not held back by these rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -28,10 +28,10 @@ pub struct Safety {
     /// Clusters that keep a weight above 0 whatever is moved, 1 to 5 and at most as many as have a weight in `spec.clusters`.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MOST_CLUSTERS)))]
     pub min_active_clusters: u32,
-    /// Percent of all requests that may change clusters in one step, 1 to 100.
+    /// Percentage points by which the share of a cluster may change in one step, 1 to 100.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100)))]
     pub max_step_percent: u32,
-    /// Seconds between two steps, 0 to 86400.
+    /// Seconds that weights are in force before they are moved again, 0 to 86400.
     #[cfg_attr(feature = "schema", schemars(range(max = MOST_STEP_INTERVAL_SECONDS)))]
     pub min_step_interval_seconds: u32,
     /// Weights move only while one of these, at most 20, is open; without any they always may.
@@ -108,7 +108,7 @@ impl Weekday {
     pub const ALL: [Self; 7] = [Self::Mon, Self::Tue, Self::Wed, Self::Thu, Self::Fri, Self::Sat, Self::Sun];
 }
 
-/// What the backend can carry and has to carry.
+/// What the backend can carry and has to carry: no shift gives a cluster more requests than its healthy targets can answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -221,6 +221,63 @@ fn refused_rest() -> Vec<Refused> {
     ]
 }
 
+fn refused_safety() -> Vec<Refused> {
+    let least = "spec.safety.minActiveClusters";
+    let window = |text: &str| format!("{{safety: {{maintenanceWindows: [{text}]}}}}");
+    let (days, from, to, zone) = (
+        "spec.safety.maintenanceWindows[0].days",
+        "spec.safety.maintenanceWindows[0].from",
+        "spec.safety.maintenanceWindows[0].to",
+        "spec.safety.maintenanceWindows[0].timeZone",
+    );
+    let in_zone = |zone: &str| window(&format!("{{from: '09:00', to: '10:00', timeZone: '{zone}'}}"));
+    let capacity = |peak: u32, each: u32| {
+        format!("{{capacity: {{peakRequestsPerSecond: {peak}, requestsPerSecondPerTarget: {each}}}}}")
+    };
+    let mut rows = vec![
+        no("{safety: {minActiveClusters: 0}}", least, BETWEEN),
+        no("{safety: {minActiveClusters: 6}}", least, BETWEEN),
+        no("{safety: {minActiveClusters: 2}}", least, "give more clusters a weight, or lower it"),
+        no("{safety: {maxStepPercent: 0}}", "spec.safety.maxStepPercent", BETWEEN),
+        no("{safety: {maxStepPercent: 101}}", "spec.safety.maxStepPercent", BETWEEN),
+        no("{safety: {minStepIntervalSeconds: 86401}}", "spec.safety.minStepIntervalSeconds", BETWEEN),
+        no(window("{days: [], from: '09:00', to: '10:00'}"), days, "should have at least 1 items"),
+        no(window("{days: [Mon, Sun, Mon], from: '09:00', to: '10:00'}"), days, "name each day once"),
+        no(window("{from: '24:00', to: '10:00'}"), from, "write it as HH:MM, 00:00 to 23:59"),
+        no(window("{from: '9:000', to: '10:00'}"), from, "write it as HH:MM"),
+        no(window("{from: '9:00', to: '10:00'}"), from, "should be at least 5 chars long"),
+        no(window("{from: '09:00', to: '24:01'}"), to, "write it as HH:MM, 00:00 to 24:00"),
+        no(window("{from: '09:00', to: '10:60'}"), to, "write it as HH:MM"),
+        no(window("{from: '09:00', to: '10:00:00'}"), to, "may not be more than 5"),
+        no(window("{from: '09:00', to: '09:00'}"), to, "let it close later"),
+        no(in_zone(""), zone, BETWEEN),
+        no(in_zone(&"A".repeat(65)), zone, "may not be more than 64"),
+        no(
+            window(&vec!["{from: '09:00', to: '10:00'}"; 21].join(", ")),
+            "spec.safety.maintenanceWindows",
+            "must have at most 20 items",
+        ),
+        no(capacity(0, 1), "spec.capacity.peakRequestsPerSecond", BETWEEN),
+        no(capacity(10_000_001, 1), "spec.capacity.peakRequestsPerSecond", BETWEEN),
+        no(capacity(1, 0), "spec.capacity.requestsPerSecondPerTarget", BETWEEN),
+        no(capacity(1, 100_001), "spec.capacity.requestsPerSecondPerTarget", BETWEEN),
+    ];
+    let unknown = [
+        "Europe/Entenhausen",
+        "europe/berlin",
+        "utc",
+        "Local",
+        "+02:00",
+        "02:00",
+        "Z",
+        "Etc/Unknown",
+        "../UTC",
+        "Europe",
+    ];
+    rows.extend(unknown.map(|name| no(in_zone(name), zone, "such as Europe/Berlin or UTC")));
+    rows
+}
+
 /// Both refuse, and both name the field; the server's message says what helps.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_hub_would_refuse_the_server_refuses_by_the_same_field_and_says_what_helps() {
@@ -230,6 +287,7 @@ async fn what_the_hub_would_refuse_the_server_refuses_by_the_same_field_and_says
     rows.extend(refused_paths());
     rows.extend(refused_backends());
     rows.extend(refused_rest());
+    rows.extend(refused_safety());
     assert!(rows.len() > 100, "the table is read");
     let mut wrong = Vec::new();
     for Refused { change, field, remedy } in rows {
@@ -296,7 +354,21 @@ fn taken() -> Vec<String> {
         "{order: 1, mode: Weighted, safety: {deregistrationBudgetPercent: 0, freeze: true}}".to_owned(),
         "{order: 49000, safety: {deregistrationBudgetPercent: 100}}".to_owned(),
         format!("{{clusters: [{{name: {}, weight: 999}}]}}", long(63)),
+        "{safety: {}}".to_owned(),
+        "{safety: {minActiveClusters: 1, maxStepPercent: 1, minStepIntervalSeconds: 86400, maintenanceWindows: []}}"
+            .to_owned(),
+        "{clusters: [{name: blue, weight: 1}, {name: green, weight: 999}], safety: {minActiveClusters: 2}}".to_owned(),
+        "{capacity: {peakRequestsPerSecond: 10000000, requestsPerSecondPerTarget: 100000}}".to_owned(),
+        "{capacity: {peakRequestsPerSecond: 1, requestsPerSecondPerTarget: 1}}".to_owned(),
     ];
+    let window = |text: &str| format!("{{safety: {{maintenanceWindows: [{text}]}}}}");
+    changes.push(window("{days: [Sun, Mon, Tue, Wed, Thu, Fri, Sat], from: '00:00', to: '24:00'}"));
+    changes.push(window("{from: '23:59', to: '00:00'}, {days: [Sat], from: '08:00', to: '20:00'}"));
+    changes.push(window(&vec!["{from: '09:00', to: '10:00', timeZone: America/New_York}"; 20].join(", ")));
+    for zone in ["UTC", "Etc/UTC", "GMT", "Etc/GMT+12", "Asia/Kathmandu", "America/Argentina/ComodRivadavia", "EST5EDT"]
+    {
+        changes.push(window(&format!("{{from: '09:00', to: '10:00', timeZone: '{zone}'}}")));
+    }
     for partition in ["aws", "aws-cn", "aws-us-gov", "aws-iso-b", "aws-eusc"] {
         let of = |arn: &str| arn.replacen(":aws:", &format!(":{partition}:"), 1);
         changes.push(listener(&format!("{{loadBalancer: '{}'}}", of(LB))));
@@ -364,6 +436,14 @@ async fn what_the_hub_cannot_read_the_server_refuses_and_names_the_field() {
         ("{match: {headers: [{name: a}]}}", "spec.match.headers[0].values"),
         ("{match: {hostnames: shop.example.com}}", "spec.match.hostnames"),
         ("{safety: {freeze: 1}}", "spec.safety.freeze"),
+        ("{safety: {maintenanceWindows: [{to: '10:00'}]}}", "spec.safety.maintenanceWindows[0].from"),
+        ("{safety: {maintenanceWindows: [{from: 9, to: '10:00'}]}}", "spec.safety.maintenanceWindows[0].from"),
+        (
+            "{safety: {maintenanceWindows: [{days: [Monday], from: '09:00', to: '10:00'}]}}",
+            "spec.safety.maintenanceWindows[0].days[0]",
+        ),
+        ("{safety: {maintenanceWindows: [{zone: UTC, from: a, to: b}]}}", "spec.safety.maintenanceWindows[0].zone"),
+        ("{capacity: {peakRequestsPerSecond: 1}}", "spec.capacity.requestsPerSecondPerTarget"),
     ] {
         let document = changed(change);
         let unread = core_judges(&document).expect_err(change);

@@ -35,12 +35,20 @@ fn whole() -> Value {
         },
         "mode": "Weighted",
         "clusters": [{"name": "blue", "weight": 7}, {"name": "green", "weight": 999}],
-        "safety": {"deregistrationBudgetPercent": 25, "freeze": false},
+        "safety": {
+            "deregistrationBudgetPercent": 25, "freeze": false,
+            "minActiveClusters": 2, "maxStepPercent": 50, "minStepIntervalSeconds": 30,
+            "maintenanceWindows": [
+                {"days": ["Sat", "Sun"], "from": "08:00", "to": "20:00", "timeZone": "Europe/Berlin"},
+                {"from": "22:00", "to": "04:00"},
+            ],
+        },
+        "capacity": {"peakRequestsPerSecond": 5000, "requestsPerSecondPerTarget": 250},
     });
     document
 }
 
-const TEXTS: [&str; 58] = [
+const TEXTS: [&str; 72] = [
     "",
     "a",
     "shop",
@@ -97,11 +105,25 @@ const TEXTS: [&str; 58] = [
     "a\nb",
     "a\u{7f}b",
     "\u{0}",
+    "Mon",
+    "Sunday",
+    "00:00",
+    "08:00",
+    "8:00",
+    "24:00",
+    "24:01",
+    "20:00",
+    "UTC",
+    "utc",
+    "Local",
+    "Asia/Kathmandu",
+    "Europe/Bremen",
+    "-05:00",
     "arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener/app/shared/50dc6c495c0c9188/f2f7",
     "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/shared/50dc6c495c0c9188",
 ];
 
-const NUMBERS: [i64; 26] = [
+const NUMBERS: [i64; 31] = [
     0,
     1,
     2,
@@ -126,6 +148,11 @@ const NUMBERS: [i64; 26] = [
     49_001,
     65_535,
     65_536,
+    86_400,
+    86_401,
+    100_001,
+    10_000_000,
+    10_000_001,
     4_294_967_296,
     -1,
 ];
