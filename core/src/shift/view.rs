@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::analysis::Measured;
+use super::{analysis::Measured, by_cluster};
 use crate::{
     arn::TargetGroupArn,
     ids::{ClusterName, PolicyKey, PolicyUid, SwitchName, Weight},
@@ -162,11 +162,15 @@ impl PolicyView {
         self.clusters.iter().find(|cluster| cluster.cluster == *name)
     }
 
-    /// True when exactly these weights are asked for and were read back.
+    /// True when exactly these weights are asked for and were read back. A cluster without a weight need not be in the rule.
     pub fn has(&self, weights: &[(ClusterName, Weight)]) -> bool {
-        let read_back =
-            |(name, weight): &(ClusterName, Weight)| self.cluster(name).and_then(|c| c.programmed) == Some(*weight);
-        self.programmed == Some(true) && self.requested == weights && weights.iter().all(read_back)
+        let read_back = |(name, weight): &(ClusterName, Weight)| {
+            let programmed = self.cluster(name).and_then(|cluster| cluster.programmed);
+            programmed == Some(*weight) || (programmed.is_none() && !weight.carries())
+        };
+        // A spec may name its clusters in another order than when the shift was made.
+        let asked = by_cluster(&self.requested) == by_cluster(weights);
+        self.programmed == Some(true) && asked && weights.iter().all(read_back)
     }
 }
 
