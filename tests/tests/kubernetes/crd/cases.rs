@@ -1,6 +1,7 @@
 //! The table of cases that runs through both judges.
 
 use super::{Fault, base, changed, core_judges, core_judges_update, lay, server, server_judges, server_judges_update};
+use k8s_openapi::jiff::tz::TimeZoneDatabase;
 use serde_json::json;
 
 const LB: &str = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/shared/50dc6c495c0c9188";
@@ -557,4 +558,24 @@ async fn what_cannot_change_in_a_policys_life_the_server_keeps() {
         assert_eq!(core_judges_update(&standing, &new), Ok(()), "{change}");
         assert_eq!(server_judges_update(&client, &standing, &new).await, Ok(()), "{change}");
     }
+}
+
+/// The hub has its own database of time zones, the server that of its programming language.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_time_zone_that_the_hub_knows_the_server_knows() {
+    let client = server().await.client().await.expect("a client");
+    let zones: Vec<String> = TimeZoneDatabase::bundled().available().map(|name| name.to_string()).collect();
+    assert!(zones.len() > 400, "the database is there: {}", zones.len());
+    let mut differ = Vec::new();
+    // As many at once as a policy may have.
+    for some in zones.chunks(20) {
+        let window = |zone: &String| json!({"from": "09:00", "to": "10:00", "timeZone": zone});
+        let mut document = base();
+        document["spec"]["safety"] = json!({"maintenanceWindows": some.iter().map(window).collect::<Vec<_>>()});
+        let (core, server) = (core_judges(&document), server_judges(&client, &document).await);
+        if core.is_err() || server.is_err() {
+            differ.push(format!("{some:?}\ncore: {core:#?}\nserver: {server:#?}"));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
 }
