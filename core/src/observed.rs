@@ -144,6 +144,9 @@ pub struct TargetGroup {
     pub health_check: HealthCheck,
     /// Attribute `deregistration_delay.timeout_seconds`; unknown until the attributes were read.
     pub deregistration_delay_seconds: Known<u32>,
+    /// How long a client's cookie binds it to one target (attributes `stickiness.*`), 1..=604800 seconds; `None` when that is off.
+    #[serde(default)]
+    pub stickiness_seconds: Known<Option<u32>>,
     /// Its tags.
     pub tags: Tags,
     /// Registered targets; unknown until read, and after a write without an answer.

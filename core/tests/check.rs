@@ -51,6 +51,7 @@ fn new_world() -> Model {
         target_type: "ip".into(),
         health_check: switchyard_core::policy::validate(&manifest("cart", &[("blue", 1)], "")).unwrap().health_check,
         deregistration_delay_seconds: Known::Known(300),
+        stickiness_seconds: Known::Known(None),
         tags: Tags::from([("ingress.k8s.aws/stack".into(), "shop/web".into())]),
         targets: Known::Known(BTreeMap::new()),
     };

@@ -280,9 +280,38 @@ async fn groups_with_the_prefix_come_with_tags_and_attributes_and_others_cost_no
     let numbers = (check.interval_seconds, check.timeout_seconds, check.healthy_threshold, check.unhealthy_threshold);
     assert_eq!(numbers, (10, 5, 2, 3));
     assert_eq!(one.deregistration_delay_seconds, Known::Known(30));
+    assert_eq!(one.stickiness_seconds, Known::Known(None));
     assert_eq!(one.tags["of"], group("sy-a").as_str());
     assert_eq!(one.targets, Known::Unknown);
     assert_eq!(fake.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn sticky_sessions_that_somebody_turned_on_are_read_with_their_time() {
+    let cookie = |kind: &str, seconds: &str| {
+        let pairs = [("enabled", "true"), ("type", kind), (&format!("{kind}.duration_seconds"), seconds)];
+        let member =
+            |(key, value): &(&str, &str)| format!("<member><Key>stickiness.{key}</Key><Value>{value}</Value></member>");
+        format!("<Attributes>{}</Attributes>", pairs.iter().map(member).collect::<String>())
+    };
+    let cases = [
+        (cookie("lb_cookie", "86400"), Known::Known(Some(86400))),
+        (cookie("app_cookie", "60"), Known::Known(Some(60))),
+        (cookie("source_ip", "60"), Known::Unknown),
+        (cookie("lb_cookie", "long"), Known::Unknown),
+        ("<Attributes/>".to_owned(), Known::Unknown),
+    ];
+    for (xml, wanted) in cases {
+        let attributes = xml.clone();
+        let fake = Fake::start(move |asked| match asked.operation.as_str() {
+            "DescribeTags" => tags(asked),
+            "DescribeTargetGroupAttributes" => Reply::Result(attributes.clone()),
+            _ => Reply::Result(format!("<TargetGroups>{}</TargetGroups>", group_xml("sy-a"))),
+        })
+        .await;
+        let found = fake.elb().await.target_groups("sy-", Class::Audit).await.unwrap();
+        assert_eq!(found[&group("sy-a")].stickiness_seconds, wanted, "{xml}");
+    }
 }
 
 #[tokio::test]

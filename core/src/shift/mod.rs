@@ -10,6 +10,7 @@
 pub mod analysis;
 pub mod guard;
 pub mod machine;
+pub mod notes;
 pub mod spec;
 mod state;
 pub mod validate;

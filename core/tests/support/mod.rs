@@ -326,6 +326,7 @@ impl Model {
                     target_type: target_type_word(new.target_type).into(),
                     health_check: new.health_check.clone(),
                     deregistration_delay_seconds: Known::Known(300),
+                    stickiness_seconds: Known::Known(None),
                     tags: new.tags.clone(),
                     targets: Known::Known(BTreeMap::new()),
                 };

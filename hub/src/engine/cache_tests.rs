@@ -43,6 +43,7 @@ fn group() -> TargetGroup {
         target_type: "ip".into(),
         health_check,
         deregistration_delay_seconds: Known::Known(300),
+        stickiness_seconds: Known::Known(None),
         tags: ownership::rule_tags(&hub, &key, &PolicyUid::new("u").unwrap()),
         targets: Known::Unknown,
     }

@@ -74,22 +74,32 @@ impl Elb {
         let mut read = self.tags_of(&arns, class).await?;
         for (arn, group) in groups {
             group.tags = tags::take(&mut read, arn.as_str())?;
-            group.deregistration_delay_seconds = self.deregistration_delay(arn, class).await?;
+            self.attributes(arn, group, class).await?;
         }
         Ok(())
     }
 
-    /// Unknown when the group has no such attribute, as one for functions has none.
-    async fn deregistration_delay(&self, arn: &TargetGroupArn, class: Class) -> Result<Known<u32>, ReadError> {
+    /// What a group has no attribute for stays unknown, as with one for functions.
+    async fn attributes(&self, arn: &TargetGroupArn, group: &mut TargetGroup, class: Class) -> Result<(), ReadError> {
         let request = self.client.describe_target_group_attributes().target_group_arn(arn.as_str());
         let answer = self.read(ATTRIBUTES, class, request.send()).await?;
-        let attribute = answer.attributes().iter().find(|attribute| attribute.key() == Some(DEREGISTRATION_DELAY));
-        match attribute {
-            None => Ok(Known::Unknown),
-            Some(attribute) => {
-                parsed(ATTRIBUTES, DEREGISTRATION_DELAY, attribute.value(), |text| text.parse()).map(Known::Known)
-            }
+        let value =
+            |key: &str| answer.attributes().iter().find(|one| one.key() == Some(key)).and_then(|one| one.value());
+        if let delay @ Some(_) = value(DEREGISTRATION_DELAY) {
+            let seconds = parsed(ATTRIBUTES, DEREGISTRATION_DELAY, delay, |text| text.parse())?;
+            group.deregistration_delay_seconds = Known::Known(seconds);
         }
+        // Only said to users: what cannot be read here must not keep the group from being read.
+        let duration = |key| value(key).and_then(|text| text.parse().ok());
+        let sticky = match (value("stickiness.enabled"), value("stickiness.type")) {
+            (Some("true"), Some("app_cookie")) => duration("stickiness.app_cookie.duration_seconds").map(Some),
+            (Some("true"), Some("lb_cookie")) => duration("stickiness.lb_cookie.duration_seconds").map(Some),
+            (Some("false"), _) => Some(None),
+            // Kinds of other load balancers bind by address, without a time.
+            (_, _) => None,
+        };
+        group.stickiness_seconds = sticky.map_or(Known::Unknown, Known::Known);
+        Ok(())
     }
 }
 
@@ -114,6 +124,7 @@ fn group(found: &types::TargetGroup) -> Result<(TargetGroupArn, TargetGroup), Re
         target_type: text(found.target_type().map(|kind| kind.as_str())),
         health_check: health_check(found)?,
         deregistration_delay_seconds: Known::Unknown,
+        stickiness_seconds: Known::Unknown,
         tags: Tags::new(),
         targets: Known::Unknown,
     };
