@@ -13,10 +13,11 @@ if ! cargo build --locked --workspace --bins --all-targets; then
   exit 1
 fi
 
-# What judges us: a real Kubernetes control plane and moto. Made on the first run, else found in the cache.
+# What judges us: a real Kubernetes control plane, moto, grpcurl. Made on the first run, else found in the cache.
 SWITCHYARD_KUBE_TOOLS=$(./scripts/kube-tools.sh)
 SWITCHYARD_MOTO=$(./scripts/moto.sh)
-export SWITCHYARD_KUBE_TOOLS SWITCHYARD_MOTO
+SWITCHYARD_GRPCURL=$(./scripts/grpcurl.sh)
+export SWITCHYARD_KUBE_TOOLS SWITCHYARD_MOTO SWITCHYARD_GRPCURL
 
 # --no-fail-fast: one broken test says nothing about the others, and the sum is to be complete.
 outcome=0

@@ -72,3 +72,4 @@ has_postgres || install_postgres
 # Their last line, which is for scripts, is the folder.
 ./scripts/kube-tools.sh >/dev/null
 ./scripts/moto.sh >/dev/null
+./scripts/grpcurl.sh >/dev/null
