@@ -1,0 +1,62 @@
+//! The gates of the step under way: which are due, what their measurements say, and which of them the shift waits for.
+
+use super::{
+    super::{
+        GatePhase, Shift, ShiftReason,
+        analysis::{self, GateQuery},
+        view::PolicyView,
+        weights,
+    },
+    look::Look,
+};
+use crate::ids::ClusterName;
+
+impl Look<'_> {
+    /// Takes readings in, and says which gates are due.
+    pub(super) fn measure(&mut self, index: usize) {
+        let step = self.shift.steps[index].clone();
+        let (since, now) = (self.shift.since, self.now());
+        for (i, gate) in step.gates.iter().enumerate() {
+            let readings = self.view.measured.iter().filter(|one| one.step == index && one.gate == i);
+            for one in readings {
+                self.shift.gates[i].take(gate, &one.reading, one.at);
+            }
+            if let GateQuery::TargetHealth { min_healthy_percent } = gate.query {
+                if self.shift.gates[i].due_at(gate, since) <= now {
+                    let reading = analysis::target_health(min_healthy_percent, &self.gaining_views());
+                    self.shift.gates[i].take(gate, &reading, now);
+                }
+            } else if self.shift.gates[i].due_at(gate, since) <= now && self.shift.gates[i].phase != GatePhase::Failed {
+                self.due.push(i);
+            }
+            let due_at = self.shift.gates[i].due_at(gate, since);
+            self.at(due_at);
+        }
+    }
+
+    pub(super) fn gaining_views(&self) -> Vec<(&PolicyView, Vec<ClusterName>)> {
+        let moves = self.shift.present_moves();
+        moves
+            .filter_map(|one| {
+                let asked = self.shift.asked(one);
+                let gaining = Shift::gaining(one).into_iter();
+                let carrying = gaining.filter(|name| weights::weight_of(&asked, name).carries()).collect();
+                Some((self.policy(one)?, carrying))
+            })
+            .collect()
+    }
+
+    /// A gate that has not passed, and what the shift waits for.
+    pub(super) fn open_gate(&self, index: usize) -> Option<(ShiftReason, String)> {
+        let gates = &self.shift.steps[index].gates;
+        let open = self.shift.gates.iter().zip(gates).filter(|(run, _)| run.phase != GatePhase::Passed);
+        // One without data is what people must hear of first.
+        let (run, gate) = open.max_by_key(|(run, _)| run.phase == GatePhase::NoData)?;
+        let (name, done, count) = (&gate.name, run.succeeded, gate.count);
+        Some(if run.phase == GatePhase::NoData {
+            (ShiftReason::NoData, format!("gate {name} has nothing to judge by, so the shift waits: {}", run.message))
+        } else {
+            (ShiftReason::GatesRunning, format!("gate {name}: {done} of {count} measurements succeeded"))
+        })
+    }
+}
