@@ -17,6 +17,10 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_HUB_HTTP_LISTEN", default_value = "127.0.0.1:7401", value_name = "ADDRESS")]
     pub http_listen: SocketAddr,
 
+    /// Where the API is served as JSON over HTTP; left out: nowhere.
+    #[arg(long, env = "SWITCHYARD_HUB_GATEWAY_LISTEN", value_name = "ADDRESS")]
+    pub gateway_listen: Option<SocketAddr>,
+
     /// Postgres, such as postgres://user:password@host/database.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
@@ -85,11 +89,11 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_HUB_REGISTER_RATE", default_value = "4:20", value_name = "RATE:BURST")]
     pub register_rate: String,
 
-    /// Certificate chain of the gRPC port, PEM.
+    /// Certificate chain of the gRPC port and of the gateway, PEM.
     #[arg(long, env = "SWITCHYARD_HUB_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Private key of the gRPC port, PEM.
+    /// Private key of the gRPC port and of the gateway, PEM.
     #[arg(long, env = "SWITCHYARD_HUB_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 

@@ -21,7 +21,8 @@ use crate::{
     elb::{Elb, ElbConfig},
     engine::{self, EngineOptions, EngineParts},
     feed::{Feed, FeedParts},
-    grpc::{self, GrpcParts},
+    gateway::{self, GatewayParts, Limits, tls::Pem},
+    grpc::{self, GrpcParts, Services},
     http::{self, HttpParts},
     metrics::{Metrics, Outcome},
     store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Retention, Store, StoreOptions},
@@ -58,11 +59,16 @@ pub async fn run_until(config: Config, shutdown: CancellationToken) -> anyhow::R
     if config.transport == Transport::PlainLoopback {
         tracing::warn!(
             address = %config.grpc_listen,
-            "DEVELOPMENT MODE: the gRPC port speaks plain text and trusts every caller on this machine; never use --dev in production"
+            "DEVELOPMENT MODE: the gRPC port and the gateway speak plain text and trust every caller on this machine; never use --dev in production"
         );
     }
-    let tls = server_tls(&config.transport)?;
-    let grpc_listener = bind("--grpc-listen", config.grpc_listen).await?;
+    let pem = read_pem(&config.transport)?;
+    let grpc = bind("--grpc-listen", config.grpc_listen).await?;
+    let gateway = match config.gateway_listen {
+        Some(address) => Some(bind("--gateway-listen", address).await?),
+        None => None,
+    };
+    let doors = Doors { grpc, gateway, pem };
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let metrics = Metrics::new();
     let (feed, feed_task) = Feed::new();
@@ -75,7 +81,7 @@ pub async fn run_until(config: Config, shutdown: CancellationToken) -> anyhow::R
     let result = async {
         let Some(store) = connect(&url, &metrics, &shutdown).await? else { return Ok(()) };
         let hub = Hub { config, store: store.clone(), feed, metrics, shutdown: shutdown.clone() };
-        let started = hub.start(feed_task, grpc_listener, tls, &mut tasks).await;
+        let started = hub.start(feed_task, doors, &mut tasks).await;
         if started.is_ok() {
             tasks.first_end(&shutdown).await;
         }
@@ -113,16 +119,31 @@ async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpLi
     })
 }
 
-fn server_tls(transport: &Transport) -> anyhow::Result<Option<ServerTlsConfig>> {
+/// Where agents and callers come in.
+struct Doors {
+    grpc: TcpListener,
+    gateway: Option<TcpListener>,
+    /// None: plain text.
+    pem: Option<Pem>,
+}
+
+fn read_pem(transport: &Transport) -> anyhow::Result<Option<Pem>> {
     let Transport::MutualTls { cert, key, client_ca } = transport else {
         return Ok(None);
     };
     let read = |flag: &str, file: &std::path::Path| {
         std::fs::read(file).with_context(|| format!("{flag} {} cannot be read", file.display()))
     };
-    let identity = Identity::from_pem(read("--tls-cert", cert)?, read("--tls-key", key)?);
-    let authorities = Certificate::from_pem(read("--tls-client-ca", client_ca)?);
-    Ok(Some(ServerTlsConfig::new().identity(identity).client_ca_root(authorities)))
+    Ok(Some(Pem {
+        cert: read("--tls-cert", cert)?,
+        key: read("--tls-key", key)?,
+        client_ca: read("--tls-client-ca", client_ca)?,
+    }))
+}
+
+fn server_tls(pem: &Pem) -> ServerTlsConfig {
+    let identity = Identity::from_pem(&pem.cert, &pem.key);
+    ServerTlsConfig::new().identity(identity).client_ca_root(Certificate::from_pem(&pem.client_ca))
 }
 
 async fn open_database(database: &Database) -> anyhow::Result<(Option<EmbeddedPostgres>, String)> {
@@ -253,13 +274,7 @@ struct Hub {
 }
 
 impl Hub {
-    async fn start(
-        self,
-        feed_task: crate::feed::FeedTask,
-        listener: TcpListener,
-        tls: Option<ServerTlsConfig>,
-        tasks: &mut Tasks,
-    ) -> anyhow::Result<()> {
+    async fn start(self, feed_task: crate::feed::FeedTask, doors: Doors, tasks: &mut Tasks) -> anyhow::Result<()> {
         let config = &self.config;
         let hub_id = self.store.hub_id(config.hub_id.clone()).await.context("the hub's id is not usable")?;
         let holder = Uuid::now_v7();
@@ -321,18 +336,36 @@ impl Hub {
             policy_sources: Arc::new(config.policy_sources.clone()),
             heartbeat_interval: config.heartbeat_interval,
             hub_instance: holder,
-            metrics: self.metrics,
+            metrics: self.metrics.clone(),
         };
-        let address = listener.local_addr()?;
-        let encrypted = tls.is_some();
-        let shutdown = self.shutdown.clone();
-        tasks.spawn("grpc", async move { Ok(grpc::serve(listener, tls, grpc_parts, shutdown).await?) });
-        tracing::info!(%address, encrypted, "gRPC is served");
+        let services = grpc::services(grpc_parts, &self.shutdown).await?;
+        open_doors(doors, services, self.metrics, &self.shutdown, tasks)?;
         if config.observe_only {
             tracing::warn!("--observe-only: plans are made and shown, and nothing is written at AWS");
         }
         Ok(())
     }
+}
+
+fn open_doors(
+    doors: Doors,
+    services: Services,
+    metrics: Metrics,
+    shutdown: &CancellationToken,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
+    let Doors { grpc, gateway, pem } = doors;
+    let (address, encrypted) = (grpc.local_addr()?, pem.is_some());
+    let (routes, tls, token) = (services.routes(), pem.as_ref().map(server_tls), shutdown.clone());
+    tasks.spawn("grpc", async move { Ok(grpc::serve(grpc, tls, services, token).await?) });
+    tracing::info!(%address, encrypted, "gRPC is served");
+    if let Some(listener) = gateway {
+        let (address, token) = (listener.local_addr()?, shutdown.clone());
+        let parts = GatewayParts { routes, metrics, limits: Limits::default() };
+        tasks.spawn("gateway", async move { Ok(gateway::serve(listener, pem, parts, token).await?) });
+        tracing::info!(%address, encrypted, "the API is served as JSON");
+    }
+    Ok(())
 }
 
 async fn purge(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {

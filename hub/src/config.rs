@@ -18,7 +18,7 @@ pub enum Database {
     Embedded(PathBuf),
 }
 
-/// How the gRPC port is guarded.
+/// How the gRPC port and the gateway are guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TLS, and callers need a certificate of the given authorities.
@@ -41,6 +41,8 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Where HTTP is served.
     pub http_listen: SocketAddr,
+    /// Where the API is served as JSON; none: nowhere.
+    pub gateway_listen: Option<SocketAddr>,
     /// The store.
     pub database: Database,
     /// Development mode.
@@ -69,7 +71,7 @@ pub struct Config {
     pub stale_after: Duration,
     /// Budgets at AWS.
     pub rates: Rates,
-    /// How the gRPC port is guarded.
+    /// How the gRPC port and the gateway are guarded.
     pub transport: Transport,
     /// Form of the log.
     pub log_format: LogFormat,
@@ -198,6 +200,7 @@ impl Config {
         let config = Self {
             grpc_listen: args.grpc_listen,
             http_listen: args.http_listen,
+            gateway_listen: args.gateway_listen,
             database,
             dev: args.dev,
             hub_id,
@@ -261,13 +264,18 @@ fn transport(args: &Args, report: &mut Report) -> Transport {
         (Some(cert), Some(key), Some(client_ca)) => {
             return Transport::MutualTls { cert: cert.clone(), key: key.clone(), client_ca: client_ca.clone() };
         }
-        (None, None, None) if args.dev && args.grpc_listen.ip().is_loopback() => {}
-        (None, None, None) if args.dev => report.add(
-            "--grpc-listen",
-            &args.grpc_listen.to_string(),
-            "is not a loopback address, and without TLS only those are served",
-            "listen on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca",
-        ),
+        (None, None, None) if args.dev => {
+            let ports = [("--grpc-listen", Some(args.grpc_listen)), ("--gateway-listen", args.gateway_listen)];
+            let ports = ports.into_iter().filter_map(|(flag, address)| Some((flag, address?)));
+            for (flag, address) in ports.filter(|(_, address)| !address.ip().is_loopback()) {
+                report.add(
+                    flag,
+                    &address.to_string(),
+                    "is not a loopback address, and without TLS only those are served",
+                    "listen on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca",
+                );
+            }
+        }
         (None, None, None) => report.add(
             "--tls-cert",
             "",

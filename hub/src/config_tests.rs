@@ -59,6 +59,8 @@ fn every_bad_setting_is_named_at_once_with_value_and_remedy() {
 #[test]
 fn plain_text_is_for_dev_and_loopback_only() {
     assert_eq!(faults(&["--grpc-listen", "0.0.0.0:7400"]), ["--grpc-listen"]);
+    assert_eq!(faults(&["--gateway-listen", "0.0.0.0:7402"]), ["--gateway-listen"]);
+    assert_eq!(parse(&[]).unwrap().gateway_listen, None);
     let args = Args::try_parse_from(GOOD).unwrap();
     let database_url = Some("postgres://localhost/x".to_owned());
     let error = Config::new(Args { dev: false, database_url, data_dir: None, ..args }).unwrap_err();

@@ -1,13 +1,15 @@
 //! The hub: the shell around `switchyard-core`. One job a module: [`grpc`] takes intents and agents' streams, [`store`] keeps
 //! them in Postgres, [`feed`] keeps a picture of the store in memory, [`elb`] speaks to AWS, [`engine`] drives plans, [`http`]
-//! serves metrics and health. Only [`compose`] sees all.
+//! serves metrics and health, [`gateway`] the API as JSON. Only [`compose`] sees all.
 
+pub mod analysis;
 pub mod args;
 pub mod compose;
 pub mod config;
 pub mod elb;
 pub mod engine;
 pub mod feed;
+pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod metrics;

@@ -23,6 +23,17 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// A request of the JSON gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GatewayRequest {
+    /// Such as `GET`; `other` for what no path takes.
+    pub method: &'static str,
+    /// The template of the path; `none` when there is no such path.
+    pub route: &'static str,
+    /// The status of the answer.
+    pub status: u32,
+}
+
 /// A request budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Bucket {
@@ -87,6 +98,8 @@ pub struct Metrics {
     pub store_seconds: Family<Outcome, Histogram, fn() -> Histogram>,
     /// gRPC calls by method and code.
     pub grpc_calls: Family<Outcome, Counter>,
+    /// Requests of the JSON gateway by method, template of the path, and status.
+    pub gateway_requests: Family<GatewayRequest, Counter>,
     /// 1 while this replica holds the lease.
     pub lease_held: Gauge,
     /// The epoch last seen.
@@ -126,6 +139,7 @@ impl Metrics {
             store_queries: Family::default(),
             store_seconds: Family::new_with_constructor(by_outcome),
             grpc_calls: Family::default(),
+            gateway_requests: Family::default(),
             lease_held: Gauge::default(),
             epoch: Gauge::default(),
             picture_age_seconds: FloatGauge::default(),
@@ -154,6 +168,7 @@ impl Metrics {
         r.register("store_queries", "Queries at the store", self.store_queries.clone());
         r.register("store_query_seconds", "Seconds of queries", self.store_seconds.clone());
         r.register("grpc_calls", "gRPC calls", self.grpc_calls.clone());
+        r.register("gateway_requests", "Requests of the JSON gateway", self.gateway_requests.clone());
         r.register("lease_held", "1 while this replica holds the lease", self.lease_held.clone());
         r.register("epoch", "The epoch last seen", self.epoch.clone());
         r.register("picture_age_seconds", "Seconds since the store was read", self.picture_age_seconds.clone());

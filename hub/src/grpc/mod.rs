@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Code, Response, Status,
     metadata::MetadataValue,
+    service::Routes,
     transport::{Server, ServerTlsConfig, server::TcpIncoming},
 };
 use uuid::Uuid;
@@ -51,7 +52,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Streams on one connection: one agent has one, a CD system some watches.
 const MOST_STREAMS: u32 = 256;
 /// Answers carry the age of the picture that they were read from.
-const AGE_HEADER: &str = "switchyard-picture-age-ms";
+pub(crate) const AGE_HEADER: &str = "switchyard-picture-age-ms";
 
 /// What the port needs.
 #[derive(Clone)]
@@ -152,16 +153,24 @@ fn optional<T: FromStr<Err = IdError>>(field: &str, value: &str) -> Result<Optio
     value.parse().map(Some).map_err(|error| ApiError::field(field, error))
 }
 
-/// Serves the port until the token, and then until the streams under way have ended.
+/// The services, made once: the gRPC port serves them, and the gateway calls the same ones.
+pub struct Services {
+    routes: Routes,
+    tasks: TaskTracker,
+}
+
+impl Services {
+    /// For calls within this process. Who calls is looked for in the request's extensions, as the gRPC port puts it there.
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+}
+
+/// Makes the services; what they do in the background ends with the token.
 ///
 /// # Errors
-/// [`ServeError`] when the port cannot be served.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
-    parts: GrpcParts,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
+/// [`ServeError::Reflection`] when the descriptors are broken.
+pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<Services, ServeError> {
     let tasks = TaskTracker::new();
     let registry = agents::Registry::default();
     let heartbeats = agents::run_heartbeats(
@@ -222,6 +231,27 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(ServeError::Reflection)?;
+    let routes = Routes::new(health_service)
+        .add_service(reflection)
+        .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
+        .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
+        .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
+        .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
+        .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES));
+    Ok(Services { routes, tasks })
+}
+
+/// Serves the port until the token, and then until the streams under way have ended.
+///
+/// # Errors
+/// [`ServeError`] when the port cannot be served.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    services: Services,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let Services { routes, tasks } = services;
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -231,13 +261,7 @@ pub async fn serve(
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = server
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
-        .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
-        .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
-        .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
-        .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned())
         .await
         .map_err(ServeError::Server);

@@ -12,6 +12,7 @@ use std::{
 use switchyard_core::{ids::Epoch, observed::Observed, plan};
 use switchyard_hub::{
     feed::{Feed, FeedParts},
+    gateway::{self, GatewayParts, Limits},
     grpc::{self, GrpcParts},
     http::{self, HttpParts},
     metrics::Metrics,
@@ -50,6 +51,7 @@ pub struct Hub {
     pub store: Store,
     pub url: String,
     pub http: SocketAddr,
+    pub gateway: SocketAddr,
     pub feed: Feed,
     pub epoch: watch::Sender<Option<Epoch>>,
     pub observed: watch::Sender<Arc<Observed>>,
@@ -66,6 +68,11 @@ pub async fn hub() -> Hub {
 
 /// A replica over this database.
 pub async fn hub_on(url: &str) -> Hub {
+    hub_with(url, Limits::default()).await
+}
+
+/// A replica over this database whose gateway has these limits.
+pub async fn hub_with(url: &str, limits: Limits) -> Hub {
     let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
     let store = Store::connect(url, options).await.unwrap();
     let metrics = Metrics::new();
@@ -105,10 +112,16 @@ pub async fn hub_on(url: &str) -> Hub {
     let (http_parts, token) = (HttpParts { feed: feed.clone(), metrics: metrics.clone() }, shutdown.clone());
     tasks.spawn(async move { http::serve(pages, http_parts, token).await.unwrap() });
     let token = shutdown.clone();
-    tasks.spawn(async move { grpc::serve(listener, None, parts, token).await.unwrap() });
+    let services = grpc::services(parts, &token).await.unwrap();
+    let doors = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = doors.local_addr().unwrap();
+    let gateway_parts = GatewayParts { routes: services.routes(), metrics: metrics.clone(), limits };
+    let end = shutdown.clone();
+    tasks.spawn(async move { gateway::serve(doors, None, gateway_parts, end).await.unwrap() });
+    tasks.spawn(async move { grpc::serve(listener, None, services, token).await.unwrap() });
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
-    Hub { store, url: url.to_owned(), http, feed, epoch, observed, metrics, channel, shutdown, tasks }
+    Hub { store, url: url.to_owned(), http, gateway, feed, epoch, observed, metrics, channel, shutdown, tasks }
 }
 
 impl Hub {

@@ -1,0 +1,357 @@
+//! The API over HTTP and JSON, for callers without gRPC. One transcoder for all calls: a table says which method and path is which
+//! call ([`routes`]), the descriptors of the .proto files say how JSON becomes a message and back ([`transcode`]), and the call goes
+//! through the very services that the gRPC port serves ([`call`]), so that who may do what, and what is answered, is decided in one
+//! place. It decides nothing about policies or traffic: it must not import `store`, `engine`, `elb` or `feed`.
+//!
+//! Every input is bounded: head, path, body, time, connections, calls and streams. Tests: `hub/tests/gateway*.rs`, and with
+//! schemathesis `tests/tests/gateway/`.
+
+mod call;
+mod openapi;
+mod path;
+mod refusal;
+pub mod routes;
+mod server;
+mod strict;
+pub mod tls;
+mod transcode;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header},
+};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use prost_reflect::MessageDescriptor;
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming, metadata::MetadataMap, service::Routes};
+
+use crate::{
+    grpc::AGE_HEADER,
+    metrics::{GatewayRequest, Metrics},
+};
+use call::{Call, Peer};
+use refusal::Refusal;
+use routes::{Found, Route, Table, TableError};
+use transcode::Sent;
+
+/// The content type of answers.
+const JSON: &str = "application/json";
+/// The content type of streams: one JSON object a line.
+const NDJSON: &str = "application/x-ndjson";
+/// Where the description of the API is.
+pub const OPENAPI: &str = "/openapi.json";
+/// Bytes of a body: a manifest of 64 KiB, quoted as a JSON string, at twice its length.
+const MOST_BODY: usize = 128 * 1024;
+/// Bytes of path and query.
+const MOST_URI: usize = 8 * 1024;
+/// What becomes the request id of a call when the body has none.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Answers above this are written on a thread that may take its time: a list of all policies has megabytes.
+const LARGE: usize = 256 * 1024;
+
+/// Times and numbers that bound what callers can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For the TLS handshake and for the head of a request; a connection on which nothing is asked is closed after it, too.
+    pub head: Duration,
+    /// For the body of a request.
+    pub body: Duration,
+    /// For the answer of a call that is no stream: a transaction takes milliseconds, a plan of 100,000 endpoints under a second.
+    pub answer: Duration,
+    /// Silence on a stream until an empty line is sent: proxies close what is silent, and 60 s is usual.
+    pub silence: Duration,
+    /// Connections at a time.
+    pub connections: usize,
+    /// Calls at a time; each holds a body of 128 KiB at the most.
+    pub calls: usize,
+    /// Streams at a time. Counted apart from calls, so that no number of watchers can keep an abort waiting.
+    pub streams: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(20),
+            connections: 1024,
+            calls: 128,
+            streams: 512,
+        }
+    }
+}
+
+/// What the gateway needs.
+pub struct GatewayParts {
+    /// The services of the API.
+    pub routes: Routes,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Why the gateway cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The table and the descriptors do not fit; a defect.
+    #[error("the routes of the gateway cannot be made")]
+    Table(#[from] TableError),
+    /// The certificates.
+    #[error("the certificates cannot be used for the gateway")]
+    Tls(#[from] tls::TlsError),
+}
+
+/// Serves the API until the token; plain text when no certificates are given.
+///
+/// # Errors
+/// [`ServeError`] when it cannot be begun.
+pub async fn serve(
+    listener: TcpListener,
+    pem: Option<tls::Pem>,
+    parts: GatewayParts,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let acceptor = pem.as_ref().map(tls::acceptor).transpose()?;
+    let gateway = Arc::new(Gateway::new(parts)?);
+    server::run(listener, acceptor, gateway, shutdown).await;
+    Ok(())
+}
+
+/// What answers requests.
+struct Gateway {
+    table: Table,
+    openapi: Bytes,
+    routes: Routes,
+    metrics: Metrics,
+    limits: Limits,
+    calls: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+}
+
+/// A part of an answer that is sent as it comes.
+type Line = Result<Bytes, std::convert::Infallible>;
+
+impl Gateway {
+    fn new(parts: GatewayParts) -> Result<Self, TableError> {
+        let table = Table::new()?;
+        let openapi = Bytes::from(openapi::document(&table).to_string());
+        let GatewayParts { routes, metrics, limits } = parts;
+        let (calls, streams) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.streams)));
+        Ok(Self { table, openapi, routes: routes.prepare(), metrics, limits, calls, streams })
+    }
+
+    /// The answer to a request; never fails.
+    async fn answer(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
+        let method = method_word(request.method().as_str());
+        let path = request.uri().path().to_owned();
+        let (route, answer) = if path == OPENAPI {
+            (OPENAPI, self.document(&request))
+        } else {
+            match self.table.find(request.method().as_str(), &path) {
+                Found::Route(route, values) => (route.binding.path, self.call(peer, route, &values, request).await),
+                Found::OtherMethod(allowed) => ("other method", Err(no_method(&request, allowed))),
+                Found::Nothing => ("none", Err(Refusal::NoPath(switchyard_core::ids::cut(&path)))),
+            }
+        };
+        let mut response = answer.unwrap_or_else(|refusal| {
+            tracing::debug!(method, route, code = ?refusal.code(), error = %refusal, "a request to the gateway was refused");
+            refusal.into_response()
+        });
+        let status = u32::from(response.status().as_u16());
+        self.metrics.gateway_requests.get_or_create(&GatewayRequest { method, route, status }).inc();
+        guard(response.headers_mut());
+        response
+    }
+
+    fn document(&self, request: &Request<Body>) -> Result<Response<Body>, Refusal> {
+        if request.method() != http::Method::GET {
+            return Err(no_method(request, vec!["GET"]));
+        }
+        Ok(respond(JSON, Body::from(self.openapi.clone())))
+    }
+
+    async fn call(
+        &self,
+        peer: Peer,
+        route: &Route,
+        values: &[&str],
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Refusal> {
+        let streams = route.method.is_server_streaming();
+        let (places, most) =
+            if streams { (&self.streams, self.limits.streams) } else { (&self.calls, self.limits.calls) };
+        let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::Busy(most))?;
+        if request.headers().contains_key(header::ORIGIN) {
+            return Err(Refusal::FromPage);
+        }
+        let uri = request.uri().clone();
+        let length = uri.path_and_query().map_or(0, |both| both.as_str().len());
+        if length > MOST_URI {
+            return Err(Refusal::LongUri(MOST_URI));
+        }
+        let key = idempotency_key(request.headers())?;
+        let body = self.body(route, request).await?;
+        let sent =
+            Sent { path: values, query: uri.query().unwrap_or(""), body: &body, idempotency_key: key.as_deref() };
+        let message = transcode::request(route, sent)?;
+        let path = PathAndQuery::try_from(route.grpc_path.as_str()).map_err(|error| {
+            tracing::error!(%error, path = route.grpc_path, "a call of the gateway has no path; this is a defect");
+            Status::internal("the hub failed while it worked on this; see its log")
+        })?;
+        let call = Call { routes: self.routes.clone(), peer, path, message };
+        if streams { self.stream(route, call, place).await } else { self.unary(route, call).await }
+    }
+
+    async fn body(&self, route: &Route, request: Request<Body>) -> Result<Bytes, Refusal> {
+        let (head, body) = request.into_parts();
+        if !route.has_body() {
+            return if body.is_end_stream() { Ok(Bytes::new()) } else { Err(Refusal::UnwantedBody) };
+        }
+        // Also without a body: a page in a browser can send anything else than this type to another origin unasked.
+        json_only(&head.headers)?;
+        if body.size_hint().lower() > MOST_BODY as u64 {
+            return Err(Refusal::LongBody(MOST_BODY));
+        }
+        let read = timeout(self.limits.body, Limited::new(body, MOST_BODY).collect());
+        match read.await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::LongBody(MOST_BODY)),
+            Ok(Err(_)) => Err(Refusal::BrokenBody),
+            Err(_) => Err(Refusal::SlowBody(self.limits.body)),
+        }
+    }
+
+    async fn unary(&self, route: &Route, call: Call) -> Result<Response<Body>, Refusal> {
+        let answer =
+            timeout(self.limits.answer, call.unary()).await.map_err(|_| Refusal::Late(self.limits.answer))??;
+        let (metadata, bytes, _) = answer.into_parts();
+        let text = written(route.method.output(), bytes).await?;
+        let mut response = respond(JSON, Body::from(text));
+        age(&metadata, response.headers_mut());
+        Ok(response)
+    }
+
+    async fn stream(&self, route: &Route, call: Call, place: OwnedSemaphorePermit) -> Result<Response<Body>, Refusal> {
+        let opened = timeout(self.limits.answer, call.streaming()).await;
+        let answers = opened.map_err(|_| Refusal::Late(self.limits.answer))??;
+        let (metadata, answers, _) = answers.into_parts();
+        let watch = Watch { answers, output: route.method.output(), silence: self.limits.silence, _place: place };
+        let lines = futures::stream::unfold(Some(watch), async |watch| watch?.next().await);
+        let mut response = respond(NDJSON, Body::from_stream(lines));
+        age(&metadata, response.headers_mut());
+        Ok(response)
+    }
+}
+
+/// A stream under way.
+struct Watch {
+    answers: Streaming<Bytes>,
+    output: MessageDescriptor,
+    silence: Duration,
+    /// Given back when the stream ends, or its caller goes away.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// The next line, and the rest of the stream when there is one.
+    async fn next(mut self) -> Option<(Line, Option<Self>)> {
+        let message = tokio::select! {
+            message = self.answers.message() => message,
+            () = sleep(self.silence) => return Some((Ok(Bytes::from_static(b"\n")), Some(self))),
+        };
+        let refusal = match message {
+            Ok(None) => return None,
+            Ok(Some(bytes)) => match written(self.output.clone(), bytes).await {
+                Ok(mut text) => {
+                    text.push(b'\n');
+                    return Some((Ok(text.into()), Some(self)));
+                }
+                Err(refusal) => refusal,
+            },
+            Err(status) => Refusal::from(status),
+        };
+        let line = format!("{}\n", serde_json::json!({"error": refusal.body()}));
+        Some((Ok(line.into()), None))
+    }
+}
+
+/// An answer as JSON.
+async fn written(output: MessageDescriptor, bytes: Bytes) -> Result<Vec<u8>, Refusal> {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        tracing::error!(error, "an answer could not be written as JSON; this is a defect");
+        Refusal::from(Status::internal("the hub failed while it wrote the answer; see its log"))
+    };
+    if bytes.len() < LARGE {
+        return transcode::answer(output, bytes).map_err(|error| failed(&error));
+    }
+    let work = tokio::task::spawn_blocking(move || transcode::answer(output, bytes)).await;
+    work.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+fn respond(kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// How old the picture is that was answered from.
+fn age(metadata: &MetadataMap, headers: &mut HeaderMap) {
+    let age = metadata.get(AGE_HEADER).and_then(|age| HeaderValue::from_bytes(age.as_bytes()).ok());
+    if let Some(age) = age {
+        headers.insert(AGE_HEADER, age);
+    }
+}
+
+/// Nothing that is served here is a page: it is not to be guessed at, run, framed or kept.
+fn guard(headers: &mut HeaderMap) {
+    let set = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ];
+    for (name, value) in set {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
+    let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let given = given.unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case(JSON) { Ok(()) } else { Err(Refusal::NotJson(switchyard_core::ids::cut(&given))) }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut given = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let bad = |problem| {
+        let value = String::from_utf8_lossy(key.as_bytes());
+        Refusal::field("Idempotency-Key", &value, problem, "send one header of 1 to 128 printable ASCII characters")
+    };
+    if given.next().is_some() {
+        return Err(bad("is given twice"));
+    }
+    let text = key.to_str().map_err(|_| bad("is not printable ASCII"))?;
+    if text.is_empty() { Err(bad("is empty")) } else { Ok(Some(text.to_owned())) }
+}
+
+fn no_method(request: &Request<Body>, allowed: Vec<&'static str>) -> Refusal {
+    Refusal::NoMethod { method: switchyard_core::ids::cut(request.method().as_str()), allowed }
+}
+
+/// Of a label: what callers make up is one word.
+fn method_word(method: &str) -> &'static str {
+    ["GET", "POST", "PUT", "DELETE"].into_iter().find(|known| *known == method).unwrap_or("other")
+}

@@ -1,0 +1,282 @@
+//! Every "no" of the gateway: its HTTP status, and the body `{code, message, details}` in the words of gRPC, whether a service said it
+//! or the gateway did. Decides nothing else.
+
+use std::fmt::Write;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use prost::Message;
+use serde_json::{Map, Value, json};
+use switchyard_core::policy::Violation;
+use switchyard_proto::api::v1 as proto;
+use tonic::{Code, Status};
+
+/// When a caller should try again, in seconds: what says UNAVAILABLE or "too many" is over within a take-over or two.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
+/// Why a request gets no answer of a call.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such path.
+    #[error("there is no path {0:?}; GET /openapi.json lists them all")]
+    NoPath(String),
+    /// The path takes other methods.
+    #[error("this path does not take the method {method}; use {}", .allowed.join(" or "))]
+    NoMethod {
+        /// As sent.
+        method: String,
+        /// What it takes.
+        allowed: Vec<&'static str>,
+    },
+    /// A browser sent it from a page.
+    #[error("requests from web pages (header Origin) are not taken; this API is for programs")]
+    FromPage,
+    /// The path and query are too long.
+    #[error("path and query are longer than {0} bytes; use shorter filters")]
+    LongUri(usize),
+    /// Not JSON.
+    #[error("the content type {0:?} is not taken; send Content-Type: application/json, also with an empty body")]
+    NotJson(String),
+    /// A body where none is taken.
+    #[error("GET and DELETE take no body; give the fields in the query, as /openapi.json says")]
+    UnwantedBody,
+    /// A body that is too long.
+    #[error("the body is longer than {0} bytes; a manifest has at most 65536")]
+    LongBody(usize),
+    /// A body that did not come.
+    #[error("the body did not arrive within {0:?}; send it at once")]
+    SlowBody(std::time::Duration),
+    /// A body that broke off.
+    #[error("the body broke off; send the request again")]
+    BrokenBody,
+    /// Too many requests at a time.
+    #[error("this hub answers {0} requests already; try again in a moment, with the same request id")]
+    Busy(usize),
+    /// The call takes too long.
+    #[error("the call was not answered within {0:?}; it may have been done: repeat it with the same request id")]
+    Late(std::time::Duration),
+    /// What was sent is not a request.
+    #[error("{}", sentence(.0))]
+    Invalid(Vec<Violation>),
+    /// The service's own answer.
+    #[error("{}", .0.message())]
+    Status(#[from] Status),
+}
+
+fn sentence(violations: &[Violation]) -> String {
+    let mut text = String::from("the request is not valid");
+    for (at, violation) in violations.iter().enumerate() {
+        // Writing into a String does not fail.
+        let _ = write!(text, "{} {violation}", if at == 0 { ":" } else { ";" });
+    }
+    text
+}
+
+impl Refusal {
+    /// One field at fault.
+    pub fn field(field: &str, value: &str, problem: impl Into<String>, remedy: &str) -> Self {
+        Self::Invalid(vec![Violation {
+            field: field.to_owned(),
+            value: switchyard_core::ids::cut(value),
+            problem: problem.into(),
+            remedy: remedy.to_owned(),
+        }])
+    }
+
+    /// The code of gRPC that says it best.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoPath(_) => Code::NotFound,
+            Self::NoMethod { .. } => Code::Unimplemented,
+            Self::FromPage => Code::PermissionDenied,
+            Self::LongUri(_)
+            | Self::NotJson(_)
+            | Self::UnwantedBody
+            | Self::LongBody(_)
+            | Self::BrokenBody
+            | Self::Invalid(_) => Code::InvalidArgument,
+            Self::SlowBody(_) | Self::Late(_) => Code::DeadlineExceeded,
+            Self::Busy(_) => Code::ResourceExhausted,
+            Self::Status(status) => status.code(),
+        }
+    }
+
+    /// The status of HTTP.
+    pub fn http(&self) -> StatusCode {
+        match self {
+            Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongUri(_) => StatusCode::URI_TOO_LONG,
+            Self::NotJson(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::LongBody(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
+            _ => http_of(self.code()),
+        }
+    }
+
+    /// `{code, message, details}`.
+    pub fn body(&self) -> Value {
+        let details = match self {
+            Self::Invalid(violations) => vec![violations_json(&proto::Violations {
+                violations: violations.iter().map(crate::grpc::convert::to_proto_violation).collect(),
+            })],
+            Self::Status(status) => status_details(status).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        json!({"code": code_word(self.code()), "message": self.to_string(), "details": details})
+    }
+
+    /// The whole answer.
+    pub fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body().to_string()));
+        *response.status_mut() = self.http();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(super::JSON));
+        if matches!(self.http(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Self::NoMethod { allowed, .. } = &self
+            && let Ok(allowed) = HeaderValue::from_str(&allowed.join(", "))
+        {
+            headers.insert(header::ALLOW, allowed);
+        }
+        response
+    }
+}
+
+/// The table of google.rpc.Code.
+pub fn http_of(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        // The caller went away; nobody reads it.
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// The name of a code as in google.rpc.Code.
+pub fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// The services put the message itself into the details; which one it is follows from the code, as `errors.proto` says.
+fn status_details(status: &Status) -> Option<Value> {
+    let bytes = status.details();
+    if bytes.is_empty() {
+        return None;
+    }
+    if status.code() == Code::Aborted {
+        let conflict = proto::VersionConflict::decode(bytes).ok()?;
+        let (expected, present) = (conflict.expected_version.to_string(), conflict.present_version.to_string());
+        return Some(json!({
+            "@type": "switchyard.api.v1.VersionConflict", "expectedVersion": expected, "presentVersion": present,
+        }));
+    }
+    proto::Violations::decode(bytes).ok().map(|violations| violations_json(&violations))
+}
+
+fn violations_json(violations: &proto::Violations) -> Value {
+    let one = |violation: &proto::Violation| {
+        let texts = [
+            ("field", &violation.field),
+            ("value", &violation.value),
+            ("problem", &violation.problem),
+            ("remedy", &violation.remedy),
+        ];
+        let filled = texts.into_iter().filter(|(_, text)| !text.is_empty());
+        Value::Object(filled.map(|(name, text)| (name.to_owned(), json!(text))).collect::<Map<_, _>>())
+    };
+    let all: Vec<Value> = violations.violations.iter().map(one).collect();
+    json!({"@type": "switchyard.api.v1.Violations", "violations": all})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Codes by number, as google.rpc.Code has them.
+    const CODES: i32 = 17;
+
+    #[test]
+    fn every_code_has_a_status_and_a_name_of_its_own() {
+        let codes: Vec<Code> = (0..CODES).map(Code::from).collect();
+        let mut words: Vec<_> = codes.iter().map(|code| code_word(*code)).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), codes.len());
+        for code in codes.into_iter().filter(|code| *code != Code::Ok) {
+            let status = http_of(code);
+            assert!(status.is_client_error() || status.is_server_error(), "{code:?} is {status}");
+        }
+    }
+
+    #[test]
+    fn violations_and_versions_come_with_the_answer() {
+        let violation = proto::Violation {
+            field: "spec.clusters[0].weight".to_owned(),
+            value: "1000".to_owned(),
+            problem: "is above 999".to_owned(),
+            remedy: String::new(),
+        };
+        let details = proto::Violations { violations: vec![violation] }.encode_to_vec();
+        let refusal = Refusal::from(Status::with_details(Code::InvalidArgument, "no", details.into()));
+        assert_eq!(refusal.http(), 400);
+        let expected = json!({"code": "INVALID_ARGUMENT", "message": "no", "details": [{
+            "@type": "switchyard.api.v1.Violations",
+            "violations": [{"field": "spec.clusters[0].weight", "value": "1000", "problem": "is above 999"}],
+        }]});
+        assert_eq!(refusal.body(), expected);
+        let details = proto::VersionConflict { expected_version: 3, present_version: u64::MAX }.encode_to_vec();
+        let refusal = Refusal::from(Status::with_details(Code::Aborted, "stale", details.into()));
+        assert_eq!(refusal.http(), 409);
+        assert_eq!(refusal.body()["details"][0]["presentVersion"], "18446744073709551615");
+    }
+
+    #[test]
+    fn details_that_cannot_be_read_are_left_out() {
+        let refusal = Refusal::from(Status::with_details(Code::InvalidArgument, "no", vec![0xff; 3].into()));
+        assert_eq!(refusal.body()["details"], json!([]));
+    }
+
+    #[test]
+    fn what_may_be_tried_again_says_when_and_a_wrong_method_says_which_are_right() {
+        let headers = |refusal: Refusal| refusal.into_response().into_parts().0.headers;
+        for refusal in [Refusal::Busy(3), Status::unavailable("starts").into()] {
+            assert_eq!(headers(refusal)[header::RETRY_AFTER], RETRY_AFTER);
+        }
+        assert!(!headers(Refusal::Late(Duration::from_secs(1))).contains_key(header::RETRY_AFTER));
+        let refusal = Refusal::NoMethod { method: "PATCH".to_owned(), allowed: vec!["GET", "DELETE"] };
+        assert_eq!(refusal.to_string(), "this path does not take the method PATCH; use GET or DELETE");
+        assert_eq!(headers(refusal)[header::ALLOW], "GET, DELETE");
+    }
+}
