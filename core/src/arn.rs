@@ -111,6 +111,26 @@ arn!(
     TargetGroupArn, "targetgroup"
 );
 
+/// What follows the account.
+fn resource(arn: &str) -> &str {
+    arn.splitn(6, ':').nth(5).unwrap_or_default()
+}
+
+impl LoadBalancerArn {
+    /// Its value in CloudWatch's dimension `LoadBalancer`: `app/NAME/ID` (AWS: "Metric dimensions for Application Load Balancers").
+    pub fn metric_dimension(&self) -> &str {
+        let resource = resource(&self.0);
+        resource.strip_prefix("loadbalancer/").unwrap_or(resource)
+    }
+}
+
+impl TargetGroupArn {
+    /// Its value in CloudWatch's dimension `TargetGroup`: `targetgroup/NAME/ID`.
+    pub fn metric_dimension(&self) -> &str {
+        resource(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +147,14 @@ mod tests {
         assert!(RuleArn::new(rule).is_ok());
         assert!(RuleArn::new("arn:aws:s3:::bucket").is_err());
         assert!(RuleArn::new("").is_err());
+    }
+
+    #[test]
+    fn the_dimensions_of_metrics_are_the_last_parts_of_the_arns() {
+        let base = "arn:aws-cn:elasticloadbalancing:cn-north-1:123456789012";
+        let group = TargetGroupArn::new(format!("{base}:targetgroup/my-targets/73e2d6bc24d8a067")).unwrap();
+        assert_eq!(group.metric_dimension(), "targetgroup/my-targets/73e2d6bc24d8a067");
+        let balancer = LoadBalancerArn::new(format!("{base}:loadbalancer/app/my-lb/50dc6c495c0c9188")).unwrap();
+        assert_eq!(balancer.metric_dimension(), "app/my-lb/50dc6c495c0c9188");
     }
 }

@@ -14,7 +14,7 @@ const MOST_BYTES: usize = 16 << 20;
 
 /// Ends the reading of a body that is too long; the call then ends like one whose answer broke off.
 #[derive(Debug)]
-pub(super) struct BoundedAnswers;
+pub(crate) struct BoundedAnswers;
 
 impl Intercept for BoundedAnswers {
     fn name(&self) -> &'static str {

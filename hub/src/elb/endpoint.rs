@@ -34,16 +34,26 @@ pub enum ElbError {
     },
 }
 
-/// What matters of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// On this machine.
-    pub(super) loopback: bool,
-    /// Without TLS.
-    pub(super) plain: bool,
+impl ElbError {
+    /// What is wrong, without the value.
+    pub(crate) fn problem(&self) -> String {
+        match self {
+            ElbError::Endpoint { problem, .. } => (*problem).to_owned(),
+            other => other.to_string(),
+        }
+    }
 }
 
-pub(super) fn check_region(value: &str) -> Result<(), ElbError> {
+/// What matters of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// On this machine.
+    pub(crate) loopback: bool,
+    /// Without TLS.
+    pub(crate) plain: bool,
+}
+
+pub(crate) fn check_region(value: &str) -> Result<(), ElbError> {
     let usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     // The name goes into a host name; the longest today is `us-isob-east-1`.
     if (1..=32).contains(&value.len()) && value.chars().all(usual) {
@@ -53,14 +63,14 @@ pub(super) fn check_region(value: &str) -> Result<(), ElbError> {
     }
 }
 
-pub(super) fn check_call_timeout(value: Duration) -> Result<(), ElbError> {
+pub(crate) fn check_call_timeout(value: Duration) -> Result<(), ElbError> {
     if value.is_zero() || value > MOST_CALL_TIMEOUT {
         return Err(ElbError::CallTimeout { value });
     }
     Ok(())
 }
 
-pub(super) fn check(url: &str) -> Result<Place, ElbError> {
+pub(crate) fn check(url: &str) -> Result<Place, ElbError> {
     let fail = |problem| {
         let shown = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
         Err(ElbError::Endpoint { value: cut(shown), problem })
@@ -86,7 +96,7 @@ pub(super) fn check(url: &str) -> Result<Place, ElbError> {
 
 /// True when the environment says where credentials are. The instance metadata service is not asked: a sandbox on a machine in
 /// the cloud must not be given that machine's role by accident.
-pub(super) fn credentials_in_environment() -> bool {
+pub(crate) fn credentials_in_environment() -> bool {
     const PLACES: [&str; 5] = [
         "AWS_ACCESS_KEY_ID",
         "AWS_PROFILE",

@@ -3,10 +3,10 @@
 //! engine, the store or grpc. Tests are in `hub/tests/elb_*.rs`.
 
 mod apply;
-mod bounded;
+pub(crate) mod bounded;
 mod budget;
 mod call;
-mod endpoint;
+pub(crate) mod endpoint;
 mod observe;
 mod wire;
 

@@ -1,0 +1,212 @@
+//! One request to a place outside and its whole answer, bounded in time and size. Follows no redirect, uses no proxy, retries
+//! nothing: a measurement that failed is made again at its next time. Knows neither Prometheus nor webhooks.
+
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
+
+use http::{
+    HeaderValue, Request, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
+};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use tokio::{io::AsyncReadExt, time::timeout};
+use tokio_util::bytes::Bytes;
+
+use super::{AnalysisError, settings::Place};
+
+/// The connection gets this part of the time, so that "not there" is told apart from "slow".
+const CONNECT_SHARE: f64 = 0.5;
+/// Longer than any token; a wrong file must not fill the memory.
+const MOST_TOKEN: u64 = 64 << 10;
+/// Characters of an error that are kept: it is stored with the shift and shown.
+const MOST_CHARACTERS: usize = 512;
+
+/// Connections to places outside. Clones share them.
+#[derive(Clone)]
+pub(super) struct Outside {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    time_limit: Duration,
+}
+
+/// What is sent; always POST.
+pub(super) struct Question<'a> {
+    pub(super) place: &'a Place,
+    /// The place's own URL, or one below it.
+    pub(super) url: Uri,
+    pub(super) content_type: &'static str,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: String,
+    /// Bytes of an answer that are taken.
+    pub(super) most: usize,
+}
+
+/// An answer that came whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
+/// Why there is no answer. The texts go on a sentence that names who was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("gave no answer within {0:?}; check that it is not overloaded")]
+    Time(Duration),
+    #[error("could not be reached: {0}; check its URL and the way there")]
+    Connect(String),
+    #[error("broke the answer off: {0}")]
+    Broken(String),
+    #[error("gave an answer of more than {0} bytes; ask it for one number")]
+    Length(usize),
+    #[error("was not asked: its token in {file} {problem}")]
+    Token { file: String, problem: String },
+    #[error("was not asked: the request could not be made: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// The error and its causes in one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    shortened(&text)
+}
+
+/// A text that is kept and shown, without line breaks and control characters, which would garble a terminal and a log.
+pub(super) fn shortened(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let mut short: String = text.chars().take(MOST_CHARACTERS).map(plain).collect();
+    if text.chars().nth(MOST_CHARACTERS).is_some() {
+        short.push_str("...");
+    }
+    short
+}
+
+impl Outside {
+    /// Reads the platform's root certificates when a place needs them: a bare machine may have none. The variables
+    /// SSL_CERT_FILE and SSL_CERT_DIR name others.
+    pub(super) fn new(needs_tls: bool, time_limit: Duration) -> Result<Self, AnalysisError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().map_err(AnalysisError::Tls)?;
+        let config = if needs_tls {
+            config.with_native_roots().map_err(AnalysisError::Roots)?
+        } else {
+            config.with_root_certificates(RootCertStore::empty())
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_connect_timeout(Some(time_limit.mul_f64(CONNECT_SHARE)));
+        http.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config.with_no_client_auth())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        // A gate is asked every half minute: connections that are kept longer are more often broken than useful.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(15))
+            .pool_max_idle_per_host(2)
+            .build(connector);
+        Ok(Self { client, time_limit })
+    }
+
+    /// The time that one question has.
+    pub(super) fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+
+    /// Asks once.
+    pub(super) async fn ask(&self, question: Question<'_>) -> Result<Answer, AskError> {
+        timeout(self.time_limit, self.exchange(question)).await.map_err(|_| AskError::Time(self.time_limit))?
+    }
+
+    async fn exchange(&self, question: Question<'_>) -> Result<Answer, AskError> {
+        let mut request = Request::post(question.url)
+            .header(CONTENT_TYPE, question.content_type)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("switchyard-hub/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in question.headers {
+            request = request.header(name, value);
+        }
+        if let Some(file) = &question.place.token {
+            request = request.header(AUTHORIZATION, bearer(file).await?);
+        }
+        let request = request.body(Full::new(Bytes::from(question.body)))?;
+        let response = self.client.request(request).await.map_err(|error| {
+            let words = chain(&error);
+            if error.is_connect() { AskError::Connect(words) } else { AskError::Broken(words) }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, question.most).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                AskError::Length(question.most)
+            } else {
+                AskError::Broken(chain(error.as_ref()))
+            }
+        })?;
+        Ok(Answer { status: head.status, body: body.to_bytes() })
+    }
+}
+
+/// Read for each question: tokens of service accounts are renewed in their file.
+async fn bearer(file: &Path) -> Result<HeaderValue, AskError> {
+    let fail = |problem: String| AskError::Token { file: file.display().to_string(), problem };
+    let read = async {
+        let mut text = String::new();
+        tokio::fs::File::open(file).await?.take(MOST_TOKEN).read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let text = read.await.map_err(|error| fail(format!("cannot be read: {error}")))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(fail("is empty".to_owned()));
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| fail("holds characters that no header can carry".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_an_error_is_short_and_holds_no_control_characters() {
+        let long = format!("a\nb\u{1b}[31m{}", "x".repeat(10_000));
+        let short = shortened(&long);
+        assert!(short.starts_with("a b [31m") && short.ends_with("..."), "{short}");
+        assert_eq!(short.chars().count(), MOST_CHARACTERS + 3);
+        assert_eq!(shortened("plain"), "plain");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_trimmed_hidden_and_refused_when_it_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "hunter2\n").unwrap();
+        let value = bearer(&file).await.unwrap();
+        assert_eq!(value.as_bytes(), b"Bearer hunter2");
+        assert!(!format!("{value:?}").contains("hunter2"));
+        for content in ["", " \n", "a\u{7}b"] {
+            std::fs::write(&file, content).unwrap();
+            assert!(bearer(&file).await.is_err(), "{content:?}");
+        }
+        let missing = bearer(&folder.path().join("none")).await.unwrap_err().to_string();
+        assert!(missing.contains("cannot be read"), "{missing}");
+    }
+}
