@@ -260,13 +260,14 @@ impl GateRun {
         }
     }
 
-    /// Takes a measurement in.
+    /// Takes a measurement in; one that was taken in already, and comes again since nobody knew that, counts once.
     pub fn take(&mut self, gate: &CheckedGate, reading: &Reading, at: Timestamp) {
-        if self.phase == GatePhase::Failed {
+        if self.phase == GatePhase::Failed || self.measured_at == Some(at) {
             return;
         }
         self.measured_at = Some(at);
-        self.value = if let Reading::Value(value) = reading { Some(*value) } else { None };
+        // What is no number has no place in JSON, and equals not even itself: a shift with it would change at every look.
+        self.value = if let Reading::Value(value) = reading { Some(*value).filter(|v| v.is_finite()) } else { None };
         let neither = match judge(gate, reading) {
             Verdict::Success(message) => {
                 self.succeeded = self.succeeded.saturating_add(1);

@@ -30,7 +30,7 @@ pub use validate::validate;
 
 use crate::ids::{ClusterName, Namespace, PolicyKey, PolicyUid, ResourceUid, ShiftId, Weight};
 
-/// Events that a shift keeps; the oldest after the first are dropped. A shift of 100 steps that is paused now and then needs less.
+/// Events that a shift keeps; the oldest after the first are dropped. A step makes 2, with an approval 4: some 50 to 100 steps.
 pub const MOST_EVENTS: usize = 200;
 
 /// A shift as stored: what was asked, how far it came, and what happened.
@@ -81,7 +81,7 @@ pub struct Shift {
     pub why: ShiftReason,
     /// The same for people.
     pub message: String,
-    /// Since when facts, not rules that somebody wants, hold up the next step.
+    /// Since when only facts, no rule that somebody wants, hold up the next step; or since when a freeze holds up this one.
     #[serde(default)]
     pub held_since: Option<Timestamp>,
     /// What holds up the next step now.
@@ -191,6 +191,8 @@ impl Shift {
 
     fn record(&mut self, now: Timestamp, why: ShiftReason, message: impl Into<String>, actor: &str) {
         let message = message.into();
+        // A clock that was set back between two terms does not turn the order of events round.
+        let at = self.history.last().map_or(now, |last| last.at.max(now));
         self.why = why;
         self.message.clone_from(&message);
         if self.history.len() >= MOST_EVENTS {
@@ -198,7 +200,7 @@ impl Shift {
             self.history.remove(1);
         }
         let (state, step) = (self.state, self.step);
-        self.history.push(Event { at: now, state, step, why, message, actor: actor.to_owned() });
+        self.history.push(Event { at, state, step, why, message, actor: actor.to_owned() });
     }
 }
 

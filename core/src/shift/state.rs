@@ -97,6 +97,8 @@ impl Cause {
 pub enum ShiftReason {
     /// It was asked for.
     Created,
+    /// The preflight began: what stands in the way is being judged.
+    PreflightStarted,
     /// What it is judged by is not known at this moment.
     NotObservedYet,
     /// Nothing stands in the way.
@@ -151,8 +153,9 @@ pub enum ShiftReason {
 
 impl ShiftReason {
     /// All of them, for tests of texts.
-    pub const ALL: [ShiftReason; 26] = [
+    pub const ALL: [ShiftReason; 27] = [
         ShiftReason::Created,
+        ShiftReason::PreflightStarted,
         ShiftReason::NotObservedYet,
         ShiftReason::PreflightPassed,
         ShiftReason::PreflightFailed,

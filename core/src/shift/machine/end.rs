@@ -31,7 +31,11 @@ impl Look<'_> {
         let cause = self.shift.cause.unwrap_or(Cause::Failed);
         if self.in_force() {
             self.shift.programmed = true;
-            let message = format!("the recorded weights were read back; {}", self.first_cause());
+            let what = match self.shift.present_moves().next() {
+                Some(_) => "the recorded weights were read back",
+                None => "no policy is left to be taken back",
+            };
+            let message = format!("{what}; {}", self.first_cause());
             return self.end(cause.ends_in(), ShiftReason::Restored, message);
         }
         let deadline = self.deadline(self.shift.since);
@@ -46,9 +50,8 @@ impl Look<'_> {
             return self.end(cause.ends_in(), ShiftReason::RestorePending, message);
         }
         self.at(deadline);
-        let (why, message) = (self.shift.why, self.shift.message.clone());
-        let message = trouble.unwrap_or(message);
-        self.wait(why, message)
+        let message = trouble.unwrap_or_else(|| self.first_cause());
+        self.wait(self.shift.why, message)
     }
 
     /// Why it went back, as it was said when it did.

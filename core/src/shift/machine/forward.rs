@@ -42,13 +42,26 @@ impl Look<'_> {
             let message = format!("the weights of step {} were read back", step + 1);
             return self.enter(State::Baking, ShiftReason::StepProgrammed, message);
         }
-        let deadline = self.deadline(self.shift.since);
-        let trouble = self.trouble();
+        let mut trouble = self.trouble();
         // While it is frozen nothing is written at AWS, in either direction: there is nothing to be late for.
         if self.shift.present_moves().any(|one| self.policy(one).is_some_and(|view| view.frozen)) {
+            self.shift.held_since = Some(self.shift.held_since.unwrap_or(self.now()));
             return self.wait(ShiftReason::Held, trouble.unwrap_or_else(|| "a policy is frozen".to_owned()));
         }
+        self.count_no_freeze();
+        // The planner holds new weights for a cluster that nobody is healthy in; the share of an earlier step would stay there.
+        match self.lost_targets() {
+            Some(Ok(message)) => return self.go_back(Cause::Failed, ShiftReason::TargetsLost, &message),
+            Some(Err(message)) => trouble = Some(message),
+            None => {}
+        }
+        let deadline = self.deadline(self.shift.since);
         if deadline <= self.now() {
+            // After a take-over the step may be in force for long; that is to be seen first. Without sight of AWS nothing can be
+            // taken back there either.
+            if let Some(unknown) = self.unknown_rule() {
+                return self.wait(ShiftReason::NotObservedYet, unknown);
+            }
             let seconds = self.shift.progress_deadline_seconds;
             let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
             let message = format!("the step was not read back within {seconds} s{why}");
@@ -56,6 +69,13 @@ impl Look<'_> {
         }
         self.at(deadline);
         self.wait(ShiftReason::StepRequested, trouble.unwrap_or_else(|| "the weights are being written".to_owned()))
+    }
+
+    /// Time in a freeze counts not for the deadline.
+    fn count_no_freeze(&mut self) {
+        let Some(frozen_since) = self.shift.held_since.take() else { return };
+        let held = self.now().duration_since(frozen_since);
+        self.shift.since = self.shift.since.saturating_add(held).unwrap_or(self.now()).min(self.now());
     }
 
     /// A cluster that gains has lost its last healthy target; none while somewhere else nothing is healthy either, since then the
@@ -115,7 +135,7 @@ impl Look<'_> {
         if !self.shift.promoted {
             if let Some(open) = self.open_gate(index) {
                 self.at(bake_end);
-                return self.wait(open.0, open.1);
+                return self.wait_for_itself(open.0, open.1);
             }
             if bake_end > self.now() {
                 self.at(bake_end);
@@ -140,12 +160,23 @@ impl Look<'_> {
         self.wait(ShiftReason::ApprovalNeeded, format!("step {} waits for approval", index + 1))
     }
 
+    /// Waits for something of its own, so that nothing is held against it.
+    fn wait_for_itself(&mut self, why: ShiftReason, message: String) -> bool {
+        self.shift.held_since = None;
+        self.shift.findings.clear();
+        self.wait(why, message)
+    }
+
     /// The next step, or the end; held while something stands in the way.
     pub(super) fn next_step(&mut self, index: usize) -> bool {
         let last = self.shift.steps.len() - 1;
         if index == last {
             let message = "the last weights are in force at AWS; the settle time runs".to_owned();
             return self.enter(State::Converging, ShiftReason::Settling, message);
+        }
+        // Counts that nobody knows would be judged as zeros, and held against the step.
+        if let Some(unknown) = self.unknown() {
+            return self.wait_for_itself(ShiftReason::NotObservedYet, unknown);
         }
         let next = self.next_index(index, last);
         let findings = self.findings(next);
@@ -156,7 +187,7 @@ impl Look<'_> {
             return false;
         }
         let now = self.now();
-        let by_will = blocking.iter().all(|finding| finding.guard.by_will());
+        let by_will = blocking.iter().any(|finding| finding.guard.by_will());
         // The deadline is for facts; it starts when only they are left to wait for.
         let held_since = if by_will { None } else { Some(self.shift.held_since.unwrap_or(now)) };
         self.shift.held_since = held_since;

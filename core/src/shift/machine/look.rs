@@ -30,9 +30,8 @@ impl Look<'_> {
         }
         match self.shift.state {
             State::Pending => {
-                self.shift.state = State::Preflight;
-                self.shift.since = self.view.now;
-                true
+                let message = "what stands in the way is being judged".to_owned();
+                self.enter(State::Preflight, ShiftReason::PreflightStarted, message)
             }
             State::Preflight => self.preflight(),
             State::Stepping => self.stepping(),

@@ -46,13 +46,20 @@ impl Look<'_> {
         false
     }
 
-    /// What a preflight must know and does not, in words.
+    /// A policy of which nobody knows at this moment what AWS has, in words.
+    pub(super) fn unknown_rule(&self) -> Option<String> {
+        let unknown = |one: &&Move| self.policy(one).is_some_and(|view| view.programmed.is_none());
+        let one = self.shift.present_moves().find(unknown)?;
+        Some(format!("what AWS has of {} is not known yet", one.policy))
+    }
+
+    /// What a step is judged by and is not known, in words.
     pub(super) fn unknown(&self) -> Option<String> {
+        if let Some(unknown) = self.unknown_rule() {
+            return Some(unknown);
+        }
         for one in self.shift.present_moves() {
             let Some(view) = self.policy(one) else { continue };
-            if view.programmed.is_none() {
-                return Some(format!("what AWS has of {} is not known yet", one.policy));
-            }
             let gaining = Shift::gaining(one);
             if let Some(name) = gaining.iter().find(|name| view.cluster(name).is_some_and(|cluster| !cluster.known)) {
                 return Some(format!("the targets of {name} of {} are not known yet", one.policy));

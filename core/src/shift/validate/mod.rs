@@ -157,7 +157,8 @@ fn target_weights(field: &str, policy: &PolicyTarget, report: &mut Report) -> Op
                     weights.insert(cluster, weight);
                 }
             }
-            if weights.values().all(|weight| !weight.carries()) {
+            // Weights that are no weights were named already.
+            if weights.len() == policy.weights.len() && weights.values().all(|weight| !weight.carries()) {
                 let remedy = "give at least one cluster a weight; to stop all traffic delete the policy";
                 report.add(&format!("{field}.weights"), "0", "would be the weight of every cluster", remedy);
             }
