@@ -11,8 +11,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::StreamExt;
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{ClusterName, Epoch, PolicyKey},
+    ids::{ClusterName, Epoch, PolicyKey, ShiftId},
     inventory::{EndpointState, Inventory},
+    shift::Shift,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    store::{Changes, Claims, ClusterInfo, Mirror, Notice, Store, StoredPolicy},
+    store::{Changes, Claims, ClusterInfo, Mirror, Notice, Store, StoredPolicy, StoredSwitch},
 };
 
 /// A refresh happens at least this often: links go stale by time alone, and notices may be lost.
@@ -41,11 +42,19 @@ const WAIT: Duration = Duration::from_secs(2);
 /// Policies by namespace and name.
 pub type Policies = BTreeMap<PolicyKey, Arc<StoredPolicy>>;
 
+/// Shifts by id.
+pub type Shifts = BTreeMap<ShiftId, Arc<Shift>>;
+
 /// The store at one moment.
 #[derive(Clone, Debug)]
 pub struct Picture {
     /// Policies; the same `Arc` as in the picture before when no policy changed.
     pub policies: Arc<Policies>,
+    /// Shifts that are active and the 200 that ended last, of the same moment as the policies; the same `Arc` as in the picture
+    /// before when none changed.
+    pub shifts: Arc<Shifts>,
+    /// Gating switches by name, of the same moment; the same `Arc` as in the picture before when none changed.
+    pub switches: Arc<Vec<StoredSwitch>>,
     /// Resources that ask for policies, by cluster; the same `Arc` as in the picture before when none changed.
     pub claims: Arc<Claims>,
     /// What the agents reported; the same `Arc` as in the picture before when nothing changed.
@@ -65,6 +74,8 @@ impl Picture {
     pub fn empty() -> Self {
         Self {
             policies: Arc::default(),
+            shifts: Arc::default(),
+            switches: Arc::default(),
             claims: Arc::default(),
             inventory: Arc::default(),
             clusters: Arc::default(),
@@ -249,6 +260,9 @@ fn publish(
     } else {
         Arc::clone(&before.policies)
     };
+    let shifts = if first || changes.shifts { Arc::new(mirror.shifts.clone()) } else { Arc::clone(&before.shifts) };
+    let switches =
+        if first || changes.switches { Arc::new(mirror.switches.clone()) } else { Arc::clone(&before.switches) };
     let claims = if first || changes.claims { Arc::new(mirror.claims.clone()) } else { Arc::clone(&before.claims) };
     let inventory = if first || !changes.clusters.is_empty() {
         count(&mirror.inventory, &parts.metrics);
@@ -262,8 +276,17 @@ fn publish(
     } else {
         Arc::new(mirror.clusters.clone())
     };
-    let picture =
-        Picture { policies, claims, inventory, clusters, refreshed_at: Timestamp::now(), store_ok: true, loaded: true };
+    let picture = Picture {
+        policies,
+        shifts,
+        switches,
+        claims,
+        inventory,
+        clusters,
+        refreshed_at: Timestamp::now(),
+        store_ok: true,
+        loaded: true,
+    };
     let changed = first || !changes.is_empty() || !before.store_ok;
     pictures.send_if_modified(|present| {
         *present = Arc::new(picture);

@@ -40,6 +40,8 @@ queries! {
     Commit = "commit",
     /// Does the database answer?
     Ping = "ping",
+    /// Reading the database's clock.
+    Now = "now",
     /// Reading or writing the installation's id.
     HubId = "hub_id",
     /// Subscribing to notifications.
@@ -138,6 +140,26 @@ queries! {
     MirrorServices = "mirror_services",
     /// The mirror: endpoints.
     MirrorEndpoints = "mirror_endpoints",
+    /// The mirror: a view of policies and shifts of one moment.
+    MirrorSnapshot = "mirror_snapshot",
+    /// The mirror: shifts.
+    MirrorShifts = "mirror_shifts",
+    /// A part of a transaction that may be given up alone.
+    Savepoint = "savepoint",
+    /// Reading one shift.
+    ShiftGet = "shift_get",
+    /// Reading a page of them.
+    ShiftsList = "shifts_list",
+    /// Writing a new one.
+    ShiftInsert = "shift_insert",
+    /// Changing one.
+    ShiftUpdate = "shift_update",
+    /// The memory of resources that ask for shifts.
+    ShiftResources = "shift_resources",
+    /// Reading gating switches.
+    SwitchesAll = "switches_all",
+    /// Writing or removing one.
+    SwitchWrite = "switch_write",
     /// Removing what is past its time.
     Purge = "purge",
 }

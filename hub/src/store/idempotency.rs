@@ -10,9 +10,19 @@ use sqlx::types::Json;
 use super::{
     Store,
     error::{Query, StoreError},
-    policy_change::ApplyError,
     values::{Conn, from_json, to_json},
 };
+
+/// Why there is no telling whether a request was answered before.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AnswerError {
+    /// The request id was used for something else.
+    #[error("request id {request_id:?} was used for another {method} request")]
+    Reused { request_id: String, method: String },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 /// What a request asks for, to tell a repetition from another request under the same id.
 pub(super) struct Request<'a> {
@@ -39,7 +49,7 @@ impl Store {
         &self,
         conn: &mut Conn,
         request: &Request<'_>,
-    ) -> Result<Option<T>, ApplyError> {
+    ) -> Result<Option<T>, AnswerError> {
         let read = "select method, fingerprint, response from idempotency where request_id = $1";
         let read = sqlx::query_as::<_, (String, Vec<u8>, Json<Value>)>(read).bind(request.id);
         let Some((method, fingerprint, response)) = self.run(Query::IdempotencyGet, read.fetch_optional(conn)).await?
@@ -47,7 +57,7 @@ impl Store {
             return Ok(None);
         };
         if method != request.method || fingerprint != request.fingerprint {
-            return Err(ApplyError::RequestReused { request_id: request.id.to_owned(), method });
+            return Err(AnswerError::Reused { request_id: request.id.to_owned(), method });
         }
         Ok(Some(from_json("the first answer to a request", response)?))
     }

@@ -11,17 +11,19 @@ use std::{
 
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{ClusterName, Epoch, PolicyKey, PolicyUid},
+    ids::{ClusterName, Epoch, PolicyKey, PolicyUid, ShiftId},
     inventory::{EndpointKey, Inventory},
+    shift::Shift,
 };
 use uuid::Uuid;
 
 use super::{
     Store,
     error::StoreError,
-    mirror_fetch::{ClusterPart, Fetched, PolicyPart, Rows, Seen},
+    mirror_fetch::{ClusterPart, Fetched, PolicyPart, Rows, Seen, ShiftPart},
     policy_rows::StoredPolicy,
     source_rows::{ClaimPart, Claims},
+    switches::StoredSwitch,
 };
 
 #[cfg(doc)]
@@ -53,20 +55,28 @@ pub struct Changes {
     pub clusters: BTreeSet<ClusterName>,
     /// True: resources that ask for policies came, changed or went.
     pub claims: bool,
+    /// True: shifts came, changed or went.
+    pub shifts: bool,
+    /// True: gating switches came, changed or went.
+    pub switches: bool,
 }
 
 impl Changes {
     /// Nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty() && self.clusters.is_empty() && !self.claims
+        self.policies.is_empty() && self.clusters.is_empty() && !self.claims && !self.shifts && !self.switches
     }
 }
 
 /// The store in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mirror {
     /// Policies by namespace and name.
     pub policies: BTreeMap<PolicyKey, Arc<StoredPolicy>>,
+    /// Shifts that are active, and the 200 that ended last. Always of the same moment as the policies.
+    pub shifts: BTreeMap<ShiftId, Arc<Shift>>,
+    /// Gating switches by name, of the same moment.
+    pub switches: Vec<StoredSwitch>,
     /// Resources that ask for policies, by cluster.
     pub claims: Claims,
     /// Clusters, Services and endpoints.
@@ -91,6 +101,8 @@ impl Mirror {
     pub fn empty() -> Self {
         Self {
             policies: BTreeMap::new(),
+            shifts: BTreeMap::new(),
+            switches: Vec::new(),
             claims: Claims::new(),
             inventory: Inventory::default(),
             clusters: BTreeMap::new(),
@@ -135,6 +147,9 @@ impl Mirror {
         if let Some(part) = fetched.policies {
             self.apply_policies(part, &mut changes);
         }
+        if let Some(part) = fetched.shifts {
+            self.apply_shifts(part, &mut changes);
+        }
         if let Some(part) = fetched.claims {
             changes.claims = self.apply_claims(part);
         }
@@ -172,6 +187,21 @@ impl Mirror {
         });
         self.unreadable_policies = part.unreadable;
         self.seen.policies = Some(part.head);
+    }
+
+    fn apply_shifts(&mut self, part: ShiftPart, changes: &mut Changes) {
+        for shift in part.changed {
+            if self.shifts.get(&shift.id).is_none_or(|known| **known != shift) {
+                changes.shifts = true;
+                self.shifts.insert(shift.id.clone(), Arc::new(shift));
+            }
+        }
+        let before = self.shifts.len();
+        self.shifts.retain(|id, _| part.present.contains(id));
+        changes.shifts |= self.shifts.len() != before;
+        changes.switches = self.switches != part.switches;
+        self.switches = part.switches;
+        self.seen.shifts = Some(part.head);
     }
 
     fn apply_claims(&mut self, part: ClaimPart) -> bool {

@@ -1,5 +1,5 @@
-//! What the hub must not forget, in Postgres: policies and their status, what the agents reported, leases, intents, the first
-//! answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
+//! What the hub must not forget, in Postgres: policies and their status, shifts, what the agents reported, leases, intents, the
+//! first answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
 //!
 //! What it costs: a write is one transaction of two to six statements; an unchanged [`Mirror::refresh`] is two small queries; a
 //! snapshot of 100,000 endpoints is some 20 statements of 5,000 rows. Time is the database's clock, so replicas need not agree
@@ -28,8 +28,15 @@ pub mod policy_status;
 mod purge;
 pub mod sessions;
 mod settle;
+mod shifts;
+mod shifts_change;
+mod shifts_leave;
+mod shifts_resources;
+mod shifts_rows;
+mod shifts_save;
 mod source_rows;
 pub mod sources;
+mod switches;
 mod values;
 
 use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
@@ -42,7 +49,7 @@ use sqlx::{
 use switchyard_core::ids::HubId;
 use tokio::time::Instant;
 
-pub use audit::AuditRow;
+pub use audit::{AuditFilter, AuditRow};
 pub use embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 pub use error::{Query, QueryObserver, StoreError};
 pub use features::AgentFeature;
@@ -58,8 +65,12 @@ pub use policy_rows::{Ownership, Resource, StoredPolicy};
 pub use policy_status::StatusUpdate;
 pub use purge::{Purged, Retention};
 pub use sessions::{AgentHello, EndpointChange, NewEndpoint, NewServiceState, SessionError, SessionOpened, Snapshot};
+pub use shifts::{ShiftError, ShiftFilter, ShiftPage};
+pub use shifts_resources::ResourceMemory;
+pub use shifts_save::ShiftUpdate;
 pub use source_rows::{Claims, NewClaim, StoredClaim, Wanted};
 pub use sources::{Listed, SourceError, SourceSession};
+pub use switches::{MOST_PATTERNS, MOST_SWITCHES, StoredSwitch, SwitchError};
 
 /// The numbered files of `migrations/`. Unknown later ones are no error: a newer replica ran them, and migrations only expand.
 static MIGRATIONS: Migrator = {

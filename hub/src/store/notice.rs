@@ -25,6 +25,8 @@ pub enum Notice {
     Policies,
     /// The status of a policy.
     Status,
+    /// A shift that moved no weights, or a gating switch.
+    Shifts,
     /// Services, endpoints or the session of a cluster.
     Cluster(ClusterName),
     /// Listening was interrupted: anything may have moved.
@@ -36,6 +38,7 @@ impl Notice {
         match self {
             Notice::Policies => "policies".to_owned(),
             Notice::Status => "status".to_owned(),
+            Notice::Shifts => "shifts".to_owned(),
             Notice::Cluster(name) => format!("cluster:{name}"),
             Notice::Reconnected => "reconnected".to_owned(),
         }
@@ -46,6 +49,7 @@ impl Notice {
         match payload {
             "policies" => Some(Notice::Policies),
             "status" => Some(Notice::Status),
+            "shifts" => Some(Notice::Shifts),
             other => other.strip_prefix("cluster:")?.parse().ok().map(Notice::Cluster),
         }
     }
@@ -129,7 +133,7 @@ mod tests {
     #[test]
     fn a_notice_survives_the_wire_and_unknown_ones_are_passed_over() {
         let blue = Notice::Cluster(ClusterName::new("blue").unwrap());
-        for notice in [Notice::Policies, Notice::Status, blue] {
+        for notice in [Notice::Policies, Notice::Status, Notice::Shifts, blue] {
             assert_eq!(Notice::parse(&notice.payload()), Some(notice));
         }
         assert_eq!(Notice::parse("shift:1"), None);

@@ -2,13 +2,15 @@
 //! the first answer to the request id, checks the version, writes, audits, keeps the answer and notifies. What a change means is
 //! decided by core and by the pure functions of `policy_change`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchyard_core::{
     ids::{ClusterName, PolicyKey, PolicyUid, Weight},
     policy::{ClusterTrafficPolicy, PolicyRecord, ValidatedPolicy},
+    shift::validate::rules,
 };
 
 use super::{
@@ -24,7 +26,8 @@ use super::{
     },
     policy_rows::{Kept, PolicyRow, StoredPolicy, policy_select, read_all},
     settle::Cause,
-    values::{Conn, signed, to_json, unreadable},
+    shifts_leave::Leave,
+    values::{Conn, at, signed, to_json, unreadable},
 };
 
 pub use super::policy_change::{Applied, ApplyError, Caller};
@@ -46,7 +49,7 @@ impl Store {
     /// Creates or replaces a policy. `expected_version` 0: whatever is there; else the version that the caller has seen.
     ///
     /// A spec that did not change changes nothing. A spec whose weights differ from those of the spec before supersedes an
-    /// override; any other change keeps it.
+    /// override, and the shift that made it; any other change keeps both.
     ///
     /// # Errors
     /// [`ApplyError`]; nothing is stored then.
@@ -83,6 +86,10 @@ impl Store {
             (Some(present), ApplyDecision::Replace { supersede }) => {
                 let record = &present.record;
                 let new_spec = Some(manifest).filter(|manifest| present.manifest.spec != manifest.spec);
+                if supersede {
+                    let leave = leave(caller, false, change);
+                    self.shift_leave(&mut txn, (&policy.key, &record.uid), leave).await?;
+                }
                 self.policy_update(&mut txn, record, change, new_spec).await?;
                 if supersede {
                     self.override_write(&mut txn, &record.uid, &BTreeMap::new()).await?;
@@ -100,7 +107,7 @@ impl Store {
     }
 
     /// Sets weights over those of the spec; clusters that are not named keep theirs. Weights equal to the present ones change
-    /// nothing; weights equal to the spec's end the override.
+    /// nothing; weights equal to the spec's end the override. Refused while a shift moves the policy, and by its safety rules.
     ///
     /// # Errors
     /// [`ApplyError`]; nothing is stored then.
@@ -128,6 +135,7 @@ impl Store {
             self.commit(txn).await?;
             return Ok(present);
         }
+        self.check_weights(&mut txn, &present, &weights).await?;
         let weights: BTreeMap<ClusterName, Weight> = weights.into_iter().collect();
         let of_spec: BTreeMap<ClusterName, Weight> = present.record.policy.clusters.iter().cloned().collect();
         let stored_override = if weights == of_spec { BTreeMap::new() } else { weights.clone() };
@@ -135,7 +143,8 @@ impl Store {
         self.policy_update(&mut txn, &present.record, change, None).await?;
         let stored = self.policy_expected(&mut txn, key).await?;
         let old: BTreeMap<ClusterName, Weight> = present.record.requested().into_iter().collect();
-        let detail = json!({"old": old, "new": weights, "version": stored.record.version});
+        // Under both names: readers of the first version know the first ones.
+        let detail = json!({"old": old, "new": weights, "from": old, "to": weights, "version": stored.record.version});
         self.audit_caller(&mut txn, caller, "set-weights", key, detail).await?;
         self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured)).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
@@ -197,7 +206,8 @@ impl Store {
         let entry = Entry {
             actor: "switchyard-hub",
             action: "forget",
-            policy: key,
+            policy: Some(key),
+            shift: None,
             detail: json!({"uid": uid}),
             reason: "everything of it is gone at AWS",
             request_id: "",
@@ -309,6 +319,32 @@ impl Store {
         self.run(Query::PolicyOverride, insert.execute(conn)).await.map(|_| ())
     }
 
+    /// Weights are not set beside a shift, nor against the safety rules of the policy.
+    async fn check_weights(
+        &self,
+        conn: &mut Conn,
+        present: &StoredPolicy,
+        wanted: &[(ClusterName, Weight)],
+    ) -> Result<(), ApplyError> {
+        let record = &present.record;
+        if let Some(shift) = self.shift_of_policy(conn, &record.uid).await? {
+            return Err(ApplyError::ShiftActive { policy: record.policy.key.clone(), shift: shift.id });
+        }
+        let switches = self.switches_in_txn(conn).await?;
+        let now = self.now(conn).await?;
+        let (none, from) = (BTreeSet::new(), record.requested());
+        let rules = rules(record, &present.memory, &switches, &none, now);
+        let mut findings = rules.moment(0);
+        findings.extend(rules.shape(0, &from, wanted));
+        if findings.is_empty() { Ok(()) } else { Err(ApplyError::Held { findings }) }
+    }
+
+    /// The database's time.
+    async fn now(&self, conn: &mut Conn) -> Result<Timestamp, StoreError> {
+        let now = sqlx::query_scalar::<_, jiff_sqlx::Timestamp>("select clock_timestamp()");
+        Ok(at(self.run(Query::Now, now.fetch_one(conn)).await?))
+    }
+
     /// A policy whose owner may not exist any more ([`check_owner`]) belongs to the API from now on.
     async fn owner_to_api(&self, conn: &mut Conn, present: &StoredPolicy, change: i64) -> Result<(), StoreError> {
         let Some(cluster) = present.ownership.owner.cluster() else {
@@ -331,11 +367,17 @@ impl Store {
         let entry = Entry {
             actor: &caller.actor,
             action,
-            policy,
+            policy: Some(policy),
+            shift: None,
             detail,
             reason: &caller.reason,
             request_id: &caller.request_id,
         };
         self.audit(conn, entry).await
     }
+}
+
+/// Why a policy leaves its shift, by a call.
+fn leave(caller: &Caller, deleted: bool, change: i64) -> Leave<'_> {
+    Leave { deleted, change, actor: &caller.actor, reason: &caller.reason, request_id: &caller.request_id }
 }

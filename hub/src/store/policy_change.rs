@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchyard_core::{
-    ids::{ClusterName, PolicyKey, Weight, cut},
+    ids::{ClusterName, PolicyKey, ShiftId, Weight, cut},
     policy::{ClusterTrafficPolicy, ValidatedPolicy, Violation, validate::validate_weights, validate_update},
+    shift::{Finding, by_cluster},
     source::Owner,
 };
 
-use super::{error::StoreError, policy_rows::StoredPolicy, values::unreadable};
+use super::{
+    error::StoreError, idempotency::AnswerError, policy_rows::StoredPolicy, shifts_change::held, values::unreadable,
+};
 
 /// Who asks, and under which request id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +72,22 @@ pub enum ApplyError {
         /// Where its owner stands.
         cluster: ClusterName,
     },
+    /// A shift moves its weights.
+    #[error(
+        "shift {shift} moves the weights of policy {policy}; wait for its end, or take it back with `yardctl abort {shift}`"
+    )]
+    ShiftActive {
+        /// Which policy.
+        policy: PolicyKey,
+        /// Which shift.
+        shift: ShiftId,
+    },
+    /// Safety rules stand in the way.
+    #[error("{}; a shift can cross some of them on purpose", held(.findings))]
+    Held {
+        /// All of them.
+        findings: Vec<Finding>,
+    },
     /// The request id was used for something else.
     #[error("request id {request_id:?} was used for another {method} request; use a new id for a new request")]
     RequestReused {
@@ -80,6 +99,15 @@ pub enum ApplyError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<AnswerError> for ApplyError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Reused { request_id, method } => ApplyError::RequestReused { request_id, method },
+            AnswerError::Store(error) => ApplyError::Store(error),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +179,7 @@ pub(super) fn check_version(expected: u64, present: u64) -> Result<(), ApplyErro
 pub(super) fn apply_detail(before: Option<&StoredPolicy>, after: &StoredPolicy, applied: Applied) -> serde_json::Value {
     let superseded = before.and_then(|before| before.record.weight_override.clone());
     let superseded = superseded.filter(|_| after.record.weight_override.is_none());
-    json!({
+    let mut detail = json!({
         "outcome": applied,
         "uid": after.record.uid,
         "version": after.record.version,
@@ -159,10 +187,18 @@ pub(super) fn apply_detail(before: Option<&StoredPolicy>, after: &StoredPolicy, 
         "old": before.map(|before| &before.manifest.spec),
         "new": after.manifest.spec,
         "supersededOverride": superseded,
-    })
+    });
+    let from = before.map(|before| by_cluster(&before.record.requested())).unwrap_or_default();
+    let to = by_cluster(&after.record.requested());
+    if from != to {
+        detail["from"] = json!(from);
+        detail["to"] = json!(to);
+    }
+    detail
 }
 
-pub(super) fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
+/// What is wrong with the request id, the actor and the reason.
+pub(super) fn caller_faults(caller: &Caller) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut add = |field: &str, value: &str, problem: &str, remedy: &str| {
         violations.push(Violation {
@@ -187,6 +223,11 @@ pub(super) fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
     if caller.reason.chars().count() > 1024 {
         add("reason", &caller.reason, "is too long", "use at most 1024 characters");
     }
+    violations
+}
+
+pub(super) fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
+    let violations = caller_faults(caller);
     if violations.is_empty() { Ok(()) } else { Err(ApplyError::Invalid { violations }) }
 }
 

@@ -23,6 +23,8 @@ pub struct Retention {
     pub answers: Duration,
     /// Intents with an outcome; default 7 days.
     pub intents: Duration,
+    /// Shifts that have ended; default 90 days. What the audit log says of them stays.
+    pub shifts: Duration,
 }
 
 impl Default for Retention {
@@ -33,6 +35,7 @@ impl Default for Retention {
             forgotten: Duration::from_secs(HOUR),
             answers: Duration::from_secs(24 * HOUR),
             intents: Duration::from_secs(7 * 24 * HOUR),
+            shifts: Duration::from_secs(90 * 24 * HOUR),
         }
     }
 }
@@ -48,6 +51,8 @@ pub struct Purged {
     pub answers: u64,
     /// Intents.
     pub intents: u64,
+    /// Shifts.
+    pub shifts: u64,
 }
 
 impl Store {
@@ -69,7 +74,25 @@ impl Store {
             "delete from intents where outcome is not null and finished_at < now() - make_interval(secs => $1)";
         let intents = sqlx::query(intents).bind(keep.intents.as_secs_f64());
         purged.intents = self.run(Query::Purge, intents.execute(&self.pool)).await?.rows_affected();
+        purged.shifts = self.purge_shifts(keep).await?;
         Ok(purged)
+    }
+
+    async fn purge_shifts(&self, keep: &Retention) -> Result<u64, StoreError> {
+        // Looked at first: the lock of all writers is not taken for nothing.
+        let due =
+            "select exists (select 1 from shifts where not active and updated_at < now() - make_interval(secs => $1))";
+        let due = sqlx::query_scalar::<_, bool>(due).bind(keep.shifts.as_secs_f64());
+        if !self.run(Query::Purge, due.fetch_one(&self.pool)).await? {
+            return Ok(0);
+        }
+        let mut txn = self.begin().await?;
+        self.shift_change(&mut txn).await?;
+        let ended = "delete from shifts where not active and updated_at < now() - make_interval(secs => $1)";
+        let ended = sqlx::query(ended).bind(keep.shifts.as_secs_f64());
+        let deleted = self.run(Query::Purge, ended.execute(&mut *txn)).await?.rows_affected();
+        self.commit(txn).await?;
+        Ok(deleted)
     }
 
     async fn purge_cluster(

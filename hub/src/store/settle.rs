@@ -15,6 +15,7 @@ use super::{
     error::{Query, StoreError},
     policy_change::{Applied, Caller, apply_detail, supersedes},
     policy_rows::StoredPolicy,
+    shifts_leave::Leave,
     source_rows::StoredClaim,
     values::{Conn, signed, unreadable},
 };
@@ -33,6 +34,15 @@ impl Cause<'_> {
     /// Claims moved.
     pub fn resources(change: i64) -> Self {
         Self { change, leaves: None, reason: "" }
+    }
+}
+
+impl<'a> Cause<'a> {
+    /// What the policy's shift, and the audit log, are told.
+    fn leave(&self, actor: &'a str, deleted: bool) -> Leave<'a> {
+        let request_id = self.leaves.map_or("", |caller| caller.request_id.as_str());
+        let reason = self.leaves.map_or(self.reason, |caller| &caller.reason);
+        Leave { deleted, change: self.change, actor, reason, request_id }
     }
 }
 
@@ -113,6 +123,17 @@ impl Store {
         let (manifest, policy) = claim.valid()?;
         let record = &present.record;
         let new_spec = (present.manifest.spec != manifest.spec).then_some(manifest);
+        let superseded = supersedes(&record.policy, policy);
+        if superseded {
+            let actor = format!("cluster:{}", claim.claim.cluster);
+            match self.shift_leave(conn, (&claim.key, &record.uid), cause.leave(&actor, false)).await {
+                Err(error @ StoreError::Unreadable { .. }) => {
+                    tracing::error!(policy = %claim.key, %error, "a policy keeps its spec, since its shift cannot be read");
+                    return Ok(());
+                }
+                result => result?,
+            }
+        }
         if record.deleting_since.is_some() {
             let stay =
                 sqlx::query("update policies set deleting_since = null where uid = $1").bind(record.uid.as_str());
@@ -120,7 +141,7 @@ impl Store {
         }
         if new_spec.is_some() || record.deleting_since.is_some() {
             self.policy_update(conn, record, cause.change, new_spec).await?;
-            if supersedes(&record.policy, policy) {
+            if superseded {
                 self.override_write(conn, &record.uid, &BTreeMap::new()).await?;
             }
         }
@@ -146,17 +167,23 @@ impl Store {
         cause: &Cause<'_>,
     ) -> Result<(), StoreError> {
         let record = &present.record;
+        let key = &record.policy.key;
+        let of_resource = present.ownership.owner.cluster().map(|cluster| format!("cluster:{cluster}"));
+        let actor = cause.leaves.map_or(of_resource.unwrap_or_default(), |caller| caller.actor.clone());
+        match self.shift_leave(conn, (key, &record.uid), cause.leave(&actor, true)).await {
+            // Whoever can read it sees that the policy goes, and lets it go.
+            Err(error @ StoreError::Unreadable { .. }) => {
+                tracing::error!(policy = %key, %error, "a policy is deleted, and its shift cannot be read");
+            }
+            result => result?,
+        }
         let leave = sqlx::query("update policies set deleting_since = clock_timestamp() where uid = $1");
         self.run(Query::PolicyUpdate, leave.bind(record.uid.as_str()).execute(&mut *conn)).await?;
         self.policy_update(conn, record, cause.change, None).await?;
         let detail = json!({"uid": record.uid, "version": record.version + 1});
-        let of_resource = present.ownership.owner.cluster().map(|cluster| format!("cluster:{cluster}"));
-        let (actor, request_id) = match cause.leaves {
-            Some(caller) => (caller.actor.clone(), caller.request_id.as_str()),
-            None => (of_resource.unwrap_or_default(), ""),
-        };
-        let reason = cause.leaves.map_or(cause.reason, |caller| &caller.reason);
-        let entry = Entry { actor: &actor, action: "delete", policy: &record.policy.key, detail, reason, request_id };
+        let Leave { reason, request_id, .. } = cause.leave(&actor, true);
+        let entry =
+            Entry { actor: &actor, action: "delete", policy: Some(key), shift: None, detail, reason, request_id };
         self.audit(conn, entry).await
     }
 
@@ -188,9 +215,8 @@ impl Store {
         cause: &Cause<'_>,
     ) -> Result<(), StoreError> {
         let actor = format!("cluster:{}", claim.claim.cluster);
-        let request_id = cause.leaves.map_or("", |caller| caller.request_id.as_str());
-        let reason = cause.leaves.map_or(cause.reason, |caller| &caller.reason);
-        let entry = Entry { actor: &actor, action, policy: &claim.key, detail, reason, request_id };
+        let Leave { reason, request_id, .. } = cause.leave(&actor, false);
+        let entry = Entry { actor: &actor, action, policy: Some(&claim.key), shift: None, detail, reason, request_id };
         self.audit(conn, entry).await
     }
 }

@@ -1,0 +1,125 @@
+//! What the engine that holds the lease made of shifts (I7): saved only if nobody moved the shift meanwhile, together with the
+//! weights, in one transaction. A lost update is no error: the engine looks at the shift again.
+
+use sqlx::Connection;
+use switchyard_core::{
+    ids::{PolicyKey, ShiftId},
+    shift::{Shift, WeightWrite},
+};
+
+use super::{
+    Store,
+    audit::Entry,
+    error::{Query, StoreError},
+    lease::{Fence, FencedError},
+    notice::Notice,
+    shifts_change::{detail, step_action},
+    shifts_leave::{MovedWeights, suits},
+    values::Conn,
+};
+
+/// What the engine made of one shift.
+#[derive(Clone, Copy, Debug)]
+pub struct ShiftUpdate<'a> {
+    /// The version that it was made from.
+    pub before_version: u64,
+    /// The shift; it is stored with the version after that, whatever it says itself.
+    pub shift: &'a Shift,
+    /// The weights that its policies are to ask for from now on.
+    pub writes: &'a [WeightWrite],
+}
+
+impl Store {
+    /// Saves what the engine made of shifts; the answer names those that were saved. One whose stored version is another, or one
+    /// of whose policies cannot take its weights any more, is passed over, and none stands in the way of the others.
+    ///
+    /// # Errors
+    /// [`FencedError`]; nothing is stored then.
+    pub async fn shifts_save(
+        &self,
+        fence: Fence<'_>,
+        updates: &[ShiftUpdate<'_>],
+    ) -> Result<Vec<ShiftId>, FencedError> {
+        if updates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut txn = self.begin().await?;
+        let (change, _) = self.shift_change(&mut txn).await?;
+        let mut won = Vec::new();
+        let mut weights_moved = false;
+        for update in updates {
+            let mut point = self.run(Query::Savepoint, Connection::begin(&mut *txn)).await?;
+            match self.shift_save(&mut point, update, change).await {
+                Ok(Some(moved)) => {
+                    self.run(Query::Savepoint, point.commit()).await?;
+                    weights_moved |= moved.notice() == Notice::Policies;
+                    won.push(update.shift.id.clone());
+                }
+                Ok(None) => self.run(Query::Savepoint, point.rollback()).await?,
+                Err(error) if error.is_unavailable() => return Err(error.into()),
+                Err(error) => {
+                    let shift = &update.shift.id;
+                    tracing::error!(%shift, %error, "a shift cannot be saved; it stays where it is until somebody acts");
+                    self.run(Query::Savepoint, point.rollback()).await?;
+                }
+            }
+        }
+        if won.is_empty() {
+            return Ok(won);
+        }
+        let notice = if weights_moved { Notice::Policies } else { Notice::Shifts };
+        self.notify(&mut txn, &notice).await?;
+        self.fence_in_txn(&mut txn, fence).await?;
+        self.commit(txn).await?;
+        Ok(won)
+    }
+
+    /// None: lost.
+    async fn shift_save(
+        &self,
+        conn: &mut Conn,
+        update: &ShiftUpdate<'_>,
+        change: i64,
+    ) -> Result<Option<MovedWeights>, StoreError> {
+        if self.shift_version(conn, &update.shift.id).await? != Some(update.before_version) {
+            return Ok(None);
+        }
+        let Some(before) = self.shift_in_txn(conn, &update.shift.id).await? else { return Ok(None) };
+        for write in update.writes {
+            let present = self.policy_in_txn(conn, &write.policy).await?;
+            if !present.is_some_and(|present| suits(&present, write)) {
+                return Ok(None);
+            }
+        }
+        let after = Shift { version: update.before_version + 1, ..update.shift.clone() };
+        let moved = self.weights_write(conn, update.writes, change).await?;
+        self.shift_update(conn, &after, change).await?;
+        if let Some(action) = step_action(&before, &after) {
+            for one in after.present_moves() {
+                let detail = detail(&after, moved.of(&one.uid));
+                self.audit_hub(conn, action, &after, &one.policy, detail).await?;
+            }
+        }
+        Ok(Some(moved))
+    }
+
+    async fn audit_hub(
+        &self,
+        conn: &mut Conn,
+        action: &'static str,
+        shift: &Shift,
+        policy: &PolicyKey,
+        detail: serde_json::Value,
+    ) -> Result<(), StoreError> {
+        let entry = Entry {
+            actor: "switchyard-hub",
+            action,
+            policy: Some(policy),
+            shift: Some(&shift.id),
+            detail,
+            reason: &shift.message,
+            request_id: "",
+        };
+        self.audit(conn, entry).await
+    }
+}
