@@ -5,6 +5,12 @@
 
 use serde_json::{Map, Value, json};
 
+/// An RFC 1123 label.
+pub const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// What helps where there is none.
+pub const LABEL_MESSAGE: &str = "is not an RFC 1123 label; use at most 63 lower-case letters, digits and hyphens, with a letter or \
+digit at both ends";
+
 /// What the server calls the kind of fault. It shows no message with the kind that it has for duplicates, which is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reason {
@@ -44,6 +50,11 @@ pub struct Rule {
     pub field: Option<&'static str>,
     /// The kind of fault.
     pub reason: Reason,
+}
+
+/// A rule with nothing but its place, what has to be true, and what is wrong otherwise.
+pub fn rule(at: &'static str, rule: impl Into<String>, message: &'static str) -> Rule {
+    Rule { at, rule: rule.into(), message, ..Rule::default() }
 }
 
 impl Rule {

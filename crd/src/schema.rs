@@ -83,8 +83,11 @@ fn merge_enum(object: &mut Map<String, Value>) {
     }
 }
 
-/// `["string", "null"]` is a text that may be left out.
+/// `["string", "null"]` is a text that may be left out, and so is one of several words or null.
 fn plain_type(object: &mut Map<String, Value>) {
+    if let Some(Value::Array(words)) = object.get_mut("enum") {
+        words.retain(|word| !word.is_null());
+    }
     if let Some(Value::Array(types)) = object.get("type") {
         let mut types = types.iter().filter(|kind| *kind != "null");
         let (Some(only), None) = (types.next().cloned(), types.next()) else { panic!("several types: {object:?}") };

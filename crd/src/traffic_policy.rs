@@ -12,7 +12,7 @@ use switchyard_core::policy::{
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use crate::{metadata, rules, schema};
+use crate::{Names, age, column, number, rules, schema, wide};
 
 const ABOUT: &str = "Requests that match this, on this listener of an AWS Application Load Balancer, go to this Service, in \
 these clusters, in these shares. The hub keeps one target group per policy and cluster and one listener rule per policy.";
@@ -30,43 +30,14 @@ struct Resource {
 
 /// `clustertrafficpolicies.switchyard.dev`.
 pub fn definition() -> Value {
-    let (group, version) = spec::API_VERSION.split_once('/').expect("an API version is group/version");
-    let plural = "clustertrafficpolicies";
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": metadata(&format!("{plural}.{group}")),
-        "spec": {
-            "group": group,
-            "names": {
-                "kind": spec::KIND,
-                "listKind": format!("{}List", spec::KIND),
-                "plural": plural,
-                "singular": "clustertrafficpolicy",
-                "shortNames": ["ctp"],
-                "categories": ["switchyard"],
-            },
-            "scope": "Namespaced",
-            "versions": [{
-                "name": version,
-                "served": true,
-                "storage": true,
-                "schema": {"openAPIV3Schema": resource_schema()},
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": columns(),
-            }],
-        },
-    })
+    let names =
+        Names { kind: spec::KIND, plural: "clustertrafficpolicies", singular: "clustertrafficpolicy", short: "ctp" };
+    crate::definition(&names, resource_schema(), columns())
 }
 
 /// The schema of the whole resource, rules included.
 pub fn resource_schema() -> Value {
-    let mut schema = schema::structural::<Resource>();
-    for (name, description) in [("apiVersion", "switchyard.dev/v1alpha1."), ("kind", "ClusterTrafficPolicy.")] {
-        schema["properties"][name] = json!({"type": "string", "description": description});
-    }
-    schema["properties"]["metadata"] = json!({"type": "object"});
-    schema["description"] = json!(ABOUT);
+    let mut schema = crate::root(schema::structural::<Resource>(), spec::KIND, ABOUT);
     bound(&mut schema);
     rules::attach(&mut schema, &validation::rules());
     schema
@@ -81,31 +52,21 @@ fn bound(schema: &mut Value) {
     // The length of a key has no place in a structural schema: see the rule.
     debug_assert_eq!(most_key, 128);
     rules::find(schema, "spec.backend.service.port").insert("maxLength".to_owned(), json!(63));
-    for (list, key) in [("spec.clusters", "name"), ("status.clusters", "name"), ("status.conditions", "type")] {
-        let list = rules::find(schema, list);
-        list.insert("x-kubernetes-list-type".to_owned(), json!("map"));
-        list.insert("x-kubernetes-list-map-keys".to_owned(), json!([key]));
-    }
+    crate::keyed(schema, &[("spec.clusters", "name"), ("status.clusters", "name"), ("status.conditions", "type")]);
 }
 
 /// What `kubectl get` shows; those with a priority only with `-o wide`.
 fn columns() -> Value {
     let condition = |kind: &str| format!(".status.conditions[?(@.type==\"{kind}\")].status");
-    let column = |name: &str, path: &str, about: &str| json!({"name": name, "type": "string", "jsonPath": path, "description": about});
-    let wide = |mut column: Value| {
-        column["priority"] = json!(1);
-        column
-    };
     json!([
         column("Weights", ".status.weights", "Weights that are asked for"),
         column("Programmed", ".status.programmed", "Weights as read back from the load balancer"),
         column("Accepted", &condition("Accepted"), "Whether this generation is valid and in force"),
         column("Converged", &condition("Converged"), "Whether the load balancer serves it"),
         column("Reason", ".status.reason", "Why it is not served as asked"),
-        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        age(),
         wide(column("Claim", ".status.claim", "Whether this resource is the policy of its name")),
-        wide(json!({"name": "Priority", "type": "integer", "jsonPath": ".status.rule.priority",
-            "description": "Priority of the listener rule"})),
+        wide(number("Priority", ".status.rule.priority", "Priority of the listener rule")),
         wide(column("Listener", ".status.rule.listenerArn", "ARN of the listener")),
     ])
 }

@@ -4,11 +4,8 @@
 //!
 //! The rules use the server's libraries for lists and regular expressions (Kubernetes 1.25) and for CIDR blocks (1.31).
 
-use crate::rules::{Reason, Rule};
+use crate::rules::{LABEL, LABEL_MESSAGE, Reason, Rule, rule};
 
-const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-const LABEL_MESSAGE: &str = "is not an RFC 1123 label; use at most 63 lower-case letters, digits and hyphens, with a letter or \
-digit at both ends";
 /// Printable ASCII, the space included.
 const PRINTABLE: &str = "self.matches('^[ -~]*$')";
 const PRINTABLE_MESSAGE: &str = "holds a character that is not printable ASCII; use only printable ASCII";
@@ -20,10 +17,6 @@ const HTTP_CODE: &str = "[234][0-9][0-9]";
 const GRPC_CODE: &str = "(0|[1-9][0-9]?)";
 /// HH:MM, 00:00 to 23:59.
 const TIME: &str = "([01][0-9]|2[0-3]):[0-5][0-9]";
-
-fn rule(at: &'static str, rule: impl Into<String>, message: &'static str) -> Rule {
-    Rule { at, rule: rule.into(), message, ..Rule::default() }
-}
 
 /// All of them.
 pub fn rules() -> Vec<Rule> {

@@ -1,15 +1,20 @@
-//! The custom resource definition, judged by a real API server: what it refuses, and that the hub's own validation (`core`)
-//! judges alike. The cases are in [`cases`], made-up ones in [`random`], what kubectl shows in [`kubectl`].
+//! The custom resource definitions, judged by a real API server: what it refuses, and that the hub's own validation (`core`)
+//! judges alike. The cases are in [`cases`] (policies) and [`shifts`], made-up ones in [`random`], what kubectl shows in
+//! [`kubectl`].
 //!
 //! One server for this module, since definitions are the same for all namespaces of a server.
 
 mod cases;
 mod kubectl;
 mod random;
+mod shifts;
 
 use kube::{Client, core::Status};
 use serde_json::{Value, json};
-use switchyard_core::policy::{ClusterTrafficPolicy, validate, validate_update};
+use switchyard_core::{
+    policy::{ClusterTrafficPolicy, Violation, validate, validate_update},
+    shift::{self, TrafficShift},
+};
 use switchyard_tests::{
     programs,
     realkube::{Options, RealKube},
@@ -17,23 +22,26 @@ use switchyard_tests::{
 };
 use tokio::sync::OnceCell;
 
-/// Every policy of these tests is in it.
+/// Every policy and every shift of these tests is in it.
 const NAMESPACE: &str = "shop";
 
 static SERVER: OnceCell<RealKube> = OnceCell::const_new();
 
-/// The server with the definition of the chart and the namespace [`NAMESPACE`].
+/// The server with the definitions of the chart and the namespace [`NAMESPACE`].
 async fn server() -> &'static RealKube {
     let started = SERVER.get_or_try_init(|| async {
         let kube = RealKube::start(Options::default()).await?;
-        let path = programs::workspace().join("charts/switchyard-crds/templates/clustertrafficpolicies.yaml");
-        kube.apply(&std::fs::read_to_string(path)?).await;
+        for entry in std::fs::read_dir(programs::workspace().join("charts/switchyard-crds/templates"))? {
+            kube.apply(&std::fs::read_to_string(entry?.path())?).await;
+        }
         let created = kube.kubectl(&["create", "namespace", NAMESPACE]).await?;
         anyhow::ensure!(created.code == 0, "{created}");
         // A definition is served a moment after it was taken, and explained another moment later.
-        wait::until_within("the definition to be served", wait::PATIENCE, async || {
-            let explained = kube.kubectl(&["explain", "ctp"]).await?;
-            anyhow::ensure!(explained.code == 0, "{explained}");
+        wait::until_within("the definitions to be served", wait::PATIENCE, async || {
+            for name in ["ctp", "tshift"] {
+                let explained = kube.kubectl(&["explain", name]).await?;
+                anyhow::ensure!(explained.code == 0, "{explained}");
+            }
             anyhow::Ok(())
         })
         .await?;
@@ -42,8 +50,13 @@ async fn server() -> &'static RealKube {
     started.await.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-fn collection() -> String {
-    format!("/apis/switchyard.dev/v1alpha1/namespaces/{NAMESPACE}/clustertrafficpolicies")
+fn collection(document: &Value) -> String {
+    let plural = if is_shift(document) { "trafficshifts" } else { "clustertrafficpolicies" };
+    format!("/apis/switchyard.dev/v1alpha1/namespaces/{NAMESPACE}/{plural}")
+}
+
+fn is_shift(document: &Value) -> bool {
+    document["kind"] == shift::spec::KIND
 }
 
 /// One fault as either judge names it.
@@ -85,14 +98,15 @@ fn faults(status: &Status) -> Vec<Fault> {
 }
 
 async fn server_judges(client: &Client, document: &Value) -> Verdict {
-    verdict(send(client, "POST", &format!("{}?{DRY}", collection()), document).await)
+    verdict(send(client, "POST", &format!("{}?{DRY}", collection(document)), document).await)
 }
 
-/// Whether a policy that stands may become this.
+/// Whether what stands may become this.
 async fn server_judges_update(client: &Client, standing: &Value, new: &Value) -> Verdict {
-    let stored =
-        send(client, "POST", &collection(), standing).await.unwrap_or_else(|error| panic!("{error}: {standing}"));
-    let path = format!("{}/{}", collection(), stored["metadata"]["name"].as_str().expect("a name"));
+    let stored = send(client, "POST", &collection(standing), standing)
+        .await
+        .unwrap_or_else(|error| panic!("{error}: {standing}"));
+    let path = format!("{}/{}", collection(standing), stored["metadata"]["name"].as_str().expect("a name"));
     let mut new = new.clone();
     new["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
     let judged = verdict(send(client, "PUT", &format!("{path}?{DRY}"), &new).await);
@@ -106,6 +120,14 @@ fn read(document: &Value) -> Result<ClusterTrafficPolicy, Vec<Fault>> {
 }
 
 fn core_judges(document: &Value) -> Verdict {
+    if is_shift(document) {
+        let read: TrafficShift = serde_json::from_value(document.clone())
+            .map_err(|error| vec![Fault { field: String::new(), message: error.to_string() }])?;
+        let namespace = NAMESPACE.parse().expect("a namespace");
+        // As the hub judges what comes from a resource: bound to the resource's namespace.
+        let judged = shift::validate(&read.spec, &namespace, true);
+        return judged.map(drop).map_err(|found| found.iter().map(fault).collect());
+    }
     validate(&read(document)?).map(drop).map_err(|found| found.iter().map(fault).collect())
 }
 
@@ -114,7 +136,7 @@ fn core_judges_update(standing: &Value, new: &Value) -> Verdict {
     validate_update(&policy(standing), &policy(new)).map_err(|found| found.iter().map(fault).collect())
 }
 
-fn fault(violation: &switchyard_core::policy::Violation) -> Fault {
+fn fault(violation: &Violation) -> Fault {
     Fault { field: violation.field.clone(), message: violation.to_string() }
 }
 
@@ -151,7 +173,11 @@ fn lay(document: &mut Value, change: Value) {
 
 /// The base with a change, which is the YAML of a part of `spec`.
 fn changed(change: &str) -> Value {
-    let mut document = base();
+    with(base(), change)
+}
+
+/// A document with a change, which is the YAML of a part of `spec`.
+fn with(mut document: Value, change: &str) -> Value {
     let change: Value = serde_norway::from_str(change).unwrap_or_else(|error| panic!("{change}: {error}"));
     lay(&mut document, json!({"spec": change}));
     document

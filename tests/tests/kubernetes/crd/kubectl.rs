@@ -1,4 +1,4 @@
-//! What people see: every policy that is shown somewhere can be applied, and `kubectl get`, `explain` and `describe` read well.
+//! What people see: every policy and every shift that is shown somewhere can be applied, and `kubectl get`, `explain` and `describe` read well.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use switchyard_tests::{programs, realkube::RealKube};
 
 use super::{NAMESPACE, server};
 
-/// The YAML documents of this kind in examples, pages and README, with the file they are from.
+/// The resources of ours in examples, pages and README, with the file they are from.
 fn shown() -> Vec<(String, String)> {
     let root = programs::workspace();
     let mut texts = vec![("README.md".to_owned(), blocks(&read(&root.join("README.md"))))];
@@ -28,7 +28,8 @@ fn shown() -> Vec<(String, String)> {
     {
         for document in serde_norway::Deserializer::from_str(&text) {
             let value = serde_norway::Value::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}"));
-            if value.get("kind").and_then(|kind| kind.as_str()) == Some("ClusterTrafficPolicy") {
+            let kind = value.get("kind").and_then(|kind| kind.as_str());
+            if matches!(kind, Some("ClusterTrafficPolicy" | "TrafficShift")) {
                 policies.push((name.clone(), serde_norway::to_string(&value).expect("YAML")));
             }
         }
@@ -48,7 +49,7 @@ fn blocks(page: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_policy_that_is_shown_somewhere_can_be_applied() {
+async fn every_policy_and_shift_that_is_shown_somewhere_can_be_applied() {
     let kube = server().await;
     let policies = shown();
     assert!(policies.len() >= 4, "the policies are found: {policies:?}");
@@ -60,7 +61,7 @@ async fn every_policy_that_is_shown_somewhere_can_be_applied() {
 }
 
 /// kubectl's standard output, without spaces at the ends of lines.
-async fn said(kube: &RealKube, arguments: &[&str]) -> String {
+pub(super) async fn said(kube: &RealKube, arguments: &[&str]) -> String {
     let finished = kube.kubectl(arguments).await.expect("kubectl runs");
     assert_eq!(finished.code, 0, "kubectl {arguments:?}\n{finished}");
     finished.stdout.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
@@ -86,8 +87,12 @@ async fn kubectl_explains_the_fields() {
         assert!(all.contains(&format!("{field}\t<")), "{field} is not in\n{all}");
     }
     let resources = said(kube, &["api-resources", "--categories=switchyard", "--no-headers"]).await;
-    let words: Vec<&str> = resources.split_whitespace().collect();
-    assert_eq!(words, ["clustertrafficpolicies", "ctp", "switchyard.dev/v1alpha1", "true", "ClusterTrafficPolicy"]);
+    let words: Vec<Vec<&str>> = resources.lines().map(|line| line.split_whitespace().collect()).collect();
+    let expected = [
+        ["clustertrafficpolicies", "ctp", "switchyard.dev/v1alpha1", "true", "ClusterTrafficPolicy"],
+        ["trafficshifts", "tshift", "switchyard.dev/v1alpha1", "true", "TrafficShift"],
+    ];
+    assert_eq!(words, expected);
 }
 
 const POLICY: &str = r#"
@@ -127,7 +132,7 @@ status:
 "#;
 
 /// Ages are what they are; the last column of the narrow table.
-fn without_age(line: &str) -> String {
+pub(super) fn without_age(line: &str) -> String {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     if let Some(last) =
         words.last_mut().filter(|word| word.ends_with('s') && word.starts_with(|c: char| c.is_ascii_digit()))

@@ -1,13 +1,48 @@
-//! Policies that nobody would write: a valid one with some fields replaced, removed or added by chance. Server and hub agree on
+//! Policies and shifts that nobody would write: a valid one with some fields replaced, removed or added by chance. Server and hub agree on
 //! each. A failure names the seed; `SWITCHYARD_SEED` plays it again.
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
-use super::{base, core_judges, server, server_judges};
+use super::{base, core_judges, server, server_judges, shifts};
 
-/// Some 3 s of the server's time.
+/// Of each kind. Some 6 s of the server's time.
 const DOCUMENTS: usize = 600;
+
+/// Everything set but what only the hub can judge (the namespace of a policy) or does not (how far it was approved), in one of
+/// the forms that a strategy can have.
+fn whole_shift(random: &mut StdRng) -> Value {
+    let mut document = shifts::base();
+    let measured = json!({"name": "errors", "prometheus": {"source": "main", "query": "sum(rate(errors[1m]))"},
+        "success": "< 0.01", "failure": ">= 0.05", "intervalSeconds": 30, "count": 5, "failureLimit": 1});
+    let watched = json!({"name": "latency", "success": "<= 0.25", "cloudWatch": {"metric": "TargetResponseTime",
+        "statistic": "p99", "periodSeconds": 120, "dividedBy": "RequestCount"}});
+    let strategies = [
+        json!({"steps": [
+            {"percent": 5, "bakeSeconds": 60, "approval": true, "gates": [measured, watched]},
+            {"percent": 50, "bakeSeconds": 604_800, "gates": [{"name": "asked", "webhook": {"endpoint": "tests"}}]},
+            {"percent": 100},
+        ]}),
+        json!({"steps": [{"percent": 99, "gates": [watched]}, {"percent": 100, "gates": [measured]}]}),
+        json!({"linear": {"stepPercent": 20, "bakeSeconds": 60}}),
+        json!({"exponential": {"firstPercent": 5, "factor": 2, "bakeSeconds": 60}}),
+        json!({"canary": {"percent": 5, "bakeSeconds": 60, "approval": true}}),
+    ];
+    document["spec"] = json!({
+        "policies": [
+            {"name": "checkout", "to": "green"},
+            {"name": "cart.v2", "weights": {"blue": 0, "green": 999}, "expectedVersion": 7},
+        ],
+        "strategy": strategies.choose(random).expect("there are some"),
+        "gates": [{"name": "healthy", "targetHealth": {"minHealthyPercent": 90}}],
+        "overrides": ["MaxStepPercent", "Capacity"],
+        "reason": "incident 4711",
+        "progressDeadlineSeconds": 300,
+        "paused": false,
+        "abort": false,
+    });
+    document
+}
 
 /// Everything set, so that there is something to spoil.
 fn whole() -> Value {
@@ -48,7 +83,7 @@ fn whole() -> Value {
     document
 }
 
-const TEXTS: [&str; 72] = [
+const TEXTS: [&str; 93] = [
     "",
     "a",
     "shop",
@@ -119,6 +154,27 @@ const TEXTS: [&str; 72] = [
     "Asia/Kathmandu",
     "Europe/Bremen",
     "-05:00",
+    "checkout",
+    "cart.v2",
+    "cart..v2",
+    "healthy",
+    "errors",
+    "latency",
+    "< 0.01",
+    ">=99.5",
+    " != -1e3 ",
+    "==.5",
+    "< 1e999",
+    "0.5",
+    "=< 1",
+    "< NaN",
+    "<",
+    "p99",
+    "p99.9",
+    "p0",
+    "Sum",
+    "Freeze",
+    "GatingSwitch",
     "arn:aws:elasticloadbalancing:eu-central-1:123456789012:listener/app/shared/50dc6c495c0c9188/f2f7",
     "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/shared/50dc6c495c0c9188",
 ];
@@ -220,19 +276,35 @@ fn spoil(value: &mut Value, random: &mut StdRng) {
 
 /// A field that may be known at that place.
 fn field(random: &mut StdRng) -> String {
-    let names = ["arn", "tags", "key", "value", "values", "name", "type", "sourceIps", "hostnames", "port", "unknown"];
+    let names = [
+        "arn",
+        "tags",
+        "key",
+        "value",
+        "values",
+        "name",
+        "type",
+        "sourceIps",
+        "hostnames",
+        "port",
+        "unknown",
+        "to",
+        "success",
+        "failure",
+        "linear",
+    ];
     (*names.choose(random).expect("there are some")).to_owned()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_policies_spoilt_by_chance_server_and_hub_agree() {
+/// What is made of these documents, server and hub judge alike; some are taken and some are not.
+async fn agree(mut whole: impl FnMut(&mut StdRng) -> Value) {
     let given = std::env::var("SWITCHYARD_SEED").ok();
     let seed = given.map_or_else(|| rand::rng().random(), |text| text.parse().expect("SWITCHYARD_SEED is a number"));
     let mut random = StdRng::seed_from_u64(seed);
     let client = server().await.client().await.expect("a client");
     let mut taken = 0;
     for n in 0..DOCUMENTS {
-        let mut document = whole();
+        let mut document = whole(&mut random);
         for _ in 0..random.random_range(1..=3) {
             spoil(&mut document["spec"], &mut random);
         }
@@ -246,4 +318,14 @@ async fn on_policies_spoilt_by_chance_server_and_hub_agree() {
         taken += usize::from(core.is_ok());
     }
     assert!((DOCUMENTS / 20..DOCUMENTS * 19 / 20).contains(&taken), "seed {seed}: {taken} of {DOCUMENTS} were taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_policies_spoilt_by_chance_server_and_hub_agree() {
+    agree(|_| whole()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_shifts_spoilt_by_chance_server_and_hub_agree() {
+    agree(whole_shift).await;
 }
