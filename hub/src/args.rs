@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
+use crate::analysis::AnalysisArgs;
+
 /// The control plane of Switchyard: takes policies and agents' reports, and programs one load balancer for several clusters.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "switchyard-hub", version, about, max_term_width = 120)]
@@ -100,6 +102,15 @@ pub struct Args {
     /// Certificates of the authorities that agents and callers must have theirs from, PEM.
     #[arg(long, env = "SWITCHYARD_HUB_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+
+    /// What gates of shifts are measured with.
+    #[command(flatten)]
+    pub analysis: AnalysisArgs,
+
+    /// A caller whose shifts may cross safety rules: `*` for everybody, `sha256:` with the fingerprint that the audit log shows, or
+    /// `cluster:NAME` for the TrafficShift resources of a cluster; give it once for each, or a list with commas.
+    #[arg(long, env = "SWITCHYARD_HUB_OVERRIDE_CALLERS", value_delimiter = ',', value_name = "CALLER")]
+    pub override_callers: Vec<String>,
 
     /// Form of the log lines on standard error.
     #[arg(long, env = "SWITCHYARD_HUB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]

@@ -17,12 +17,13 @@ use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use uuid::Uuid;
 
 use crate::{
+    analysis::{Analysis, AnalysisConfig, AnalysisNames},
     config::{Config, Database, Transport},
     elb::{Elb, ElbConfig},
     engine::{self, EngineOptions, EngineParts},
     feed::{Feed, FeedParts},
     gateway::{self, GatewayParts, Limits, tls::Pem},
-    grpc::{self, GrpcParts, Services},
+    grpc::{self, GateSources, GrpcParts, Services},
     http::{self, HttpParts},
     metrics::{Metrics, Outcome},
     store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Retention, Store, StoreOptions},
@@ -264,6 +265,12 @@ fn elb_config(config: &Config, metrics: &Metrics) -> ElbConfig {
     }
 }
 
+/// What a shift may name.
+fn gate_sources(analysis: &AnalysisConfig) -> GateSources {
+    let AnalysisNames { prometheus, webhooks, cloudwatch } = analysis.names();
+    GateSources { prometheus, webhooks, cloudwatch }
+}
+
 /// What every task gets its parts from.
 struct Hub {
     config: Config,
@@ -298,9 +305,12 @@ impl Hub {
             call_timeout: CALL_TIMEOUT,
             observe_only: config.observe_only,
             accept_restored_store: config.accept_restored_store,
+            // Twice in the time in which new numbers come.
+            evidence_interval: config.analysis.cloudwatch.as_ref().map(|cloudwatch| cloudwatch.resolution / 2),
         };
         let settings: plan::Settings = options.settings(Epoch::default());
         let elb = Elb::connect(elb_config(config, &self.metrics)).await.context("the AWS adaptor cannot be set up")?;
+        let analysis = Analysis::connect(config.analysis.clone()).await.context("measuring cannot be set up")?;
         let feed_parts = FeedParts {
             store: self.store.clone(),
             epoch: epoch.clone(),
@@ -318,6 +328,7 @@ impl Hub {
             observed: observed_sender,
             epoch: epoch_sender,
             elb,
+            analysis,
             options,
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
@@ -334,6 +345,8 @@ impl Hub {
             epoch,
             settings,
             policy_sources: Arc::new(config.policy_sources.clone()),
+            gate_sources: Arc::new(gate_sources(&config.analysis)),
+            override_callers: Arc::new(config.override_callers.clone()),
             heartbeat_interval: config.heartbeat_interval,
             hub_instance: holder,
             metrics: self.metrics.clone(),

@@ -7,7 +7,10 @@ use switchyard_core::{
     ids::{ClusterName, HubId, cut},
 };
 
-use crate::args::{Args, LogFormat};
+use crate::{
+    analysis::{AnalysisConfig, settings::Problem},
+    args::{Args, LogFormat},
+};
 
 /// Where the store is.
 #[derive(Clone, PartialEq, Eq)]
@@ -81,6 +84,10 @@ pub struct Config {
     pub observe_only: bool,
     /// A restored store is meant to be.
     pub accept_restored_store: bool,
+    /// What gates of shifts are measured with.
+    pub analysis: AnalysisConfig,
+    /// Whose shifts may cross safety rules: `*`, `sha256:<16 hexadecimal digits>` or `cluster:<name>`.
+    pub override_callers: BTreeSet<String>,
 }
 
 impl fmt::Debug for Database {
@@ -197,6 +204,10 @@ impl Config {
                 None
             }
         });
+        let (analysis, problems) = AnalysisConfig::new(&args.analysis, &args.aws_region);
+        for Problem { flag, value, problem, remedy } in problems {
+            report.add(flag, &value, problem, remedy);
+        }
         let config = Self {
             grpc_listen: args.grpc_listen,
             http_listen: args.http_listen,
@@ -229,6 +240,8 @@ impl Config {
             log_level: args.log_level,
             observe_only: args.observe_only,
             accept_restored_store: args.accept_restored_store,
+            analysis,
+            override_callers: override_callers(&args.override_callers, args.dev, &mut report),
         };
         // A session ends after three missed heartbeats; a cluster that is called stale earlier would flap with every hiccup.
         if report.0.is_empty() && config.stale_after < 3 * config.heartbeat_interval {
@@ -257,6 +270,38 @@ fn policy_sources(named: &[String], report: &mut Report) -> BTreeSet<ClusterName
         report.add("--policy-source", &sources.len().to_string(), problem, "name fewer clusters");
     }
     sources
+}
+
+/// Most callers with the right to cross safety rules; it is for few.
+const MOST_CALLERS: usize = 100;
+
+/// With `--dev` nobody can be told apart, and everybody may.
+fn override_callers(named: &[String], dev: bool, report: &mut Report) -> BTreeSet<String> {
+    const FLAG: &str = "--override-callers";
+    const REMEDY: &str = "use *, sha256: with the 16 hexadecimal digits that the audit log shows, or cluster:NAME";
+    let mut callers = BTreeSet::new();
+    for caller in named.iter().map(|caller| caller.trim()).filter(|caller| !caller.is_empty()) {
+        let digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        match caller.split_once(':') {
+            None if caller == "*" => {}
+            Some(("sha256", digits)) if digits.len() == 16 && digits.chars().all(digit) => {}
+            Some(("cluster", name)) => {
+                if let Err(error) = ClusterName::new(name) {
+                    report.add(FLAG, caller, error.problem, error.remedy);
+                }
+            }
+            None | Some(_) => report.add(FLAG, caller, "names no caller", REMEDY),
+        }
+        callers.insert(caller.to_owned());
+    }
+    if callers.len() > MOST_CALLERS {
+        let problem = format!("is the number of callers, {MOST_CALLERS} are allowed");
+        report.add(FLAG, &callers.len().to_string(), problem, "name fewer, or * for everybody");
+    }
+    if callers.is_empty() && dev {
+        callers.insert("*".to_owned());
+    }
+    callers
 }
 
 fn transport(args: &Args, report: &mut Report) -> Transport {

@@ -92,6 +92,33 @@ fn the_printed_configuration_holds_no_password() {
 }
 
 #[test]
+fn callers_who_may_cross_safety_rules_are_named_one_by_one_and_with_dev_everybody_may() {
+    let callers = |more: &[&str]| parse(more).unwrap().override_callers.into_iter().collect::<Vec<_>>();
+    assert_eq!(callers(&[]), ["*"]);
+    let given = "cluster:blue, sha256:0123456789abcdef,";
+    assert_eq!(callers(&["--override-callers", given]), ["cluster:blue", "sha256:0123456789abcdef"]);
+    for bad in ["sha256:0123", "sha256:0123456789ABCDEF", "cluster:Not A Name", "somebody", "user:me"] {
+        let error = parse(&["--override-callers", bad]).unwrap_err();
+        assert_eq!(error.0[0].flag, "--override-callers", "{bad}");
+        assert!(error.to_string().contains(bad), "{error}");
+    }
+    let tls = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--database-url", "postgres://localhost/x"];
+    let args = Args::try_parse_from(GOOD.iter().chain(&tls)).unwrap();
+    let config = Config::new(Args { dev: false, data_dir: None, ..args }).unwrap();
+    assert!(config.override_callers.is_empty(), "without --dev nobody may unless named");
+    let many: Vec<String> = (0..=MOST_CALLERS).map(|n| format!("cluster:c{n}")).collect();
+    assert_eq!(faults(&["--override-callers", &many.join(",")]), ["--override-callers"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_place_to_measure_is_named_like_every_other_fault() {
+    let config = parse(&["--prometheus", "main=http://prometheus:9090", "--cloudwatch"]).unwrap();
+    assert_eq!(config.analysis.names().prometheus.len(), 1);
+    assert!(config.analysis.names().cloudwatch);
+    assert_eq!(faults(&["--prometheus", "main", "--lease-ttl", "soon"]), ["--prometheus", "--lease-ttl"]);
+}
+
+#[test]
 fn policy_sources_are_given_one_by_one_or_as_a_list_and_a_name_that_is_none_is_named() {
     let names = |config: Config| config.policy_sources.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(names(parse(&[]).unwrap()), Vec::<String>::new());

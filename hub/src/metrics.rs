@@ -55,6 +55,22 @@ pub struct EndReason {
     pub reason: &'static str,
 }
 
+/// A state of shifts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShiftState {
+    /// Such as `baking` or `awaiting_approval`.
+    pub state: &'static str,
+}
+
+/// A measurement for a shift.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Measurement {
+    /// `prometheus`, `cloudwatch`, `webhook`, or `evidence` for the request counts of clusters that were left.
+    pub kind: &'static str,
+    /// `value`, `pass`, `fail`, `wait` or `no_data`.
+    pub outcome: &'static str,
+}
+
 /// A gauge of seconds or other fractions.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -82,6 +98,12 @@ pub struct Metrics {
     pub steps: Family<Outcome, Counter>,
     /// Targets that a safety rule keeps registered now.
     pub held_removals: Gauge,
+    /// Shifts under way, by state; set by the holder of the lease.
+    pub shifts: Family<ShiftState, Gauge>,
+    /// States that shifts entered, as the holder of the lease saw them.
+    pub shift_transitions: Family<ShiftState, Counter>,
+    /// Measurements for shifts, by kind and outcome.
+    pub shift_measurements: Family<Measurement, Counter>,
     /// Policies in the last picture.
     pub policies: Gauge,
     /// Agents' streams open at this replica.
@@ -131,6 +153,9 @@ impl Metrics {
             plans_refused: Counter::default(),
             steps: Family::default(),
             held_removals: Gauge::default(),
+            shifts: Family::default(),
+            shift_transitions: Family::default(),
+            shift_measurements: Family::default(),
             policies: Gauge::default(),
             sessions: Gauge::default(),
             agent_messages: Family::default(),
@@ -160,6 +185,9 @@ impl Metrics {
         r.register("plans_refused", "Plans that broke an invariant", self.plans_refused.clone());
         r.register("steps", "Steps carried out", self.steps.clone());
         r.register("held_removals", "Targets kept by a safety rule", self.held_removals.clone());
+        r.register("shifts", "Shifts under way", self.shifts.clone());
+        r.register("shift_transitions", "States that shifts entered", self.shift_transitions.clone());
+        r.register("shift_measurements", "Measurements for shifts", self.shift_measurements.clone());
         r.register("policies", "Policies", self.policies.clone());
         r.register("sessions", "Open agent sessions", self.sessions.clone());
         r.register("agent_messages", "Messages from agents", self.agent_messages.clone());

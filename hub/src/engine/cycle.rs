@@ -13,7 +13,7 @@ use switchyard_core::{
     ids::{Epoch, PolicyKey, PolicyUid},
     observed::Observed,
     ownership,
-    plan::{self, Action, RegionPlan, Settings, Step, World, failures, resolve},
+    plan::{Action, RegionPlan, Settings, Step, failures, resolve},
     policy::{PolicyMemory, PolicyRecord},
     status::{PolicyStatus, Reason},
 };
@@ -28,11 +28,13 @@ use super::{
     EngineOptions,
     cache::{Cache, Object},
     carry::{Carrier, Report},
-    gates::{self, GateTerm, Sightings},
+    gates::GateTerm,
     lease::Lease,
+    look::{Look, Planned},
     observer::{self, Wanted},
+    shifts::{Seen, ShiftTerm},
 };
-use crate::{feed::Picture, metrics::Metrics, store::Store};
+use crate::{analysis::Analysis, feed::Picture, metrics::Metrics, store::Store};
 
 /// The least time between two plans: changes that come together are planned together, and a flip is not kept waiting.
 const SPACING: Duration = Duration::from_millis(100);
@@ -65,6 +67,21 @@ pub(super) struct Term {
     /// Since when the rule of a policy is not known.
     pub(super) unknown_since: BTreeMap<PolicyUid, Instant>,
     pub(super) gates: GateTerm,
+    pub(super) shifts: ShiftTerm,
+}
+
+/// When the next look is due.
+struct Next {
+    /// At the latest.
+    at: Instant,
+    /// Weights were stored for shifts: the picture that shows them is planned as soon as it comes.
+    at_once: bool,
+}
+
+impl From<Instant> for Next {
+    fn from(at: Instant) -> Self {
+        Self { at, at_once: false }
+    }
 }
 
 /// The engine of one (account, region), as long as the process lives.
@@ -78,6 +95,7 @@ pub(super) struct Engine {
     pub(super) cache: Cache,
     pub(super) wanted: Wanted,
     pub(super) carrier: Carrier,
+    pub(super) analysis: Analysis,
     pub(super) lease: watch::Receiver<Option<Lease>>,
     pub(super) term: Term,
 }
@@ -89,14 +107,15 @@ impl Engine {
         let mut lease = self.lease.clone();
         let mut picture = self.picture.clone();
         loop {
-            let again = self.cycle(&shutdown).await;
-            let again = self.no_later_than_publishing(again);
-            let spaced = Instant::now() + SPACING;
+            let next = self.cycle(&shutdown).await;
+            let again = self.no_later_than_publishing(next.at);
+            let spaced = Instant::now() + if next.at_once { Duration::ZERO } else { SPACING };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Ok(()) = picture.changed() => {}
                 Ok(()) = changes.changed() => {}
                 Ok(()) = lease.changed() => {}
+                ended = self.term.shifts.measuring.next() => self.measured(ended),
                 () = sleep_until(again) => {}
             }
             tokio::select! {
@@ -110,23 +129,23 @@ impl Engine {
     }
 
     /// One look at the world and what follows from it; returns when to look again at the latest.
-    async fn cycle(&mut self, shutdown: &CancellationToken) -> Instant {
+    async fn cycle(&mut self, shutdown: &CancellationToken) -> Next {
         let idle = Instant::now() + IDLE;
         let picture = self.picture.borrow().clone();
         let observed = self.cache.observed();
         self.publish(&observed);
         if !picture.loaded {
-            return idle;
+            return idle.into();
         }
         let records: BTreeMap<PolicyKey, PolicyRecord> =
             picture.policies.iter().map(|(key, stored)| (key.clone(), stored.record.clone())).collect();
         let Some(lease) = *self.lease.borrow() else {
             self.term = Term::default();
-            return idle;
+            return idle.into();
         };
         if !lease.allows_a_call() {
             // Not renewed, for example while the database is away: what is known stays, and nothing is written.
-            return Instant::now() + LEASE_PAUSE;
+            return (Instant::now() + LEASE_PAUSE).into();
         }
         self.begin_term(lease.epoch, &picture).await;
         // Before what was observed is looked at: a read-back that lands in between must not let an older look pass for it.
@@ -147,12 +166,18 @@ impl Engine {
         self.save(lease.epoch, &picture, &plan).await;
         self.save_gates(lease.epoch, &picture, sightings).await;
         self.forget(lease.epoch, &look.records, &plan, &unread).await;
-        let steps = self.steps(&plan, &unread);
+        let (records, observed) = (&look.records, &look.observed);
+        let seen = Seen { picture: &picture, records, plan: &plan, observed, unread: &unread, now };
+        let moved = self.move_shifts(lease.epoch, &seen).await;
+        let mut steps = self.steps(&plan, &unread);
+        // These lead to weights that a shift has just left: they are planned anew with the next picture.
+        steps.retain(|step| !moved.written.contains(&step.policy));
         if !steps.is_empty() {
             self.carry_out(lease, steps, &picture, shutdown).await;
-            return Instant::now();
+            return Next { at: Instant::now(), at_once: moved.stored };
         }
-        next_look(&plan, now, idle)
+        let at = next_look(&plan, now, idle);
+        Next { at: moved.again.map_or(at, |again| at.min(again)), at_once: moved.stored }
     }
 
     /// At take-over everything is taken from the store again, and nothing of an earlier term is trusted.
@@ -361,46 +386,6 @@ pub(super) enum Unread {
     Targets,
     /// Its rule or its groups.
     More,
-}
-
-/// Everything that one plan is made from, owned, so that it can be made beside the other tasks.
-struct Look {
-    settings: Settings,
-    records: BTreeMap<PolicyKey, PolicyRecord>,
-    memories: BTreeMap<PolicyKey, PolicyMemory>,
-    picture: Arc<Picture>,
-    observed: Arc<Observed>,
-}
-
-/// What came of it.
-struct Planned {
-    look: Look,
-    plan: RegionPlan,
-    orphans: Vec<String>,
-    sightings: Sightings,
-}
-
-impl Look {
-    /// Makes the plan on a thread for work that takes its time: with 100,000 endpoints some 100 ms.
-    async fn plan(self, now: Timestamp) -> Planned {
-        let work = move || {
-            let world = World {
-                settings: &self.settings,
-                policies: &self.records,
-                memories: &self.memories,
-                inventory: &self.picture.inventory,
-                observed: &self.observed,
-            };
-            let (plan, orphans) = (plan::plan(&world, now), plan::orphans(&world));
-            let sightings = gates::sightings(&world, &plan);
-            Planned { look: self, plan, orphans, sightings }
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(made) => made,
-            // A planner that panics ends the engine, as it would without a thread of its own.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
 }
 
 impl Term {

@@ -1,5 +1,6 @@
 //! The engine of one (account, region): woken by a timer, a nudge or a take-over, which are all the same, it looks at what is
-//! wanted and what was observed, asks core for a plan, carries it out within the request budget, and records what came of it.
+//! wanted and what was observed, asks core for a plan and how shifts move, carries it out within the request budget, and records
+//! what came of it.
 //! Only the replica that holds the lease writes. Decides nothing itself. Tests: the scenarios in `tests/`.
 
 pub mod cache;
@@ -7,8 +8,11 @@ pub mod carry;
 mod cycle;
 mod gates;
 pub mod lease;
+mod look;
+mod measuring;
 pub mod observer;
 mod record;
+mod shifts;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +33,7 @@ use self::{
     lease::Keeper,
     observer::{Observer, Wanted},
 };
-use crate::{elb::Elb, feed::Picture, metrics::Metrics, store::Store};
+use crate::{analysis::Analysis, elb::Elb, feed::Picture, metrics::Metrics, store::Store};
 
 /// What the engine is configured with.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct EngineOptions {
     pub observe_only: bool,
     /// True: a load balancer that was written under a later epoch is taken over (I7).
     pub accept_restored_store: bool,
+    /// The time between two questions how many requests the clusters still get that a shift has left; none: nobody counts them.
+    pub evidence_interval: Option<Duration>,
 }
 
 impl EngineOptions {
@@ -88,6 +94,8 @@ pub struct EngineParts {
     pub epoch: watch::Sender<Option<Epoch>>,
     /// The AWS adaptor.
     pub elb: Elb,
+    /// What gates of shifts are measured with.
+    pub analysis: Analysis,
     /// Options.
     pub options: EngineOptions,
     /// Metrics.
@@ -137,6 +145,7 @@ pub async fn run(parts: EngineParts) {
         cache,
         wanted,
         carrier,
+        analysis: parts.analysis,
         lease,
         term: Term::default(),
     };
