@@ -50,6 +50,14 @@ pub fn to_proto_time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
+/// A point in time as protobuf allows it, from the year 1 to 9999; none for anything else.
+pub fn from_proto_time(at: &prost_types::Timestamp) -> Option<Timestamp> {
+    // 0001-01-01T00:00:00Z.
+    const FIRST: i64 = -62_135_596_800;
+    let whole = at.seconds >= FIRST && (0..1_000_000_000).contains(&at.nanos);
+    whole.then(|| Timestamp::new(at.seconds, at.nanos).ok()).flatten()
+}
+
 /// A policy's name.
 pub fn to_proto_ref(key: &PolicyKey) -> proto::PolicyRef {
     proto::PolicyRef { namespace: key.namespace.to_string(), name: key.name.to_string() }
@@ -278,11 +286,16 @@ fn to_proto_step(step: &Step) -> proto::PlanStep {
     }
 }
 
+/// Calls at AWS, in their order.
+pub fn to_proto_plan_steps(steps: &[Step]) -> Vec<proto::PlanStep> {
+    steps.iter().map(to_proto_step).collect()
+}
+
 /// The plan of one policy, or of all.
 pub fn to_proto_plan(plan: &RegionPlan, only: Option<&PolicyKey>, made_at: Timestamp) -> proto::Plan {
     let chosen = || plan.policies.iter().filter(|(key, _)| only.is_none_or(|only| only == *key));
     proto::Plan {
-        steps: chosen().flat_map(|(_, plan)| plan.steps.iter().map(to_proto_step)).collect(),
+        steps: chosen().flat_map(|(_, plan)| to_proto_plan_steps(&plan.steps)).collect(),
         notes: chosen().flat_map(|(key, plan)| plan.status.notes.iter().map(|note| to_proto_note(key, note))).collect(),
         made_at: Some(to_proto_time(made_at)),
     }

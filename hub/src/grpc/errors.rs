@@ -1,18 +1,20 @@
 //! The one place where what went wrong becomes a gRPC status. Details carry the message itself, without an `Any` around it:
-//! `switchyard.api.v1.Violations` with INVALID_ARGUMENT, `switchyard.api.v1.VersionConflict` with ABORTED.
+//! `switchyard.api.v1.Violations` with INVALID_ARGUMENT, `switchyard.api.v1.VersionConflict` with ABORTED, and
+//! `switchyard.api.v1.Findings` with FAILED_PRECONDITION where safety rules stand in the way.
 
 use std::collections::BTreeSet;
 
 use prost::Message;
 use switchyard_core::{
-    ids::{ClusterName, IdError, PolicyKey},
+    ids::{ClusterName, IdError, PolicyKey, ShiftId, cut},
     policy::Violation,
+    shift::{Finding, Guard, Shift, State, validate::StartError},
 };
 use switchyard_proto::api::v1 as proto;
 use tonic::{Code, Status};
 
-use super::convert::to_proto_violation;
-use crate::store::{ApplyError, StoreError};
+use super::{convert::to_proto_violation, shifts::to_proto_finding};
+use crate::store::{ApplyError, ShiftError, StoreError, SwitchError};
 
 /// Violations whose sentences go into the status message; the details hold more.
 const MOST_IN_MESSAGE: usize = 10;
@@ -29,6 +31,49 @@ pub enum ApiError {
     /// The store's answer.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The store's answer about a shift.
+    #[error(transparent)]
+    Shift(#[from] ShiftError),
+    /// The store's answer about a gating switch.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    /// The caller may not cross safety rules.
+    #[error(
+        "{identity} may not override {}; only callers that the hub names with --override-callers may, so ask one of them, or add \
+         {identity} there",
+        names(.guards)
+    )]
+    OverrideDenied {
+        /// The rules.
+        guards: Vec<Guard>,
+        /// Who asked, as the flag would name it.
+        identity: String,
+    },
+    /// There is no such shift.
+    #[error("there is no shift {0}; see which there are with ListShifts (yardctl history)")]
+    NoShift(ShiftId),
+    /// Nothing was ever moved.
+    #[error("policy {0} has no shift under way and none that succeeded, so there is nothing to take back")]
+    NothingToRollBack(PolicyKey),
+    /// Only what succeeded is taken back.
+    #[error("shift {shift} ended as {state}: {}", went_back(*.state))]
+    NotRolledBack {
+        /// Which.
+        shift: ShiftId,
+        /// How it ended.
+        state: State,
+    },
+    /// What it moved is not there any more.
+    #[error(
+        "shift {shift} cannot be taken back: {} of it {} gone, or others of the same name are there now",
+        names(.policies), if policies.len() == 1 { "is" } else { "are" }
+    )]
+    PoliciesGone {
+        /// Which.
+        shift: ShiftId,
+        /// What is gone.
+        policies: Vec<PolicyKey>,
+    },
     /// A field of the request is at fault.
     #[error("{}", sentence(.0))]
     Invalid(Vec<Violation>),
@@ -67,6 +112,32 @@ impl ApiError {
             remedy: error.remedy.to_owned(),
         }])
     }
+
+    /// The same, in words.
+    pub fn violation(field: &str, value: &str, problem: &str, remedy: &str) -> Self {
+        let (field, value) = (field.to_owned(), cut(value));
+        Self::Invalid(vec![Violation { field, value, problem: problem.to_owned(), remedy: remedy.to_owned() }])
+    }
+}
+
+fn names(all: &[impl ToString]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn went_back(state: State) -> &'static str {
+    match state {
+        State::Aborted => "it went back to the recorded weights already",
+        State::Failed => "it moved nothing, or went back to the recorded weights already",
+        State::Superseded => "new specs or deletions took its policies over, and what was left of it went back already",
+        State::Succeeded
+        | State::Pending
+        | State::Preflight
+        | State::Stepping
+        | State::Baking
+        | State::AwaitingApproval
+        | State::Converging
+        | State::Aborting => "only a shift that has succeeded can be taken back",
+    }
 }
 
 impl From<StoreError> for ApiError {
@@ -80,12 +151,16 @@ fn sentence(violations: &[Violation]) -> String {
     let more = violations.len().saturating_sub(MOST_IN_MESSAGE);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let mut text = format!("{} not valid: {}{more}", count(violations.len()), shown.join("; "));
+    shorten(&mut text);
+    text
+}
+
+fn shorten(text: &mut String) {
     if text.len() > MOST_MESSAGE {
         let end = (0..=MOST_MESSAGE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
         text.push_str("...");
     }
-    text
 }
 
 fn known_clusters(known: &BTreeSet<ClusterName>) -> String {
@@ -107,6 +182,13 @@ pub fn to_status(error: &ApiError) -> Status {
     let text = error.to_string();
     match error {
         ApiError::Apply(error) => apply_status(error),
+        ApiError::Shift(error) => shift_status(error),
+        ApiError::Switch(error) => switch_status(error),
+        ApiError::OverrideDenied { .. } => Status::permission_denied(text),
+        ApiError::NoShift(_) | ApiError::NothingToRollBack(_) | ApiError::PoliciesGone { .. } => {
+            Status::not_found(text)
+        }
+        ApiError::NotRolledBack { .. } => Status::failed_precondition(text),
         ApiError::Invalid(violations) => invalid(violations),
         ApiError::NotFound(_) | ApiError::UnknownCluster { .. } => Status::not_found(text),
         ApiError::NotLoaded | ApiError::NotObserved | ApiError::Shutdown => Status::unavailable(text),
@@ -118,15 +200,80 @@ fn apply_status(error: &ApplyError) -> Status {
     let text = error.to_string();
     match error {
         ApplyError::Invalid { violations } => invalid(violations),
-        ApplyError::VersionConflict { expected, present } => {
-            let conflict = proto::VersionConflict { expected_version: *expected, present_version: *present };
-            Status::with_details(Code::Aborted, text, conflict.encode_to_vec().into())
-        }
+        ApplyError::VersionConflict { expected, present } => conflict(text, *expected, *present),
         ApplyError::NotFound(_) => Status::not_found(text),
-        ApplyError::Deleting(_) | ApplyError::OwnedElsewhere { .. } => Status::failed_precondition(text),
+        ApplyError::Deleting(_)
+        | ApplyError::OwnedElsewhere { .. }
+        | ApplyError::ShiftActive { .. }
+        | ApplyError::Held { .. } => Status::failed_precondition(text),
         ApplyError::RequestReused { .. } => Status::already_exists(text),
         ApplyError::Store(error) => store_status(error),
     }
+}
+
+fn shift_status(error: &ShiftError) -> Status {
+    let text = error.to_string();
+    match error {
+        ShiftError::Invalid { violations } | ShiftError::Start(StartError::Invalid(violations)) => invalid(violations),
+        ShiftError::Start(StartError::VersionConflict { expected, present, .. }) => conflict(text, *expected, *present),
+        ShiftError::Start(StartError::NotFound(_)) | ShiftError::NotFound(_) => Status::not_found(text),
+        ShiftError::Start(StartError::Deleting(_))
+        | ShiftError::Refused { .. }
+        | ShiftError::ResourceRefused { .. }
+        | ShiftError::ResourceForgotten { .. } => Status::failed_precondition(text),
+        ShiftError::Busy { policy, shift } => Status::failed_precondition(busy(policy, shift)),
+        ShiftError::Held { findings } => held(text, findings),
+        ShiftError::RequestReused { .. } => Status::already_exists(text),
+        ShiftError::Store(error) => store_status(error),
+    }
+}
+
+fn switch_status(error: &SwitchError) -> Status {
+    let text = error.to_string();
+    match error {
+        SwitchError::Invalid { violations } => invalid(violations),
+        SwitchError::VersionConflict { expected, present, .. } => conflict(text, *expected, *present),
+        SwitchError::NotFound(_) => Status::not_found(text),
+        SwitchError::RequestReused { .. } => Status::already_exists(text),
+        SwitchError::Store(error) => store_status(error),
+    }
+}
+
+fn conflict(text: String, expected: u64, present: u64) -> Status {
+    let conflict = proto::VersionConflict { expected_version: expected, present_version: present };
+    Status::with_details(Code::Aborted, text, conflict.encode_to_vec().into())
+}
+
+/// Who moves it, how far that is, and how to get on.
+fn busy(policy: &PolicyKey, shift: &Shift) -> String {
+    let id = &shift.id;
+    let step = shift.step.map(|step| format!(", step {} of {}", step + 1, shift.steps.len())).unwrap_or_default();
+    let mut text = format!(
+        "policy {policy} is moved by shift {id} ({}{step}), asked for at {:.0} by {}; wait for its end (yardctl watch {id}) or \
+         take it back (yardctl abort {id})",
+        shift.state, shift.created_at, shift.actor
+    );
+    shorten(&mut text);
+    text
+}
+
+/// The findings in words, with the rules that a caller with the right may cross, and as details.
+fn held(mut text: String, findings: &[Finding]) -> Status {
+    let blocking = || findings.iter().filter(|finding| !finding.overridden).map(|finding| finding.guard);
+    let crossable: BTreeSet<Guard> = blocking().filter(|guard| guard.overridable()).collect();
+    shorten(&mut text);
+    if !crossable.is_empty() {
+        let crossable: Vec<Guard> = crossable.into_iter().collect();
+        text = format!("{text}; a shift may override {} with a reason and the right to do so", names(&crossable));
+    }
+    let mut details = proto::Findings::default();
+    for finding in findings.iter().map(to_proto_finding) {
+        if !details.findings.is_empty() && details.encoded_len() + finding.encoded_len() > MOST_DETAILS {
+            break;
+        }
+        details.findings.push(finding);
+    }
+    Status::with_details(Code::FailedPrecondition, text, details.encode_to_vec().into())
 }
 
 fn store_status(error: &StoreError) -> Status {

@@ -1,21 +1,26 @@
-//! The gRPC port: agents, policies, clusters, health and reflection. Takes intents and reports into the store and shows the
-//! picture in memory. Must not import `elb` or `engine`. Tests: `hub/tests/grpc_*.rs`.
+//! The gRPC port: agents, policies, shifts, safety, audit, clusters, health and reflection. Takes intents and reports into the
+//! store and shows the picture in memory. Must not import `elb` or `engine`. Tests: `hub/tests/grpc_*.rs`.
 
 pub mod agents;
+mod audit;
 mod caller;
 mod clusters;
 pub mod convert;
 pub mod errors;
 mod health;
 mod page;
+mod planning;
 mod policies;
+mod rights;
+mod safety;
+mod shifts;
 mod sources;
 
 use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{ClusterName, Epoch, IdError},
+    ids::{ClusterName, Epoch, IdError, PolicyKey},
     observed::Observed,
     plan,
 };
@@ -25,7 +30,11 @@ use switchyard_proto::{
         agent_service_server::AgentServiceServer, policy_source_service_server::PolicySourceServiceServer,
         target_health_service_server::TargetHealthServiceServer,
     },
-    api::v1::{cluster_service_server::ClusterServiceServer, policy_service_server::PolicyServiceServer},
+    api::v1::{
+        PolicyRef, audit_service_server::AuditServiceServer, cluster_service_server::ClusterServiceServer,
+        policy_service_server::PolicyServiceServer, safety_service_server::SafetyServiceServer,
+        shift_service_server::ShiftServiceServer,
+    },
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,6 +52,8 @@ use crate::{
     store::Store,
 };
 use errors::{ApiError, to_status};
+
+pub use rights::GateSources;
 
 /// Bytes of one message from a client: 500 endpoints with their pods' details are far below a megabyte.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
@@ -69,6 +80,10 @@ pub struct GrpcParts {
     pub settings: plan::Settings,
     /// The clusters whose policies are taken.
     pub policy_sources: Arc<BTreeSet<ClusterName>>,
+    /// What the gates of shifts may be measured with.
+    pub gate_sources: Arc<GateSources>,
+    /// Who may cross safety rules: `*`, `sha256:<16 hexadecimal digits>` of a certificate, `cluster:<name>`.
+    pub override_callers: Arc<BTreeSet<String>>,
     /// On agents' streams.
     pub heartbeat_interval: Duration,
     /// This process.
@@ -138,6 +153,7 @@ fn code_word(code: Code) -> &'static str {
         Code::NotFound => "not_found",
         Code::AlreadyExists => "already_exists",
         Code::FailedPrecondition => "failed_precondition",
+        Code::PermissionDenied => "permission_denied",
         Code::Aborted => "aborted",
         Code::Unavailable => "unavailable",
         Code::Internal => "internal",
@@ -151,6 +167,14 @@ fn optional<T: FromStr<Err = IdError>>(field: &str, value: &str) -> Result<Optio
         return Ok(None);
     }
     value.parse().map(Some).map_err(|error| ApiError::field(field, error))
+}
+
+/// The policy that a request names.
+fn required(policy: Option<&PolicyRef>) -> Result<PolicyKey, ApiError> {
+    let policy = policy.cloned().unwrap_or_default();
+    let namespace = policy.namespace.parse().map_err(|error| ApiError::field("policy.namespace", error))?;
+    let name = policy.name.parse().map_err(|error| ApiError::field("policy.name", error))?;
+    Ok(PolicyKey { namespace, name })
 }
 
 /// The services, made once: the gRPC port serves them, and the gateway calls the same ones.
@@ -211,21 +235,34 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let planning = planning::Planning::new(parts.observed.clone(), parts.epoch.clone(), parts.settings.clone());
     let policies = policies::Policies::new(policies::PolicyParts {
         store: parts.store.clone(),
         reading: reading.clone(),
-        observed: parts.observed.clone(),
-        epoch: parts.epoch.clone(),
-        settings: parts.settings.clone(),
+        planning: planning.clone(),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let shifts = shifts::Shifts::new(shifts::ShiftParts {
+        store: parts.store.clone(),
+        reading: reading.clone(),
+        planning,
+        gate_sources: Arc::clone(&parts.gate_sources),
+        override_callers: Arc::clone(&parts.override_callers),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
+    let safety = safety::Safety::new(parts.store.clone(), reading.clone());
+    let audit = audit::Audit::new(parts.store.clone(), reading.clone());
     let (serving, health_service) = tonic_health::server::health_reporter();
     serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
     serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
     serving.set_serving::<PolicySourceServiceServer<sources::Sources>>().await;
     serving.set_serving::<PolicyServiceServer<policies::Policies>>().await;
     serving.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
+    serving.set_serving::<ShiftServiceServer<shifts::Shifts>>().await;
+    serving.set_serving::<SafetyServiceServer<safety::Safety>>().await;
+    serving.set_serving::<AuditServiceServer<audit::Audit>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -237,6 +274,9 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
+        .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_BYTES))
+        .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_BYTES))
+        .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MOST_BYTES))
         .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES));
     Ok(Services { routes, tasks })
 }

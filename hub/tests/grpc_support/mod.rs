@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use switchyard_core::{ids::Epoch, observed::Observed, plan};
 use switchyard_hub::{
     feed::{Feed, FeedParts},
     gateway::{self, GatewayParts, Limits},
-    grpc::{self, GrpcParts},
+    grpc::{self, GateSources, GrpcParts},
     http::{self, HttpParts},
     metrics::Metrics,
     store::{Store, StoreOptions},
@@ -22,7 +22,11 @@ use switchyard_proto::{
     agent::v1::{
         self as agent, AgentMessage, HubMessage, agent_message, agent_service_client::AgentServiceClient, hub_message,
     },
-    api::v1::{self as api, cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient},
+    api::v1::{
+        self as api, audit_service_client::AuditServiceClient, cluster_service_client::ClusterServiceClient,
+        policy_service_client::PolicyServiceClient, safety_service_client::SafetyServiceClient,
+        shift_service_client::ShiftServiceClient,
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -73,6 +77,35 @@ pub async fn hub_on(url: &str) -> Hub {
 
 /// A replica over this database whose gateway has these limits.
 pub async fn hub_with(url: &str, limits: Limits) -> Hub {
+    hub_set_up(url, Setup { limits, ..Setup::default() }).await
+}
+
+/// What a replica was started with.
+pub struct Setup {
+    pub limits: Limits,
+    /// Who may cross safety rules.
+    pub override_callers: BTreeSet<String>,
+    pub gate_sources: GateSources,
+}
+
+impl Default for Setup {
+    /// As with `--dev`, with one Prometheus server, one webhook and CloudWatch.
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            override_callers: ["*".to_owned()].into(),
+            gate_sources: GateSources {
+                prometheus: ["main".parse().unwrap()].into(),
+                webhooks: ["ci".parse().unwrap()].into(),
+                cloudwatch: true,
+            },
+        }
+    }
+}
+
+/// A replica over this database that was started in this way.
+pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
+    let Setup { limits, override_callers, gate_sources } = setup;
     let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
     let store = Store::connect(url, options).await.unwrap();
     let metrics = Metrics::new();
@@ -103,6 +136,8 @@ pub async fn hub_with(url: &str, limits: Limits) -> Hub {
             epoch: Epoch(0),
         },
         policy_sources: Arc::new(SOURCES.iter().map(|name| name.parse().unwrap()).collect()),
+        gate_sources: Arc::new(gate_sources),
+        override_callers: Arc::new(override_callers),
         heartbeat_interval: HEARTBEAT,
         hub_instance: Uuid::now_v7(),
         metrics: metrics.clone(),
@@ -127,6 +162,18 @@ pub async fn hub_with(url: &str, limits: Limits) -> Hub {
 impl Hub {
     pub fn policies(&self) -> PolicyServiceClient<Channel> {
         PolicyServiceClient::new(self.channel.clone())
+    }
+
+    pub fn shifts(&self) -> ShiftServiceClient<Channel> {
+        ShiftServiceClient::new(self.channel.clone())
+    }
+
+    pub fn safety(&self) -> SafetyServiceClient<Channel> {
+        SafetyServiceClient::new(self.channel.clone())
+    }
+
+    pub fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone())
     }
 
     pub fn clusters(&self) -> ClusterServiceClient<Channel> {

@@ -11,23 +11,23 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use futures::Stream;
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{Epoch, Namespace, PolicyKey},
-    observed::Observed,
-    plan,
+    ids::{Namespace, PolicyKey},
     policy::{Violation, validate},
 };
 use switchyard_proto::api::v1::{self as proto, policy_service_server::PolicyService};
-use tokio::sync::{mpsc, watch::Receiver};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use super::{
     Reading,
-    caller::actor,
+    caller::caller,
     convert::{links, to_proto_plan, to_proto_policy},
     errors::ApiError,
     page,
+    planning::Planning,
+    required,
 };
 use crate::{
     feed::Picture,
@@ -49,12 +49,8 @@ pub struct PolicyParts {
     pub store: Store,
     /// Where reads come from.
     pub reading: Reading,
-    /// What was last read from AWS, for plans.
-    pub observed: Receiver<Arc<Observed>>,
-    /// The epoch, for plans.
-    pub epoch: Receiver<Option<Epoch>>,
-    /// For plans; the epoch in it is not used.
-    pub settings: plan::Settings,
+    /// For plans.
+    pub planning: Planning,
     /// Ends every watch.
     pub shutdown: CancellationToken,
     /// Watches under way, for the one who waits for them at the end.
@@ -92,22 +88,15 @@ impl Policies {
         change: Option<StoredPolicy>,
         only: Option<PolicyKey>,
     ) -> Result<proto::Plan, ApiError> {
-        let parts = &self.parts;
-        let (settings, epoch) = (parts.settings.clone(), *parts.epoch.borrow());
-        let observed = Arc::clone(&parts.observed.borrow());
-        if observed.audited_at.is_none() {
-            return Err(ApiError::NotObserved);
-        }
-        // Off the threads that serve: with 100,000 endpoints this takes a good part of a second.
-        let work = tokio::task::spawn_blocking(move || {
+        let planning = self.parts.planning.clone();
+        let observed = planning.observed()?;
+        let work = move || {
             let now = Timestamp::now();
-            let plan = preview::make_plan(&settings, epoch, &picture, &observed, change.as_ref(), now);
-            to_proto_plan(&plan, only.as_ref(), now)
-        });
-        work.await.map_err(|error| {
-            tracing::error!(%error, "a plan that a caller asked for could not be made");
-            ApiError::Internal
-        })
+            let mut sheet = planning.sheet(&picture);
+            change.iter().for_each(|stored| sheet.put(stored));
+            to_proto_plan(&sheet.plan(&picture.inventory, &observed, now), only.as_ref(), now)
+        };
+        self.parts.planning.off_thread(work).await
     }
 
     async fn apply(
@@ -186,7 +175,7 @@ impl Policies {
         let wanted: Vec<(String, u32)> = request.weights.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
         let (stored, plan) = if request.dry_run {
             let picture = self.picture()?;
-            let change = preview::set_weights(&picture, &key, &wanted, request.expected_version)?;
+            let change = preview::set_weights(&picture, &key, &wanted, request.expected_version, Timestamp::now())?;
             let plan = self.plan(picture, Some(change.stored.clone()), Some(key)).await?;
             (change.stored, Some(plan))
         } else {
@@ -238,20 +227,6 @@ fn to_proto_applied(applied: Applied) -> proto::ApplyOutcome {
         Applied::Configured => proto::ApplyOutcome::Configured,
         Applied::Unchanged => proto::ApplyOutcome::Unchanged,
     }
-}
-
-/// The policy that a request names.
-fn required(policy: Option<&proto::PolicyRef>) -> Result<PolicyKey, ApiError> {
-    let policy = policy.cloned().unwrap_or_default();
-    let namespace = policy.namespace.parse().map_err(|error| ApiError::field("policy.namespace", error))?;
-    let name = policy.name.parse().map_err(|error| ApiError::field("policy.name", error))?;
-    Ok(PolicyKey { namespace, name })
-}
-
-fn caller<T>(request: &Request<T>, request_id: &str, dry_run: bool, reason: &str) -> Caller {
-    // A dry run stores nothing and needs no id.
-    let request_id = if dry_run { "dry-run" } else { request_id };
-    Caller { request_id: request_id.to_owned(), actor: actor(request), reason: reason.to_owned() }
 }
 
 #[tonic::async_trait]

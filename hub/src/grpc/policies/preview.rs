@@ -1,22 +1,24 @@
-//! What the hub would do: the planner over the present picture, for GetPlan and for dry runs with the change put in. Writes
-//! nothing.
+//! What a change would store, for dry runs: refused as the store would refuse it. Writes nothing; the plan over the change is made by
+//! [`crate::grpc::planning`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{Epoch, PolicyKey, PolicyUid},
-    observed::Observed,
-    plan::{self, RegionPlan, World},
+    ids::{ClusterName, PolicyKey, PolicyUid, Weight},
     policy::{
         ClusterTrafficPolicy, PolicyMemory, PolicyRecord, ValidatedPolicy, validate::validate_weights, validate_update,
     },
+    shift::{validate::rules, view::GatingSwitch},
     source::{Claim, Fate, Owner, settle},
 };
 
 use crate::{
     feed::Picture,
-    grpc::errors::ApiError,
+    grpc::{errors::ApiError, shifts::active_on},
     store::{Applied, ApplyError, Ownership, Resource, StoredClaim, StoredPolicy, check_owner},
 };
 
@@ -89,6 +91,7 @@ pub fn set_weights(
     key: &PolicyKey,
     wanted: &[(String, u32)],
     expected_version: u64,
+    now: Timestamp,
 ) -> Result<Change, ApiError> {
     let mut stored = check_present(find(picture, key)?, expected_version)?;
     let record = &mut stored.record;
@@ -98,11 +101,33 @@ pub fn set_weights(
         let applied = Applied::Unchanged;
         return Ok(Change { stored, applied });
     }
+    check_weights(picture, &stored, &weights, now)?;
+    let record = &mut stored.record;
     let of_spec = weights == record.policy.clusters;
     record.weight_override = (!of_spec).then(|| weights.into_iter().collect());
     record.version += 1;
     let applied = Applied::Configured;
     Ok(Change { stored, applied })
+}
+
+/// Weights are not set beside a shift, nor against the safety rules of the policy.
+fn check_weights(
+    picture: &Picture,
+    stored: &StoredPolicy,
+    wanted: &[(ClusterName, Weight)],
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let record = &stored.record;
+    let policy = &record.policy.key;
+    if let Some(shift) = active_on(picture, policy) {
+        return Err(ApplyError::ShiftActive { policy: policy.clone(), shift: shift.id.clone() }.into());
+    }
+    let switches: Vec<GatingSwitch> = picture.switches.iter().map(|stored| stored.switch.clone()).collect();
+    let none = BTreeSet::new();
+    let rules = rules(record, &stored.memory, &switches, &none, now);
+    let mut findings = rules.moment(0);
+    findings.extend(rules.shape(0, &record.requested(), wanted));
+    if findings.is_empty() { Ok(()) } else { Err(ApplyError::Held { findings }.into()) }
 }
 
 /// What DeletePolicy would store.
@@ -185,32 +210,4 @@ fn check_version(expected: u64, present: u64) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApplyError::VersionConflict { expected, present }.into())
-}
-
-/// The plan over the picture, with a change put in. Takes a fraction of a second for 100,000 endpoints: call it off the
-/// threads that serve.
-pub fn make_plan(
-    settings: &plan::Settings,
-    epoch: Option<Epoch>,
-    picture: &Picture,
-    observed: &Observed,
-    change: Option<&StoredPolicy>,
-    now: Timestamp,
-) -> RegionPlan {
-    let settings = plan::Settings { epoch: epoch.unwrap_or_default(), ..settings.clone() };
-    let present = picture.policies.values().map(|stored| &**stored);
-    let all = || present.clone().chain(change);
-    // The change comes last and so replaces what is there.
-    let policies: BTreeMap<_, _> = all().map(|p| (p.record.policy.key.clone(), p.record.clone())).collect();
-    let memories: BTreeMap<_, _> = all().map(|p| (p.record.policy.key.clone(), p.memory.clone())).collect();
-    plan::plan(
-        &World {
-            settings: &settings,
-            policies: &policies,
-            memories: &memories,
-            inventory: &picture.inventory,
-            observed,
-        },
-        now,
-    )
 }
