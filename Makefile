@@ -30,6 +30,7 @@ lint: ## Format, clippy, documentation, and the checks of scripts/
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	./scripts/check-core-purity.sh
 	./scripts/check-docs.sh
+	./scripts/check-protos.sh
 
 check: ## The fast loop: compiles everything, runs the decisions' own tests
 	cargo check --locked --workspace --all-targets
