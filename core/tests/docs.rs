@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use switchyard_core::policy::{ClusterTrafficPolicy, validate};
+use switchyard_core::{
+    policy::{ClusterTrafficPolicy, validate},
+    shift::{self, TrafficShift},
+};
 
 /// Folders whose files the pages name from the root of the workspace.
 const ROOMS: [&str; 11] =
@@ -103,25 +106,36 @@ fn every_reason_is_explained_and_no_other() {
 }
 
 #[test]
-fn every_policy_that_is_shown_is_valid() {
+fn every_policy_and_every_shift_that_is_shown_is_valid() {
     let mut shown = Vec::new();
     for (name, text) in pages() {
         shown.extend(blocks(&text, "yaml").into_iter().map(|block| (name.clone(), block)));
     }
     shown.extend(files("examples", ".yaml").into_iter().map(|name| (name.clone(), read(&name))));
-    let mut policies = 0;
+    let (mut policies, mut shifts) = (0, 0);
     for (name, text) in shown {
         for document in serde_norway::Deserializer::from_str(&text) {
             let value = serde_norway::Value::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}"));
-            if value.get("kind").and_then(|kind| kind.as_str()) != Some("ClusterTrafficPolicy") {
-                continue;
+            match value.get("kind").and_then(|kind| kind.as_str()) {
+                Some("ClusterTrafficPolicy") => {
+                    let manifest = serde_norway::from_value::<ClusterTrafficPolicy>(value);
+                    let manifest = manifest.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+                    validate(&manifest).unwrap_or_else(|violations| panic!("{name}: {violations:?}\n{text}"));
+                    policies += 1;
+                }
+                Some("TrafficShift") => {
+                    let manifest = serde_norway::from_value::<TrafficShift>(value);
+                    let manifest = manifest.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+                    let namespace = manifest.metadata.namespace.parse().unwrap();
+                    shift::validate(&manifest.spec, &namespace, true)
+                        .unwrap_or_else(|violations| panic!("{name}: {violations:?}\n{text}"));
+                    shifts += 1;
+                }
+                _ => {}
             }
-            let manifest = serde_norway::from_value::<ClusterTrafficPolicy>(value);
-            let manifest = manifest.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
-            validate(&manifest).unwrap_or_else(|violations| panic!("{name}: {violations:?}\n{text}"));
-            policies += 1;
         }
     }
+    assert!(shifts >= 2, "the pages show shifts: {shifts}");
     assert!(policies >= 4, "the pages show policies: {policies}");
 }
 
