@@ -3,7 +3,7 @@
 use switchyard_core::{
     arn::{ListenerArn, RuleArn},
     ids::{PolicyUid, Weight},
-    observed::{Known, Listener},
+    observed::{Known, Listener, Tags, TargetGroup},
     plan::PolicyPlan,
     policy::{ClusterTrafficPolicy, PolicyMemory, Programmed, validate},
     shift::{Origin, ShiftReason, ShiftSpec, machine::Outcome},
@@ -42,6 +42,35 @@ fn load_balancer_arn() -> LoadBalancerArn {
     LoadBalancerArn::new(format!("{PREFIX}:loadbalancer/app/shared/1")).unwrap()
 }
 
+fn group_seen(name: &str) -> TargetGroup {
+    TargetGroup {
+        name: format!("sy-{name}"),
+        vpc_id: "vpc-1".parse().unwrap(),
+        protocol: "HTTP".into(),
+        protocol_version: "HTTP1".into(),
+        target_type: "ip".into(),
+        health_check: validate(&manifest()).unwrap().health_check,
+        deregistration_delay_seconds: Known::Known(300),
+        stickiness_seconds: Known::Known(None),
+        tags: Tags::new(),
+        targets: Known::Known(BTreeMap::new()),
+    }
+}
+
+fn listener_seen() -> Listener {
+    Listener { load_balancer: load_balancer_arn(), port: 443, protocol: "HTTPS".into(), rules: Known::Unknown }
+}
+
+fn manifest() -> ClusterTrafficPolicy {
+    serde_norway::from_str(
+        "{apiVersion: switchyard.dev/v1alpha1, kind: ClusterTrafficPolicy, metadata: {name: checkout, namespace: shop}, \
+         spec: {listener: {loadBalancer: shared, port: 443}, match: {paths: [{value: /}]}, \
+         backend: {service: {name: checkout, port: http}}, \
+         clusters: [{name: blue, weight: 100}, {name: green, weight: 0}]}}",
+    )
+    .unwrap()
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
@@ -59,19 +88,12 @@ struct Cycle {
 impl Cycle {
     /// These weights are asked for, those were read back.
     fn new(asked: (u32, u32), read_back: (u32, u32)) -> Self {
-        let manifest: ClusterTrafficPolicy = serde_norway::from_str(
-            "{apiVersion: switchyard.dev/v1alpha1, kind: ClusterTrafficPolicy, metadata: {name: checkout, namespace: shop}, \
-             spec: {listener: {loadBalancer: shared, port: 443}, match: {paths: [{value: /}]}, \
-             backend: {service: {name: checkout, port: http}}, \
-             clusters: [{name: blue, weight: 100}, {name: green, weight: 0}]}}",
-        )
-        .unwrap();
         let override_ = BTreeMap::from([(cluster("blue"), weight(asked.0)), (cluster("green"), weight(asked.1))]);
         let record = PolicyRecord {
             uid: uid(),
             version: 3,
             generation: 1,
-            policy: validate(&manifest).unwrap(),
+            policy: validate(&manifest()).unwrap(),
             weight_override: Some(override_),
             deleting_since: None,
         };
@@ -81,13 +103,16 @@ impl Cycle {
         };
         let status = status(asked, read_back);
         let planned = PolicyPlan { steps: Vec::new(), status, memory, gone: false, again_at: None };
-        let listener_seen =
-            Listener { load_balancer: load_balancer_arn(), port: 443, protocol: "HTTPS".into(), rules: Known::Unknown };
+        let mut observed = Observed::default();
+        for name in ["blue", "green"] {
+            observed.target_groups.insert(group(name), group_seen(name));
+        }
+        observed.listeners.insert(listener(), listener_seen());
         Self {
             picture: Picture { store_ok: true, loaded: true, ..Picture::empty() },
             records: BTreeMap::from([(key(), record)]),
             plan: RegionPlan { policies: BTreeMap::from([(key(), planned)]) },
-            observed: Observed { listeners: BTreeMap::from([(listener(), listener_seen)]), ..Observed::default() },
+            observed,
             unread: BTreeMap::new(),
             now: at(10),
         }
