@@ -85,8 +85,8 @@ fn query(message: &mut DynamicMessage, route: &Route, query: &str) -> Result<(),
             return Err(Refusal::field(&field.json, &text, "is given twice in the query", "give it once"));
         }
         given.push(field);
-        // An empty text is what the field is without it, for every kind: `?namespace=` means all.
-        if !text.is_empty() {
+        // For a text, empty is what it is without: `?namespace=` means all.
+        if !text.is_empty() || field.last().kind() != Kind::String {
             set(message, field, &text, "the query")?;
         }
     }

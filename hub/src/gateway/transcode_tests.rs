@@ -96,6 +96,8 @@ fn a_query_gives_texts_numbers_booleans_and_times() {
 fn faults_of_a_query_name_the_parameter() {
     let cases = [
         ("/v1/shifts?pageSize=-1", "pageSize", "4294967295"),
+        ("/v1/shifts?pageSize=", "pageSize", "4294967295"),
+        ("/v1/shifts?active", "active", "boolean"),
         ("/v1/shifts?pageSize=%2B1", "pageSize", "4294967295"),
         ("/v1/shifts?active=yes", "active", "boolean"),
         ("/v1/shifts?active=true&active=true", "active", "twice"),

@@ -78,11 +78,11 @@ pub fn document(table: &Table) -> Value {
     })
 }
 
-/// OpenAPI names path parameters by any text without slashes and braces, so the names of fields serve as they are.
+/// The path with its parameters named as their last fields are: tools for OpenAPI stumble over the dot of `policy.namespace`.
 fn braces(route: &Route) -> String {
     let fields = route.template.fields().zip(&route.path_fields);
     fields.fold(route.binding.path.to_owned(), |path, (name, field)| {
-        path.replace(&format!("{{{name}}}"), &format!("{{{}}}", field.json))
+        path.replace(&format!("{{{name}}}"), &format!("{{{}}}", field.last().json_name()))
     })
 }
 
@@ -111,8 +111,9 @@ fn operation(route: &Route, comments: &Comments, schemas: &mut Schemas<'_>) -> V
 
 fn parameters(route: &Route, schemas: &mut Schemas<'_>) -> Vec<Value> {
     let one = |schemas: &mut Schemas<'_>, field: &FieldPath, place: &str| {
+        let name = if place == "path" { field.last().json_name() } else { &field.json };
         let mut parameter = json!({
-            "name": field.json,
+            "name": name,
             "in": place,
             "required": place == "path",
             "schema": schemas.parameter(field.last(), place == "path"),
@@ -279,7 +280,7 @@ mod tests {
     #[test]
     fn comments_and_bounds_are_told() {
         let document = made();
-        let weights = &document["paths"]["/v1/namespaces/{policy.namespace}/policies/{policy.name}:setWeights"]["post"];
+        let weights = &document["paths"]["/v1/namespaces/{namespace}/policies/{name}:setWeights"]["post"];
         assert!(weights["description"].as_str().unwrap().contains("The spec is not written"), "{weights}");
         let body = &weights["requestBody"]["content"]["application/json"]["schema"];
         assert_eq!(body["properties"]["weights"]["additionalProperties"]["maximum"], 999, "{body}");

@@ -115,12 +115,15 @@ impl<'c> Schemas<'c> {
         schema
     }
 
-    /// A field in a path or a query, where an empty text of a query means that it is not given.
+    /// A field in a path, or in a query, where an empty text means that it is not given.
     pub fn parameter(&mut self, field: &FieldDescriptor, in_path: bool) -> Value {
         let single = self.single(&field.kind(), Direction::Request);
         let mut schema = bounded(single, field, Direction::Request);
         if in_path && schema["type"] == "string" && schema.get("minLength").is_none() {
             schema["minLength"] = json!(1);
+        }
+        if !in_path && schema["type"] == "string" && schema.get("pattern").is_some() && field.kind() == Kind::String {
+            schema = json!({"anyOf": [{"const": ""}, schema]});
         }
         if field.is_list() { json!({"type": "array", "items": schema}) } else { schema }
     }
