@@ -13,11 +13,14 @@ if ! cargo build --locked --workspace --bins --all-targets; then
   exit 1
 fi
 
-# What judges us: a real Kubernetes control plane, moto, grpcurl. Made on the first run, else found in the cache.
+# What judges us: a real Kubernetes control plane, moto, grpcurl, Prometheus. Made on the first run, else found in the cache.
 SWITCHYARD_KUBE_TOOLS=$(./scripts/kube-tools.sh)
 SWITCHYARD_MOTO=$(./scripts/moto.sh)
 SWITCHYARD_GRPCURL=$(./scripts/grpcurl.sh)
-export SWITCHYARD_KUBE_TOOLS SWITCHYARD_MOTO SWITCHYARD_GRPCURL
+SWITCHYARD_PROMETHEUS=$(./scripts/prometheus.sh)
+SWITCHYARD_SCHEMATHESIS=$(./scripts/schemathesis.sh)
+export SWITCHYARD_SCHEMATHESIS
+export SWITCHYARD_KUBE_TOOLS SWITCHYARD_MOTO SWITCHYARD_GRPCURL SWITCHYARD_PROMETHEUS
 
 # --no-fail-fast: one broken test says nothing about the others, and the sum is to be complete.
 outcome=0

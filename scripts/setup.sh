@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks what the build needs, and brings in what is missing: a Postgres server, and for the tests also a real Kubernetes
-# control plane and moto, both in a cache of their own. Installs nothing when everything is there. Starts no service, and
+# control plane, moto, grpcurl and Prometheus, in caches of their own. Installs nothing when everything is there. Starts no service, and
 # leaves none running. With the argument `basics` it stops after what the demo needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,6 +60,22 @@ install_postgres() {
   has_postgres || fail "the package postgresql is installed, but initdb and postgres were not found; $remedy"
 }
 
+# The examples of docs/http.md are run with them.
+has_curl_and_jq() {
+  command -v curl >/dev/null && command -v jq >/dev/null
+}
+
+install_curl_and_jq() {
+  local remedy="install curl 7.76 or newer, and jq"
+  command -v apt-get >/dev/null || fail "curl or jq was not found, and no apt-get to install them; $remedy"
+  [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || fail "curl or jq was not found, and neither root nor sudo is at hand; $remedy"
+  echo "setup: curl or jq was not found, installing the packages curl and jq"
+  { as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends curl jq; } </dev/null ||
+    fail "apt-get could not install curl and jq; $remedy"
+  has_curl_and_jq || fail "the packages curl and jq are installed, but were not found; $remedy"
+}
+
 case "${1:-all}" in
   all | basics) ;;
   *) fail "there is no $1; use setup.sh, or setup.sh basics for what the demo needs" ;;
@@ -68,8 +84,12 @@ esac
 check_rust
 has_postgres || install_postgres
 [ "${1:-all}" = all ] || exit 0
+has_curl_and_jq || install_curl_and_jq
 
 # Their last line, which is for scripts, is the folder.
 ./scripts/kube-tools.sh >/dev/null
 ./scripts/moto.sh >/dev/null
+./scripts/schemathesis.sh >/dev/null
+./scripts/buf.sh >/dev/null
+./scripts/prometheus.sh >/dev/null
 ./scripts/grpcurl.sh >/dev/null

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod postgres;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod proxy;
 pub mod realkube;
 pub mod recorder;

@@ -137,6 +137,8 @@ impl Sandbox {
         command.arg("--time-scale").arg(settings.time_scale.to_string());
         command.arg("--propagation-ms").arg(settings.propagation.as_millis().to_string());
         command.arg("--seed").arg(settings.seed.to_string());
+        // A second for CloudWatch's minute: `--cloudwatch-resolution-seconds 1` is the hub's side of it.
+        command.arg("--cloudwatch-period-ms").arg("1000").arg("--cloudwatch-delay-ms").arg("300");
         for (name, kube) in real {
             command.arg(format!("--external={name}={}", kube.kubeconfig_admin().display()));
         }

@@ -327,7 +327,7 @@ mod tests {
     fn wrong_places_are_refused_with_flag_value_and_remedy_and_secrets_are_not_shown() {
         for (flag, value, word) in [
             ("--prometheus", "main", "not a name and a value"),
-            ("--prometheus", "=http://x", "name"),
+            ("--prometheus", "=http://x", "is empty"),
             ("--prometheus", "Main=http://x", "Main"),
             ("--prometheus", "main=ftp://x", "scheme"),
             ("--prometheus", "main=/path", "host"),

@@ -45,6 +45,13 @@ pub(super) struct Window {
     pub(super) end: Timestamp,
 }
 
+/// The next period that CloudWatch takes: 1, 5, 10, 20, 30 or a multiple of 60 seconds (AWS: "MetricStat"). Those below a minute
+/// are for stand-ins only.
+fn allowed(seconds: i64) -> i64 {
+    let short = [1, 5, 10, 20, 30].into_iter().find(|allowed| *allowed >= seconds);
+    short.unwrap_or_else(|| (seconds + 59).div_euclid(60) * 60)
+}
+
 impl Window {
     /// The last whole period whose numbers are complete at `now`; a period is `periods` times the resolution.
     ///
@@ -52,7 +59,7 @@ impl Window {
     /// A sentence when it began before `since`: then its numbers are of another time.
     pub(super) fn last(now: Timestamp, resolution: Duration, periods: u32, since: Timestamp) -> Result<Self, String> {
         let cell = i64::try_from(resolution.as_secs()).unwrap_or(60).max(1);
-        let length = cell * i64::from(periods.max(1));
+        let length = allowed(cell * i64::from(periods.max(1)));
         let settled = cell * i64::from(PERIODS_TO_COMPLETE);
         let end = (now.as_second() - settled).div_euclid(length) * length;
         let at = |second| Timestamp::from_second(second).map_err(|_| "the clock of this machine is wrong".to_owned());

@@ -59,6 +59,17 @@ fn the_period_is_the_last_one_that_ended_a_minute_ago() {
 }
 
 #[test]
+fn a_period_is_one_that_cloudwatch_takes() {
+    for (seconds, periods, wanted) in
+        [(60, 1, 60), (60, 7, 420), (1, 1, 1), (1, 2, 5), (5, 3, 20), (1, 31, 60), (30, 3, 120)]
+    {
+        let resolution = Duration::from_secs(seconds);
+        let window = Window::last(at("10:00:00"), resolution, periods, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(window.period_seconds(), wanted, "{seconds} x {periods}");
+    }
+}
+
+#[test]
 fn a_period_that_began_before_the_step_is_not_of_the_step() {
     let since = at("10:00:30.5");
     let early = Window::last(at("10:02:59"), MINUTE, 1, since).unwrap_err();

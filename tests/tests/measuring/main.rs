@@ -1,0 +1,4 @@
+//! Measuring against what really measures: a real Prometheus. Needs `scripts/prometheus.sh`, and fails without it.
+
+mod prometheus;
+mod traffic;
