@@ -39,6 +39,8 @@ async fn full(store: &Store) -> Mirror {
 fn assert_same(followed: &Mirror, whole: &Mirror, seed: u64, round: u32) {
     let at = format!("seed {seed}, round {round}");
     assert_eq!(followed.policies, whole.policies, "{at}");
+    assert_eq!(followed.shifts, whole.shifts, "{at}");
+    assert_eq!(followed.switches, whole.switches, "{at}");
     assert_eq!(followed.inventory.clusters, whole.inventory.clusters, "{at}");
     assert_eq!(followed.inventory.services, whole.inventory.services, "{at}");
     let endpoints = |mirror: &Mirror| -> Vec<_> { mirror.inventory.endpoints().map(|(k, e)| (k, e.clone())).collect() };

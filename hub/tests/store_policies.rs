@@ -5,7 +5,7 @@ mod store_support;
 use std::collections::BTreeMap;
 
 use store_support::{
-    Db, apply, caller, database, eventually, expire_leases, fence, fence_of, fresh, key, manifest, valid,
+    Db, apply, audit_of, caller, database, eventually, expire_leases, fence, fence_of, fresh, key, manifest, valid,
 };
 use switchyard_core::{
     ids::{ClusterName, Epoch, Weight},
@@ -58,7 +58,7 @@ async fn a_policy_is_created_then_unchanged_then_configured() {
     assert!(changed.updated_at > created.updated_at);
     assert_eq!(db.store.policy_get(&key("a")).await.unwrap(), Some(changed.clone()));
     assert_eq!(db.store.policies_all().await.unwrap(), vec![changed]);
-    let audit = db.store.audit_list(Some(&key("a")), 10).await.unwrap();
+    let audit = audit_of(&db.store, "a").await;
     assert_eq!(audit.len(), 2, "the unchanged apply leaves no entry: {audit:?}");
     assert_eq!((audit[0].actor.as_str(), audit[0].reason.as_str()), ("someone@example.com", "a test"));
     assert_eq!(audit[0].detail["old"]["order"], 100);
@@ -179,7 +179,7 @@ async fn weights_are_set_over_those_of_the_spec_and_counted_only_when_they_diffe
     }
     let missing = db.store.policy_set_weights(&fresh(), &key("b"), &wanted(&[("blue", 1)]), 0).await.unwrap_err();
     assert!(matches!(missing, ApplyError::NotFound(_)), "{missing:?}");
-    let audit = db.store.audit_list(Some(&key("a")), 10).await.unwrap();
+    let audit = audit_of(&db.store, "a").await;
     assert_eq!(audit.len(), 3);
     assert_eq!(audit[1].detail["old"], serde_json::json!({"blue": 100, "green": 0}));
     assert_eq!(audit[1].detail["new"], serde_json::json!({"blue": 100, "green": 25}));
@@ -206,7 +206,7 @@ async fn a_spec_with_other_weights_supersedes_an_override_and_any_other_change_k
     let (stored, _) = apply(&db.store, &spec).await;
     assert_eq!(stored.record.weight_override, None);
     assert_eq!((stored.record.version, stored.record.generation), (5, 4));
-    let audit = db.store.audit_list(Some(&key("a")), 1).await.unwrap();
+    let audit = audit_of(&db.store, "a").await;
     assert_eq!(audit[0].detail["supersededOverride"], serde_json::json!({"blue": 100, "green": 50}));
 }
 

@@ -56,6 +56,12 @@ const GROUND: &str = "insert into hub (hub_id) values ('a');
     insert into policies (uid, namespace, name, version, generation, manifest, change) values ('u', 'shop', 'a', 2, 1, '{}', 1);
     insert into policy_overrides values ('u', 'blue', 999);
     insert into intents (scope, epoch, policy, operation, step) values ('s', 1, 'shop/a', 'X', '{}');
+    insert into shifts (id, version, state, doc, created_at, updated_at, change)
+        values ('s', 1, 'Baking', '{\"id\": \"s\", \"version\": 1, \"state\": \"Baking\", \"endedAt\": null}', now(), now(), 1);
+    insert into shift_policies values ('s', 'u', 'shop', 'a', true);
+    insert into shifts (id, version, state, doc, created_at, updated_at, change)
+        values ('e', 1, 'Failed', '{\"id\": \"e\", \"version\": 1, \"state\": \"Failed\", \"endedAt\": \"then\"}', now(), now(), 1);
+    insert into shift_resources values ('blue', 'r', 's', null, now());
     insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');";
 
 #[tokio::test]
@@ -101,6 +107,45 @@ async fn the_schema_refuses_what_must_never_be() {
         ("gone and ready", endpoint("10.0.0.2", 80, "gone", true, "'Absent'")),
         ("evidence against what is present", endpoint("10.0.0.2", 80, "present", true, "'Absent'")),
         ("unknown evidence", endpoint("10.0.0.2", 80, "gone", false, "'Hearsay'")),
+        (
+            "a second shift that moves one policy",
+            "insert into shift_policies values ('e', 'u', 'shop', 'a', true)".into(),
+        ),
+        (
+            "an ended shift that moves a policy",
+            "insert into shift_policies values ('e', 'v', 'shop', 'b', true)".into(),
+        ),
+        (
+            "a shift that ends and holds its policy",
+            "update shifts set version = 2, state = 'Failed', \
+             doc = '{\"id\": \"s\", \"version\": 2, \"state\": \"Failed\", \"endedAt\": \"now\"}' where id = 's'"
+                .into(),
+        ),
+        ("a shift in an unknown state", "update shifts set version = 2, state = 'Lost' where id = 's'".into()),
+        ("a shift beside its document", "update shifts set version = 2, state = 'Stepping' where id = 's'".into()),
+        ("a version beside the document", "update shifts set version = 2 where id = 's'".into()),
+        (
+            "a version that does not rise",
+            "update shifts set state = 'Stepping', doc = jsonb_set(doc, '{state}', '\"Stepping\"') where id = 's'"
+                .into(),
+        ),
+        (
+            "an end without its time",
+            "update shifts set version = 2, doc = jsonb_set(doc, '{endedAt}', '1') where id = 's'".into(),
+        ),
+        (
+            "an ended shift that begins again",
+            "update shifts set version = 2, state = 'Baking', \
+             doc = '{\"id\": \"e\", \"version\": 2, \"state\": \"Baking\", \"endedAt\": null}' where id = 'e'"
+                .into(),
+        ),
+        ("a policy that is moved and not", "update shift_policies set active = false".into()),
+        ("a resource of two fates", "update shift_resources set refused = 'x'".into()),
+        ("a resource without a fate", "update shift_resources set shift_id = null".into()),
+        (
+            "a switch beside its document",
+            "insert into gating_switches values ('a', 1, '{\"name\": \"b\"}', 'me', now(), 1)".into(),
+        ),
         ("one endpoint twice", endpoint("10.0.0.1", 80, "present", true, "null")),
     ];
     for (what, statement) in refused {

@@ -6,10 +6,15 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use sqlx::AssertSqlSafe;
-use store_support::{Db, NEVER_STALE, apply, caller, cluster, database, fence, fresh, key, manifest, valid};
+use store_support::{
+    Db, NEVER_STALE, apply, audit_of, caller, cluster, database, fence, fresh, key, manifest,
+    shifts::{asked, create, drive, halves, pairs, stored},
+    valid,
+};
 use switchyard_core::{
     ids::{PolicyKey, ResourceUid},
     policy::ClusterTrafficPolicy,
+    shift::{ShiftReason, State},
     source::{MOST_CLAIMS, Owner},
 };
 use switchyard_hub::store::{
@@ -65,7 +70,7 @@ fn owner(policy: &StoredPolicy) -> (String, u64) {
 }
 
 async fn actions(db: &Db, name: &str) -> Vec<(String, String)> {
-    let rows = db.store.audit_list(Some(&key(name)), 100).await.unwrap();
+    let rows = audit_of(&db.store, name).await;
     rows.into_iter().rev().map(|row| (row.actor, row.action)).collect()
 }
 
@@ -75,6 +80,45 @@ fn entries(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 
 async fn numbers(db: &Db) -> (i64, i64) {
     sqlx::query_as("select last, claims from policy_changes").fetch_one(&db.raw).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_generation_with_other_weights_or_the_end_of_a_resource_takes_its_policy_out_of_a_shift() {
+    let db = database().await;
+    let blue = session(&db.store, "blue").await;
+    let spec = |name| manifest(name, &[("blue", 100), ("green", 0)]);
+    report(
+        &db.store,
+        &blue,
+        &[asks("uid-a", 1, &spec("a")), asks("uid-b", 1, &spec("b")), asks("uid-c", 1, &spec("c"))],
+    )
+    .await;
+    let (of_two, of_one) = (halves(&["a", "b"], "green"), halves(&["c"], "green"));
+    let (two, one) = (create(&db.store, &of_two).await.unwrap(), create(&db.store, &of_one).await.unwrap());
+    let held = fence(&db.store).await;
+    for id in [&two.id, &one.id] {
+        assert!(drive(&db.store, held, id).await);
+    }
+    let mut other_order = spec("a");
+    other_order.spec.order = 7;
+    report(&db.store, &blue, &[asks("uid-a", 2, &other_order)]).await;
+    assert_eq!(stored(&db.store, &two.id).await.state, State::Stepping, "its weights are the same");
+
+    report(&db.store, &blue, &[asks("uid-a", 3, &manifest("a", &[("blue", 20), ("green", 80)]))]).await;
+    let now = stored(&db.store, &two.id).await;
+    assert_eq!((now.state, now.why), (State::Aborting, ShiftReason::PolicyChanged));
+    assert_eq!(asked(&db.store, "a").await, pairs(&[("blue", 20), ("green", 80)]));
+    assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 100), ("green", 0)]));
+    let left = actions(&db, "a").await;
+    let expected = entries(&[("cluster:blue", "shift-supersede"), ("cluster:blue", "apply")]);
+    assert_eq!(left[left.len() - 2..], expected);
+
+    gone(&db.store, &blue, "c", "uid-c").await;
+    let now = stored(&db.store, &one.id).await;
+    assert_eq!((now.state, now.why), (State::Superseded, ShiftReason::PolicyDeleted));
+    let left = actions(&db, "c").await;
+    let expected = entries(&[("cluster:blue", "shift-supersede"), ("cluster:blue", "delete")]);
+    assert_eq!(left[left.len() - 2..], expected);
 }
 
 #[tokio::test]
@@ -231,7 +275,7 @@ async fn a_policy_of_the_api_that_is_deleted_passes_to_the_claim_that_waits_and_
     assert_eq!((again.record, owner(&deleted)), (deleted.record, ("blue".to_owned(), 1)));
     let expected = entries(&[("someone@example.com", "apply"), ("cluster:blue", "handover")]);
     assert_eq!(actions(&db, "a").await, expected);
-    let row = &db.store.audit_list(Some(&key("a")), 1).await.unwrap()[0];
+    let row = &audit_of(&db.store, "a").await[0];
     assert_eq!((row.request_id.as_str(), row.reason.as_str()), ("one", "a test"));
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod shifts;
+
 use std::{
     os::unix::process::CommandExt,
     path::Path,
@@ -20,8 +22,8 @@ use switchyard_core::{
     policy::{ClusterTrafficPolicy, ValidatedPolicy, spec::TargetType, validate},
 };
 use switchyard_hub::store::{
-    AgentHello, Applied, Caller, EmbeddedOptions, EmbeddedPostgres, Fence, LeaseAnswer, NewEndpoint, NewServiceState,
-    Store, StoreOptions, StoredPolicy,
+    AgentHello, Applied, AuditFilter, AuditRow, Caller, EmbeddedOptions, EmbeddedPostgres, Fence, LeaseAnswer,
+    NewEndpoint, NewServiceState, Store, StoreOptions, StoredPolicy,
 };
 use tokio::sync::{Mutex, OnceCell};
 use uuid::Uuid;
@@ -151,6 +153,12 @@ pub fn key(name: &str) -> PolicyKey {
 /// Applies whatever is there now.
 pub async fn apply(store: &Store, manifest: &ClusterTrafficPolicy) -> (StoredPolicy, Applied) {
     store.policy_apply(&fresh(), manifest, &valid(manifest), 0).await.unwrap()
+}
+
+/// The audit log about one policy, newest first.
+pub async fn audit_of(store: &Store, name: &str) -> Vec<AuditRow> {
+    let filter = AuditFilter { policy: Some(key(name)), ..AuditFilter::default() };
+    store.audit_page(&filter, false, None, 1000).await.unwrap()
 }
 
 pub fn cluster(name: &str) -> ClusterName {
