@@ -260,9 +260,10 @@ impl GateRun {
         }
     }
 
-    /// Takes a measurement in; one that was taken in already, and comes again since nobody knew that, counts once.
+    /// Takes a measurement in. One that comes again, since nobody knew that it was taken in already, counts once: what is not
+    /// later than the last one is passed over.
     pub fn take(&mut self, gate: &CheckedGate, reading: &Reading, at: Timestamp) {
-        if self.phase == GatePhase::Failed || self.measured_at == Some(at) {
+        if self.phase == GatePhase::Failed || self.measured_at.is_some_and(|last| at <= last) {
             return;
         }
         self.measured_at = Some(at);

@@ -95,7 +95,7 @@ pub fn command(
                 shift.record(now, ShiftReason::Approved, message, by.actor);
             }
         }
-        Command::Promote if shift.promoted => {}
+        Command::Promote if shift.promoted => resume(&mut shift, by, now),
         Command::Promote => {
             resume(&mut shift, by, now);
             shift.promoted = true;

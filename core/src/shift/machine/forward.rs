@@ -78,9 +78,10 @@ impl Look<'_> {
         self.shift.since = self.shift.since.saturating_add(held).unwrap_or(self.now()).min(self.now());
     }
 
-    /// A cluster that gains has lost its last healthy target; none while somewhere else nothing is healthy either, since then the
-    /// observer is the likely fault (I2).
+    /// A cluster that gains has lost its last healthy target. Not to be acted on while the clusters from before have none either,
+    /// since then the observer is the likely fault (I2); but one policy that can go back takes all back.
     pub(super) fn lost_targets(&self) -> Option<Result<String, String>> {
+        let mut nowhere = None;
         for one in self.shift.present_moves() {
             let Some(view) = self.policy(one) else { continue };
             let asked = self.shift.asked(one);
@@ -93,13 +94,13 @@ impl Look<'_> {
             let healthy = |name: &ClusterName| view.cluster(name).is_some_and(|cluster| cluster.targets.healthy > 0);
             let back = one.from.iter().any(|(name, weight)| weight.carries() && healthy(name));
             let what = format!("{lost} has no healthy target of {} any more", one.policy);
-            return Some(if back {
-                Ok(what)
-            } else {
-                Err(format!("{what}, and the clusters of the recorded weights have none either: nothing is changed"))
-            });
+            if back {
+                return Some(Ok(what));
+            }
+            let message = format!("{what}, and the clusters of the recorded weights have none either: nothing is changed");
+            nowhere = nowhere.or(Some(Err(message)));
         }
-        None
+        nowhere
     }
 
     /// True when it was dealt with: the shift goes back, or stays since there is nowhere to go.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 pub use commands::{By, Command, Refusal, command};
 pub use preflight::PREFLIGHT_PATIENCE;
 
-use super::{Shift, WeightWrite, view::View};
+use super::{Shift, State, WeightWrite, view::View};
 use look::Look;
 
 /// What came of a look.
@@ -41,6 +41,10 @@ pub fn observe(shift: Shift, view: &View<'_>) -> Outcome {
         // in this look was not read back, so it ends there.
         while look.advance() {}
     }
-    let Look { shift, writes, due, again_at, .. } = look;
+    let Look { shift, writes, mut due, again_at, .. } = look;
+    if shift.state != State::Baking {
+        // They were due in a step that was left in this very look.
+        due.clear();
+    }
     Outcome { shift, writes, due, again_at }
 }
