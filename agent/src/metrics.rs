@@ -237,9 +237,9 @@ impl Metrics {
         self.watch_errors.get_or_create(&labels).inc();
     }
 
-    /// An attempt to list or watch policies, or to look at their definition, failed.
-    pub fn policy_watch_error(&self, reason: WatchErrorReason) {
-        let labels = WatchErrorLabels { kind: Label("ClusterTrafficPolicy"), reason: Label(reason.as_str()) };
+    /// An attempt to list or watch resources of a kind, or to look at its definition, failed.
+    pub fn policy_watch_error(&self, kind: &'static str, reason: WatchErrorReason) {
+        let labels = WatchErrorLabels { kind: Label(kind), reason: Label(reason.as_str()) };
         self.watch_errors.get_or_create(&labels).inc();
     }
 
@@ -323,7 +323,7 @@ mod tests {
         metrics.stream("live", 3, 1);
         metrics.sent("changes");
         metrics.watch_error(SourceKind::Pod, WatchErrorReason::Forbidden);
-        metrics.policy_watch_error(WatchErrorReason::NotFound);
+        metrics.policy_watch_error("ClusterTrafficPolicy", WatchErrorReason::NotFound);
         metrics.policy_stream("not_source", 5);
         metrics.policy_status_write("written");
         metrics.policy_event("dropped");

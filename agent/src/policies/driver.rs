@@ -11,6 +11,7 @@ use super::{
     messages::Outgoing,
     objects::{Key, SourceEvent},
     session::{At, Input, Note, Output, Session},
+    status::ResourceStatus,
     writer::{Action, Outcome, Writer},
 };
 use crate::{
@@ -232,7 +233,7 @@ impl Running {
                 Action::Write { key, uid, version, status } => {
                     let writes = self.writes.clone();
                     self.calls.spawn(async move {
-                        let outcome = writes.status(&key, &uid, &version, &status).await;
+                        let outcome = writes.status(&key, &uid, &version, &*status).await;
                         Called::Status { key, uid, outcome }
                     });
                 }
@@ -247,7 +248,8 @@ impl Running {
             return;
         }
         let writes = self.writes.clone();
-        self.calls.spawn(async move { Called::Event { outcome: writes.event(&key, &uid, &draft).await } });
+        self.calls
+            .spawn(async move { Called::Event { outcome: writes.event::<ResourceStatus>(&key, &uid, &draft).await } });
     }
 
     fn called(&mut self, called: Called) {

@@ -7,6 +7,11 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{
+    events::{self, Draft},
+    objects::{MAX_SPEC_BYTES, Shown},
+};
+
 /// The condition types that the agent writes. Those of others on the same resource are neither compared nor touched.
 pub const CONDITION_TYPES: [&str; 5] = ["Accepted", "ResolvedRefs", "Programmed", "Converged", "FailedOver"];
 
@@ -160,21 +165,40 @@ pub struct Note {
     pub message: String,
 }
 
-impl ResourceStatus {
-    /// What a resource shows; empty when it makes no sense.
-    #[must_use]
-    pub fn parse(shown: Value) -> Self {
+impl Shown for ResourceStatus {
+    const KIND: &'static str = "ClusterTrafficPolicy";
+    const PLURAL: &'static str = "clustertrafficpolicies";
+    const DEFINITION: &'static str = "clustertrafficpolicies.switchyard.dev";
+    const NOUN: &'static str = "Policies";
+
+    fn parse(shown: Value) -> Self {
         let mut status: Self = serde_json::from_value(shown).unwrap_or_default();
         status.conditions.retain(|condition| CONDITION_TYPES.contains(&condition.kind.as_str()));
         status
     }
 
-    /// True when a resource that shows this need not be written. The API server may keep items of a list in another order.
-    #[must_use]
-    pub fn shows(&self, wanted: &Self) -> bool {
+    /// The API server may keep items of a list in another order.
+    fn shows(&self, wanted: &Self) -> bool {
         self == wanted || self.in_order() == wanted.in_order()
     }
 
+    fn events(before: &Self, now: &Self) -> Vec<Draft> {
+        events::decide(before, now)
+    }
+
+    /// The hub cannot say what is wrong with a spec that it never saw.
+    fn of_too_large(mut self, bytes: usize) -> Self {
+        let refused = |condition: &&mut Condition| condition.kind == "Accepted" && condition.status == "False";
+        for condition in self.conditions.iter_mut().filter(refused) {
+            condition.message = format!(
+                "spec has {bytes} bytes as JSON and at most {MAX_SPEC_BYTES} are taken; use fewer or shorter values, or several policies"
+            );
+        }
+        self
+    }
+}
+
+impl ResourceStatus {
     fn in_order(&self) -> Self {
         let mut ordered = self.clone();
         ordered.conditions.sort_by(|left, right| left.kind.cmp(&right.kind));

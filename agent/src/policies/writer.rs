@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
-    events::{self, Draft, Pacer},
-    objects::{Key, MAX_SPEC_BYTES, Resource, Spec},
+    events::{Draft, Pacer},
+    objects::{Key, Resource, Shown, Spec},
     status::ResourceStatus,
 };
 use crate::backoff::Backoff;
@@ -31,28 +31,28 @@ const CONFLICT_PAUSE: Duration = Duration::from_secs(10);
 const MAX_WRITES: usize = 4;
 
 /// The statuses that the resources of the cluster show, and should show.
-#[derive(Debug, Default)]
-pub struct Writer {
-    entries: BTreeMap<Key, Entry>,
+#[derive(Debug)]
+pub struct Writer<S = ResourceStatus> {
+    entries: BTreeMap<Key, Entry<S>>,
     /// Those with something to do, now or at some time. The others, mostly all of them, are not looked at.
     restless: BTreeSet<Key>,
     writes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<S> {
     uid: String,
     version: String,
-    shown: ResourceStatus,
+    shown: S,
     /// Bytes of a spec that cannot be sent to the hub.
     too_large: Option<usize>,
-    wanted: Option<Arc<ResourceStatus>>,
+    wanted: Option<Arc<S>>,
     /// The resource shows something else than is wanted: found out when either changes, since comparing is work.
     differs: bool,
-    writing: Option<Writing>,
+    writing: Option<Writing<S>>,
     /// What was written, and what the API server made of it, where that is not the same: an older resource definition does not know
     /// every field. Written again only when either side changes.
-    curtailed: Option<(Arc<ResourceStatus>, ResourceStatus)>,
+    curtailed: Option<(Arc<S>, S)>,
     not_before: Moment,
     /// The version that a conflict proved to be old.
     outdated: Option<String>,
@@ -64,15 +64,15 @@ struct Entry {
 
 /// A write under way.
 #[derive(Debug)]
-struct Writing {
-    status: Arc<ResourceStatus>,
+struct Writing<S> {
+    status: Arc<S>,
     /// What the resource showed before: the watch may bring the new status before the call is answered.
-    before: ResourceStatus,
+    before: S,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum Action<S = ResourceStatus> {
     /// Write this status; answer with `written`.
     Write {
         /// Where.
@@ -82,7 +82,7 @@ pub enum Action {
         /// In this version only.
         version: String,
         /// What.
-        status: Arc<ResourceStatus>,
+        status: Arc<S>,
     },
     /// Write this Event. No answer is expected.
     Tell {
@@ -97,9 +97,9 @@ pub enum Action {
 
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Outcome<S = ResourceStatus> {
     /// Done; this is the resource now.
-    Written(Box<Resource>),
+    Written(Box<Resource<S>>),
     /// The resource is another or has another version.
     Conflict,
     /// The resource is not there any more.
@@ -110,9 +110,15 @@ pub enum Outcome {
     Failed(String),
 }
 
-impl Writer {
+impl<S> Default for Writer<S> {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), restless: BTreeSet::new(), writes: 0 }
+    }
+}
+
+impl<S: Shown> Writer<S> {
     /// The cluster shows this resource.
-    pub fn saw(&mut self, resource: &Resource) {
+    pub fn saw(&mut self, resource: &Resource<S>) {
         match self.entries.get_mut(&resource.key) {
             Some(entry) if entry.uid == resource.uid => entry.saw(resource),
             _ => {
@@ -163,9 +169,13 @@ impl Writer {
     }
 
     /// The hub says what a resource should show. Another resource of the same name is not touched.
-    pub fn show(&mut self, key: &Key, uid: &str, status: ResourceStatus) {
+    pub fn show(&mut self, key: &Key, uid: &str, status: S) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) {
-            entry.wanted = Some(Arc::new(entry.in_words(status)));
+            let status = match entry.too_large {
+                Some(bytes) => status.of_too_large(bytes),
+                None => status,
+            };
+            entry.wanted = Some(Arc::new(status));
             self.look_at(key);
         }
     }
@@ -181,7 +191,7 @@ impl Writer {
     }
 
     /// What became of a write. `jitter` is uniform in 0.0..=1.0.
-    pub fn written(&mut self, key: &Key, uid: &str, outcome: Outcome, now: Moment, jitter: f64) {
+    pub fn written(&mut self, key: &Key, uid: &str, outcome: Outcome<S>, now: Moment, jitter: f64) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.uid == uid) else { return };
         let Some(writing) = entry.writing.take() else { return };
         self.writes -= 1;
@@ -201,7 +211,7 @@ impl Writer {
     }
 
     /// Everything whose time has come.
-    pub fn due(&mut self, now: Moment) -> Vec<Action> {
+    pub fn due(&mut self, now: Moment) -> Vec<Action<S>> {
         let mut actions = Vec::new();
         let (entries, writes) = (&mut self.entries, &mut self.writes);
         self.restless.retain(|key| {
@@ -217,7 +227,7 @@ impl Writer {
     pub fn wake_at(&self) -> Option<Moment> {
         // With every place taken, the answer to a write is what goes on.
         let has_place = self.writes < MAX_WRITES;
-        let wake = |entry: &Entry| {
+        let wake = |entry: &Entry<S>| {
             let write = (has_place && entry.differs && entry.writing.is_none()).then_some(entry.not_before);
             let tell = if entry.drafts.is_empty() { entry.pacer.wake_at() } else { Some(Moment::ZERO) };
             [write, tell].into_iter().flatten().min()
@@ -226,8 +236,8 @@ impl Writer {
     }
 }
 
-impl Entry {
-    fn new(resource: &Resource) -> Self {
+impl<S: Shown> Entry<S> {
+    fn new(resource: &Resource<S>) -> Self {
         Self {
             uid: resource.uid.clone(),
             version: resource.resource_version.clone(),
@@ -245,7 +255,7 @@ impl Entry {
         }
     }
 
-    fn saw(&mut self, resource: &Resource) {
+    fn saw(&mut self, resource: &Resource<S>) {
         if is_older(&resource.resource_version, &self.version) {
             return;
         }
@@ -259,8 +269,8 @@ impl Entry {
         }
     }
 
-    fn succeeded(&mut self, Writing { status, before }: &Writing, resource: &Resource, now: Moment) {
-        for draft in events::decide(before, status) {
+    fn succeeded(&mut self, Writing { status, before }: &Writing<S>, resource: &Resource<S>, now: Moment) {
+        for draft in S::events(before, status) {
             self.drafts.extend(self.pacer.admit(draft, now));
         }
         self.backoff.reset();
@@ -268,11 +278,11 @@ impl Entry {
         self.curtailed = (!resource.status.shows(status)).then(|| (status.clone(), resource.status.clone()));
     }
 
-    fn due(&mut self, key: &Key, now: Moment, writes: &mut usize) -> Vec<Action> {
+    fn due(&mut self, key: &Key, now: Moment, writes: &mut usize) -> Vec<Action<S>> {
         let mut drafts = std::mem::take(&mut self.drafts);
         drafts.extend(self.pacer.due(now));
         let tell = |draft| Action::Tell { key: key.clone(), uid: self.uid.clone(), draft };
-        let mut actions: Vec<Action> = drafts.into_iter().map(tell).collect();
+        let mut actions: Vec<Action<S>> = drafts.into_iter().map(tell).collect();
         let may_write = self.differs && self.writing.is_none() && *writes < MAX_WRITES && self.not_before <= now;
         if let Some(status) = self.wanted.clone().filter(|_| may_write) {
             *writes += 1;
@@ -293,22 +303,9 @@ impl Entry {
         let curtailed = self.curtailed.as_ref().is_some_and(|(asked, got)| asked == wanted && *got == self.shown);
         !curtailed && !self.shown.shows(wanted)
     }
-
-    /// The hub never saw a spec that was too large, so it cannot say what is wrong with it.
-    fn in_words(&self, mut status: ResourceStatus) -> ResourceStatus {
-        let Some(bytes) = self.too_large else { return status };
-        for condition in
-            status.conditions.iter_mut().filter(|condition| condition.kind == "Accepted" && condition.status == "False")
-        {
-            condition.message = format!(
-                "spec has {bytes} bytes as JSON and at most {MAX_SPEC_BYTES} are taken; use fewer or shorter values, or several policies"
-            );
-        }
-        status
-    }
 }
 
-fn too_large(resource: &Resource) -> Option<usize> {
+fn too_large<S>(resource: &Resource<S>) -> Option<usize> {
     match &resource.spec {
         Spec::Text(_) => None,
         Spec::TooLarge { bytes } => Some(*bytes),

@@ -1,4 +1,4 @@
-//! The watcher of ClusterTrafficPolicy resources, in all namespaces. Strips them on arrival; `policies::guard` decides what of it is
+//! The watcher of one kind of resource that the hub is told of, in all namespaces. Strips them on arrival; `policies::guard` decides what of it is
 //! believed, and the looks at the resource definition which that needs are made here.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::{
     metrics::{Metrics, WatchErrorReason},
     policies::{
         guard::{Definition, believe},
-        objects::{DEFINITION, GROUP, KIND, Key, MAX_SPEC_BYTES, PLURAL, Resource, SourceEvent, Spec, VERSION},
+        objects::{GROUP, Key, MAX_SPEC_BYTES, Resource, Shown, SourceEvent, Spec, VERSION},
         status::ResourceStatus,
     },
     text::truncated,
@@ -37,19 +37,19 @@ const MAX_STATUS_BYTES: usize = 128 * 1024;
 const BATCH: usize = 64;
 
 /// Watches while it is wanted. Dropping it ends the watch.
-pub struct PolicyWatch {
+pub struct PolicyWatch<S = ResourceStatus> {
     client: Client,
     metrics: Metrics,
-    running: Option<Running>,
+    running: Option<Running<S>>,
 }
 
-struct Running {
-    events: mpsc::Receiver<SourceEvent>,
+struct Running<S> {
+    events: mpsc::Receiver<SourceEvent<S>>,
     /// Ends the watcher when it is dropped.
     tasks: JoinSet<()>,
 }
 
-impl PolicyWatch {
+impl<S: Shown> PolicyWatch<S> {
     /// No watch yet.
     #[must_use]
     pub fn new(client: Client, metrics: Metrics) -> Self {
@@ -69,12 +69,12 @@ impl PolicyWatch {
     }
 
     /// Waits for events and appends them. Without a watch it waits for ever. Cancel safe.
-    pub async fn next(&mut self, batch: &mut Vec<SourceEvent>) {
+    pub async fn next(&mut self, batch: &mut Vec<SourceEvent<S>>) {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         if running.events.recv_many(batch, BATCH).await == 0 {
             // Only a panic ends the watcher while somebody listens.
             self.running = None;
-            batch.push(SourceEvent::Failing("the watcher of policies ended; restart the agent".to_owned()));
+            batch.push(SourceEvent::Failing(format!("the watcher of {} ended; restart the agent", S::PLURAL)));
         }
     }
 
@@ -87,19 +87,19 @@ impl PolicyWatch {
 }
 
 /// The resource as the API server names it.
-pub fn resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, KIND), PLURAL)
+pub fn resource<S: Shown>() -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, S::KIND), S::PLURAL)
 }
 
 /// What is kept of a resource; None when it lacks what every API server gives.
-pub fn strip(object: DynamicObject) -> Option<Resource> {
+pub fn strip<S: Shown>(object: DynamicObject) -> Option<Resource<S>> {
     let DynamicObject { metadata, mut data, .. } = object;
     let mut take = |field: &str| data.get_mut(field).map(Value::take).unwrap_or_default();
     let spec = take("spec").to_string();
     let status = take("status");
     // Nothing that the agent wrote is that long. It reads as an empty one, and what the agent's fields hold is written anew.
     let status = if status.to_string().len() > MAX_STATUS_BYTES { Value::Null } else { status };
-    let status = ResourceStatus::parse(status);
+    let status = S::parse(status);
     Some(Resource {
         key: Key { namespace: metadata.namespace?, name: metadata.name? },
         uid: metadata.uid?,
@@ -110,7 +110,7 @@ pub fn strip(object: DynamicObject) -> Option<Resource> {
     })
 }
 
-async fn follow(client: Client, events: mpsc::Sender<SourceEvent>, metrics: Metrics) {
+async fn follow<S: Shown>(client: Client, events: mpsc::Sender<SourceEvent<S>>, metrics: Metrics) {
     let reporter = Reporter { events, failing: Arc::default() };
     let on_watch = {
         let reporter = reporter.clone();
@@ -124,7 +124,7 @@ async fn follow(client: Client, events: mpsc::Sender<SourceEvent>, metrics: Metr
         }
     };
     let definitions = Api::all(client.clone());
-    let policies: Api<DynamicObject> = Api::all_with(observed(client, on_watch), &resource());
+    let policies: Api<DynamicObject> = Api::all_with(observed(client, on_watch), &resource::<S>());
     let mut follower = Follower {
         definitions,
         definition: String::new(),
@@ -147,17 +147,17 @@ enum Next {
     End,
 }
 
-struct Follower {
+struct Follower<S> {
     definitions: Api<CustomResourceDefinition>,
     /// UID of the definition that stood when the list began.
     definition: String,
-    reporter: Reporter,
+    reporter: Reporter<S>,
     metrics: Metrics,
     backoff: Backoff,
     last_failure: Option<Instant>,
 }
 
-impl Follower {
+impl<S: Shown> Follower<S> {
     async fn run(&mut self, stream: impl Stream<Item = watcher::Result<Event<DynamicObject>>>) -> Next {
         let mut stream = std::pin::pin!(stream);
         while let Some(next) = stream.next().await {
@@ -197,7 +197,7 @@ impl Follower {
                 }
                 None => Next::Event,
             },
-            Event::Delete(object) => match strip(object) {
+            Event::Delete(object) => match strip::<S>(object) {
                 Some(resource) => self.believed(SourceEvent::Deleted { key: resource.key, uid: resource.uid }).await,
                 None => Next::Event,
             },
@@ -208,7 +208,7 @@ impl Follower {
     async fn look_before(&mut self) -> Next {
         loop {
             let failure = match self.definition().await {
-                Ok(definition) => match definition.standing() {
+                Ok(definition) => match definition.standing(S::DEFINITION) {
                     Ok(uid) => {
                         uid.clone_into(&mut self.definition);
                         return Next::Event;
@@ -224,10 +224,10 @@ impl Follower {
     }
 
     /// Passes on what speaks of an end, when it can be believed; else everything is looked at anew.
-    async fn believed(&mut self, event: SourceEvent) -> Next {
+    async fn believed(&mut self, event: SourceEvent<S>) -> Next {
         loop {
             let failure = match self.definition().await {
-                Ok(definition) => match believe(&self.definition, &definition) {
+                Ok(definition) => match believe(S::DEFINITION, &self.definition, &definition) {
                     Ok(()) => {
                         self.reporter.recovered();
                         return self.reporter.tell(event).await;
@@ -249,11 +249,12 @@ impl Follower {
     }
 
     async fn definition(&self) -> Result<Definition, Failure> {
-        let found = self.definitions.get_metadata_opt(DEFINITION).await.map_err(|error| {
+        let found = self.definitions.get_metadata_opt(S::DEFINITION).await.map_err(|error| {
             let failure = describe_call(&error);
             let message = format!(
-                "the agent must be able to get the CustomResourceDefinition {DEFINITION}, to tell a deleted policy from a deleted \
+                "the agent must be able to get the CustomResourceDefinition {}, to tell a deleted resource from a deleted \
                  definition: {}",
+                S::DEFINITION,
                 failure.message
             );
             Failure { message: truncated(&message, MAX_MESSAGE), ..failure }
@@ -271,7 +272,7 @@ impl Follower {
             self.backoff.reset();
         }
         self.last_failure = Some(Instant::now());
-        self.metrics.policy_watch_error(failure.reason);
+        self.metrics.policy_watch_error(S::KIND, failure.reason);
         self.reporter.fails(&failure.message);
         let next = self.reporter.tell(SourceEvent::Failing(failure.message)).await;
         if next == Next::Event {
@@ -282,20 +283,27 @@ impl Follower {
 }
 
 /// Tells the session what happens, and the log when it changes.
-#[derive(Clone)]
-struct Reporter {
-    events: mpsc::Sender<SourceEvent>,
+struct Reporter<S> {
+    events: mpsc::Sender<SourceEvent<S>>,
     /// What was last logged as wrong. Held for a comparison only, never across an await.
     failing: Arc<Mutex<Option<String>>>,
 }
 
-impl Reporter {
+impl<S> Clone for Reporter<S> {
+    fn clone(&self) -> Self {
+        Self { events: self.events.clone(), failing: Arc::clone(&self.failing) }
+    }
+}
+
+impl<S: Shown> Reporter<S> {
     fn fails(&self, message: &str) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         if failing.as_deref() != Some(message) {
             warn!(
                 error = message,
-                "Policies cannot be watched; those that were seen stay in force while it is tried again"
+                kind = S::KIND,
+                "{} cannot be watched; what was seen stays in force while it is tried again",
+                S::NOUN
             );
             *failing = Some(message.to_owned());
         }
@@ -303,11 +311,11 @@ impl Reporter {
 
     fn recovered(&self) {
         if self.failing.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-            info!("Policies can be watched again");
+            info!(kind = S::KIND, "{} can be watched again", S::NOUN);
         }
     }
 
-    async fn tell(&self, event: SourceEvent) -> Next {
+    async fn tell(&self, event: SourceEvent<S>) -> Next {
         if self.events.send(event).await.is_ok() { Next::Event } else { Next::End }
     }
 }
@@ -328,7 +336,7 @@ mod tests {
 
     #[test]
     fn only_what_the_hub_and_the_status_need_is_kept() {
-        let kept = strip(object(json!({"order": 100}))).expect("a resource");
+        let kept: Resource = strip(object(json!({"order": 100}))).expect("a resource");
         assert_eq!(kept.spec, Spec::Text("{\"order\":100}".into()));
         assert_eq!((kept.uid.as_str(), kept.generation, kept.resource_version.as_str()), ("u", 2, "7"));
         assert_eq!(kept.status.observed_generation, Some(2));
@@ -338,14 +346,17 @@ mod tests {
     fn a_status_that_nobody_of_us_wrote_is_not_kept() {
         let mut object = object(json!({}));
         object.data["status"]["weights"] = json!("x".repeat(MAX_STATUS_BYTES));
-        assert_eq!(strip(object).expect("a resource").status, ResourceStatus::default());
+        assert_eq!(strip::<ResourceStatus>(object).expect("a resource").status, ResourceStatus::default());
     }
 
     #[test]
     fn a_spec_beyond_the_limit_is_not_kept() {
         let just_fits = MAX_SPEC_BYTES - "{\"a\":\"\"}".len();
-        assert!(matches!(strip(object(json!({"a": "x".repeat(just_fits)}))).expect("one").spec, Spec::Text(_)));
-        let kept = strip(object(json!({"a": "x".repeat(just_fits + 1)}))).expect("a resource");
+        assert!(matches!(
+            strip::<ResourceStatus>(object(json!({"a": "x".repeat(just_fits)}))).expect("one").spec,
+            Spec::Text(_)
+        ));
+        let kept: Resource = strip(object(json!({"a": "x".repeat(just_fits + 1)}))).expect("a resource");
         assert_eq!(kept.spec, Spec::TooLarge { bytes: MAX_SPEC_BYTES + 1 });
     }
 }

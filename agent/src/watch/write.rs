@@ -1,4 +1,4 @@
-//! The writes of the agent about policies: the status of a resource, and Events. Nothing here decides whether to write.
+//! The writes of the agent about resources: the status of a resource, and Events. Nothing here decides whether to write.
 
 use std::{future::Future, time::Duration};
 
@@ -21,8 +21,7 @@ use crate::{
     metrics::WatchErrorReason,
     policies::{
         events::{Draft, Kind},
-        objects::{GROUP, KIND, Key, VERSION},
-        status::ResourceStatus,
+        objects::{GROUP, Key, Shown, VERSION},
         writer::Outcome,
     },
     text::truncated,
@@ -67,10 +66,10 @@ impl PolicyWrites {
 
     /// Writes a status by server-side apply, to this version of the resource only. The spec is not part of it. It is the version that
     /// keeps it from another resource of the same name: an API server does not look at the UID in a write of a status.
-    pub async fn status(&self, key: &Key, uid: &str, version: &str, status: &ResourceStatus) -> Outcome {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource());
+    pub async fn status<S: Shown>(&self, key: &Key, uid: &str, version: &str, status: &S) -> Outcome<S> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource::<S>());
         let body = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": KIND,
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": S::KIND,
             "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid, "resourceVersion": version},
             "status": status,
         });
@@ -88,7 +87,7 @@ impl PolicyWrites {
     }
 
     /// Writes an Event about a resource.
-    pub async fn event(&self, key: &Key, uid: &str, draft: &Draft) -> EventOutcome {
+    pub async fn event<S: Shown>(&self, key: &Key, uid: &str, draft: &Draft) -> EventOutcome {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &key.namespace);
         let kind = match draft.kind {
             Kind::Normal => "Normal",
@@ -109,7 +108,7 @@ impl PolicyWrites {
             type_: Some(kind.to_owned()),
             regarding: Some(ObjectReference {
                 api_version: Some(format!("{GROUP}/{VERSION}")),
-                kind: Some(KIND.to_owned()),
+                kind: Some(S::KIND.to_owned()),
                 namespace: Some(key.namespace.clone()),
                 name: Some(key.name.clone()),
                 uid: Some(uid.to_owned()),
