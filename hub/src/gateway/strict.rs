@@ -37,9 +37,13 @@ pub fn place(body: &[u8], error: &serde_json::Error) -> (String, String) {
     let read = body.get(..start.saturating_add(error.column())).unwrap_or(body);
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     let mut before = read.len() - read.iter().rev().take_while(|byte| plain(byte)).count();
-    // A text, a list or an object: the value is read to its end, or its beginning was seen.
-    if before == read.len() && read.last().is_some_and(|byte| b"\"[{]}".contains(byte)) {
-        before -= 1;
+    // No number and no word: a text that was read to its end, or a list or an object of which some brackets were seen.
+    if before == read.len() {
+        let bracket = |byte: &u8| b"[{]}".contains(byte);
+        before -= match read.last() {
+            Some(b'"') => 1,
+            _ => read.iter().rev().take_while(|byte| bracket(byte)).count(),
+        };
     }
     let place = judge(&read[..before]).err().map(|fault| fault.place).unwrap_or_default();
     let value = &read[before..];
@@ -128,7 +132,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut seen = BTreeSet::new();
         while let Some(name) = entries.next_key::<String>()? {
             self.path.borrow_mut().push(format!(".{name}"));
-            if !seen.insert(name) {
+            if !seen.insert(camel(&name)) {
                 return Err(A::Error::custom("is given twice; give it once"));
             }
             entries.next_value_seed(self.below())?;
@@ -136,6 +140,19 @@ impl<'de> Visitor<'de> for Strict<'_> {
         }
         Ok(())
     }
+}
+
+/// A field has two names, `dry_run` and `dryRun`; both together are the same name twice. Keys of maps are names of clusters, which hold
+/// no underscore.
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        camel.push_str(letters.as_str());
+    }
+    camel
 }
 
 #[cfg(test)]
@@ -154,6 +171,7 @@ mod tests {
         let twice = |place: &str| (place.to_owned(), "is given twice; give it once".to_owned());
         assert_eq!(fault(r#"{"weights": {"blue": 1, "blue": 2}}"#), twice("weights.blue"));
         assert_eq!(fault(r#"{"a": 1, "b": {}, "a": 1}"#), twice("a"));
+        assert_eq!(fault(r#"{"dryRun": true, "dry_run": false}"#), twice("dry_run"));
         let null = |place: &str| (place.to_owned(), "is null; leave out what is not set".to_owned());
         assert_eq!(fault(r#"{"weights": {"green": 0, "blue": null}}"#), null("weights.blue"));
         assert_eq!(fault(r#"{"spec": {"policies": [{"toCluster": "x"}, null]}}"#), null("spec.policies[1]"));

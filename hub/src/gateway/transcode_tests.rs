@@ -76,7 +76,7 @@ fn faults_of_a_body_name_the_field() {
         assert!(!found.remedy.is_empty());
     }
     let found = violation(raw("POST", WEIGHTS, b"{\"dryRun\": true, \"dry_run\": false}", None));
-    assert!(found.problem.contains("duplicate"), "two names of one field: {found}");
+    assert!(found.problem.contains("twice"), "two names of one field: {found}");
 }
 
 #[test]
