@@ -50,12 +50,13 @@ pub fn to_proto_time(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
-/// A point in time as protobuf allows it, from the year 1 to 9999; none for anything else.
+/// A point in time as protobuf allows it, from the year 1 to 9999; none for anything else. The last day of 9999 is that of
+/// [`Timestamp::MAX`].
 pub fn from_proto_time(at: &prost_types::Timestamp) -> Option<Timestamp> {
-    // 0001-01-01T00:00:00Z.
-    const FIRST: i64 = -62_135_596_800;
-    let whole = at.seconds >= FIRST && (0..1_000_000_000).contains(&at.nanos);
-    whole.then(|| Timestamp::new(at.seconds, at.nanos).ok()).flatten()
+    // 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
+    const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    let good = SECONDS.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
+    good.then(|| Timestamp::new(at.seconds, at.nanos).unwrap_or(Timestamp::MAX))
 }
 
 /// A policy's name.

@@ -202,10 +202,10 @@ fn apply_status(error: &ApplyError) -> Status {
         ApplyError::Invalid { violations } => invalid(violations),
         ApplyError::VersionConflict { expected, present } => conflict(text, *expected, *present),
         ApplyError::NotFound(_) => Status::not_found(text),
-        ApplyError::Deleting(_)
-        | ApplyError::OwnedElsewhere { .. }
-        | ApplyError::ShiftActive { .. }
-        | ApplyError::Held { .. } => Status::failed_precondition(text),
+        ApplyError::Deleting(_) | ApplyError::OwnedElsewhere { .. } | ApplyError::ShiftActive { .. } => {
+            Status::failed_precondition(text)
+        }
+        ApplyError::Held { findings } => held(text, findings),
         ApplyError::RequestReused { .. } => Status::already_exists(text),
         ApplyError::Store(error) => store_status(error),
     }

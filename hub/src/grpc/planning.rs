@@ -1,5 +1,5 @@
 //! Plans for callers: what the hub would do, by the planner over the present picture with changes put in. Writes nothing. Used by
-//! PolicyService and ShiftService. Tests: `hub/tests/grpc_policies.rs`, `hub/tests/grpc_shifts_preview.rs`.
+//! PolicyService and ShiftService. Tests: `hub/tests/grpc_policies.rs`, `hub/tests/grpc_shifts_follow.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};
 

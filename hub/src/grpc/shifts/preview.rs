@@ -1,5 +1,5 @@
 //! A shift that is not stored: what stands in its way, which calls each of its steps would make at AWS, what outlives it. Judged
-//! by the picture and by what this replica last read from AWS. Writes nothing. Tests: `hub/tests/grpc_shifts_preview.rs`.
+//! by the picture and by what this replica last read from AWS. Writes nothing. Tests: `hub/tests/grpc_shifts_follow.rs`.
 
 use std::{
     collections::BTreeMap,

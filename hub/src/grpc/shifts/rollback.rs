@@ -1,4 +1,4 @@
-//! Which shift takes a finished one back. Pure. Tests: `hub/tests/grpc_shifts_rollback.rs`.
+//! Which shift takes a finished one back. Pure. Tests: `hub/tests/grpc_shifts_follow.rs`.
 
 use std::time::Duration;
 
