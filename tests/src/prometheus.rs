@@ -214,8 +214,10 @@ impl Page {
                     let response = Response::builder().header("content-type", kind).body(Full::new(Bytes::from(text)));
                     std::future::ready(response)
                 });
-                // A connection that breaks is Prometheus' own business.
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                // A connection that breaks is Prometheus' own business. None is kept, so that all ends with the page.
+                let connection =
+                    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
             }
         });
         Ok(Self { address, lines, task: task.abort_handle() })

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use switchyard_tests::{moto, programs};
 
-use crate::life::{Life, policy, rendered, without};
+use crate::life::{Life, policy, rendered, rendered_with, without};
 
 const CHECKOUT: &str = "shop/checkout";
 
@@ -18,6 +18,7 @@ fn actions(policy: &Value) -> BTreeSet<String> {
         one => vec![one.clone()],
     });
     let names = lists.flatten().map(|action| action.as_str().expect("a text").to_owned());
+    // The full name for other services than ELBv2.
     names.map(|name| name.trim_start_matches("elasticloadbalancing:").to_owned()).collect()
 }
 
@@ -37,10 +38,42 @@ fn the_committed_policies_are_what_the_template_gives() {
 #[test]
 fn the_page_about_iam_names_every_statement_and_action() {
     let page = std::fs::read_to_string(programs::workspace().join("docs/iam.md")).expect("docs/iam.md");
-    let policy = rendered("123456789012", "eu-central-1");
+    let policy = rendered_with("123456789012", "eu-central-1", &["--cloudwatch", "yes"]);
     let sids = policy["Statement"].as_array().unwrap().iter().map(|s| s["Sid"].as_str().unwrap().to_owned());
     for word in sids.chain(actions(&policy)) {
         assert!(page.contains(&format!("`{word}`")), "docs/iam.md does not name {word}");
+    }
+}
+
+#[test]
+fn metrics_may_be_read_only_by_a_hub_that_asks_for_them_and_nothing_else_of_cloudwatch() {
+    for region in ["eu-central-1", "cn-north-1", "us-gov-west-1"] {
+        let plain = rendered("123456789012", region);
+        let reading = rendered_with("123456789012", region, &["--cloudwatch", "yes"]);
+        assert_eq!(without(&reading, "ReadMetrics"), plain, "{region}");
+        assert_eq!(rendered_with("123456789012", region, &["--cloudwatch", "no"]), plain, "{region}");
+        for (policy, action, wanted) in [
+            (&reading, "cloudwatch:GetMetricData", true),
+            (&plain, "cloudwatch:GetMetricData", false),
+            (&reading, "cloudwatch:ListMetrics", false),
+            (&reading, "cloudwatch:PutMetricData", false),
+        ] {
+            assert_eq!(judged(policy, action), wanted, "{region} {action}");
+        }
+    }
+}
+
+/// What the judge of these tests says about one action that has no resource.
+fn judged(policy: &Value, action: &str) -> bool {
+    let mut python = std::process::Command::new(moto::python().unwrap_or_else(|error| panic!("{error}")));
+    let ask = "import json, sys; from authority import Question, allows; \
+               print(allows([json.loads(sys.argv[1])], Question(sys.argv[2], '*')))";
+    python.args(["-B", "-c", ask, &policy.to_string(), action]).current_dir(moto::tools());
+    let output = python.output().expect("Python runs");
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "True" => true,
+        "False" => false,
+        other => panic!("{other:?} {}", String::from_utf8_lossy(&output.stderr)),
     }
 }
 
@@ -51,11 +84,11 @@ fn a_wrong_argument_is_refused_instead_of_rendered() {
         let output = std::process::Command::new(script).args(arguments).output().expect("bash runs");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let good =
-        ["--region", "eu-central-1", "--account", "123456789012", "--load-balancer", "shared-*", "--hub-id", "a"];
+    let mut good = ["--region", "eu-central-1", "--account", "123456789012", "--load-balancer", "shared-*"].to_vec();
+    good.extend(["--hub-id", "a", "--cloudwatch", "no"]);
     assert_eq!(render(&good), (true, String::new()));
-    for (place, bad) in [(1, "*"), (3, "12345678901"), (5, "a/b"), (7, "*"), (7, "a\",\"b")] {
-        let mut arguments = good;
+    for (place, bad) in [(1, "*"), (3, "12345678901"), (5, "a/b"), (7, "*"), (7, "a\",\"b"), (9, "maybe")] {
+        let mut arguments = good.clone();
         arguments[place] = bad;
         let (success, message) = render(&arguments);
         assert!(!success && message.contains(bad), "{bad}: {message}");

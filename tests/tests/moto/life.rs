@@ -36,8 +36,13 @@ pub struct Life {
 
 /// The policy that `deploy/iam/render.sh` prints for an account.
 pub fn rendered(account: &str, region: &str) -> Value {
+    rendered_with(account, region, &[])
+}
+
+/// As [`rendered`], with more arguments.
+pub fn rendered_with(account: &str, region: &str, more: &[&str]) -> Value {
     let mut command = Command::new(programs::workspace().join("deploy/iam/render.sh"));
-    command.args(["--region", region, "--account", account]);
+    command.args(["--region", region, "--account", account]).args(more);
     let output = command.args(["--load-balancer", LOAD_BALANCER, "--hub-id", HUB_ID]).output().expect("bash runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("the policy is JSON")
