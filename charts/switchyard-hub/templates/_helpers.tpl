@@ -58,6 +58,13 @@ app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
 {{- end -}}
 {{- end -}}
 
+{{/* A map as the hub takes it: NAME=VALUE, with commas. */}}
+{{- define "switchyard-hub.named" -}}
+{{- $all := list -}}
+{{- range $name, $value := . -}}{{- $all = append $all (printf "%s=%s" $name $value) -}}{{- end -}}
+{{- join "," $all -}}
+{{- end -}}
+
 {{/* What the schema cannot say: values that only fit together. */}}
 {{- define "switchyard-hub.check" -}}
 {{- $arn := .Values.aws.roleArn -}}
@@ -70,6 +77,16 @@ app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
 {{- end -}}
 {{- if not .Values.serviceAccount.create -}}
 {{- fail "aws.roleArn: the service account is not made by this chart; annotate it yourself, or set serviceAccount.create" -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $file := .Values.shifts.prometheusTokens -}}
+{{- if not (hasKey $.Values.shifts.prometheus $name) -}}
+{{- fail (printf "shifts.prometheusTokens: %s is no name of shifts.prometheus" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $file := .Values.shifts.webhookTokens -}}
+{{- if not (hasKey $.Values.shifts.webhooks $name) -}}
+{{- fail (printf "shifts.webhookTokens: %s is no name of shifts.webhooks" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- $trial := .Values.database.trial -}}

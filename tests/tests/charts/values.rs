@@ -67,6 +67,22 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
     ("switchyard-hub", &["tls.secretName="], &["tls.secretName: name the Secret with tls.crt, tls.key and ca.crt"]),
     ("switchyard-hub", &["settings.leaseTtl=soon"], &["/settings/leaseTtl", "'soon' does not match"]),
     ("switchyard-hub", &["settings.modifyRate=3"], &["/settings/modifyRate"]),
+    ("switchyard-hub", &["shifts.prometheus.main=prometheus:9090"], &["/shifts/prometheus/main"]),
+    ("switchyard-hub", &["shifts.prometheus.Main=http://prometheus"], &["/shifts/prometheus", "'Main' not allowed"]),
+    ("switchyard-hub", &["shifts.webhooks.ci=https://me:secret@ci.example.com/"], &["/shifts/webhooks/ci"]),
+    (
+        "switchyard-hub",
+        &["shifts.prometheusTokens.main=/etc/switchyard/token"],
+        &["shifts.prometheusTokens: main is no name of shifts.prometheus"],
+    ),
+    (
+        "switchyard-hub",
+        &["shifts.webhookTokens.ci=/etc/switchyard/token"],
+        &["shifts.webhookTokens: ci is no name of shifts.webhooks"],
+    ),
+    ("switchyard-hub", &["shifts.overrideCallers={somebody}"], &["/shifts/overrideCallers/0"]),
+    ("switchyard-hub", &["shifts.cloudwatch=yes"], &["/shifts/cloudwatch"]),
+    ("switchyard-hub", &["gateway.port=443"], &["/gateway/port", "1,024"]),
     ("switchyard-hub", &["policySources={Blue}"], &["/policySources/0"]),
     ("switchyard-hub", &["replicas=two"], &["/replicas", "want integer"]),
     ("switchyard-hub", &["service.type=ExternalName"], &["/service/type"]),
@@ -133,13 +149,15 @@ fn templates(chart: &str) -> String {
 }
 
 /// Flags that no pod needs.
-const ELSEWHERE: [&str; 5] = [
+const ELSEWHERE: [&str; 6] = [
     // Plain text, and a Postgres of the hub's own, are for trying on one machine.
     "SWITCHYARD_HUB_DEV",
     "SWITCHYARD_HUB_DATA_DIR",
     "SWITCHYARD_AGENT_DEV",
     // In a pod it is the service account.
     "SWITCHYARD_AGENT_KUBECONFIG",
+    // Only the sandbox's metrics come more often than each minute.
+    "SWITCHYARD_HUB_CLOUDWATCH_RESOLUTION_SECONDS",
     // Said in a comment of the arguments.
     "SWITCHYARD_AGENT_",
 ];
@@ -147,7 +165,8 @@ const ELSEWHERE: [&str; 5] = [
 #[test]
 fn the_charts_set_every_variable_of_the_programs_and_no_other() {
     let agent = read("agent/src/args.rs") + &read("agent/src/args/gates.rs");
-    for (chart, arguments) in [("switchyard-agent", agent), ("switchyard-hub", read("hub/src/args.rs"))] {
+    let hub = read("hub/src/args.rs") + &read("hub/src/analysis/settings.rs");
+    for (chart, arguments) in [("switchyard-agent", agent), ("switchyard-hub", hub)] {
         let known: BTreeSet<String> = variables(&arguments);
         let known = known.into_iter().filter(|name| !ELSEWHERE.contains(&name.as_str())).collect::<BTreeSet<_>>();
         assert!(known.len() > 10, "{known:?}");
