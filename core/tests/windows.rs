@@ -108,6 +108,9 @@ fn midnight_may_be_skipped_or_shown_twice() {
     let havana = window(&[Weekday::Sun], "00:00", "00:30", "America/Havana");
     assert_eq!(havana.next_start(at("2026-11-01T03:00:00Z")), Some(at("2026-11-01T04:00:00Z")));
     assert_eq!(havana.next_start(at("2026-11-01T04:30:00Z")), Some(at("2026-11-01T05:00:00Z")));
+    // St. John's went from Sunday 00:01 back to Saturday 23:01 on 2010-11-07, so Saturday comes after Sunday.
+    let saturday = window(&[Weekday::Sat], "23:30", "23:40", "America/St_Johns");
+    assert_eq!(saturday.next_start(at("2010-11-07T02:30:30Z")), Some(at("2010-11-07T03:00:00Z")));
     // Samoa had no 30 December 2011, which would have been a Friday.
     let samoa = window(&[Weekday::Fri], "09:00", "10:00", "Pacific/Apia");
     let next = samoa.next_start(at("2011-12-29T12:00:00Z")).unwrap();
@@ -185,7 +188,7 @@ fn a_window_is_shown_in_one_line() {
 }
 
 /// Zones whose clocks change by an hour or half of one, at night or at midnight, forward and back, not at all, or by a day.
-const ZONES: [&str; 14] = [
+const ZONES: [&str; 15] = [
     "UTC",
     "Europe/Berlin",
     "America/New_York",
@@ -197,6 +200,7 @@ const ZONES: [&str; 14] = [
     "Africa/Casablanca",
     "America/Havana",
     "America/Sao_Paulo",
+    "America/St_Johns",
     "Asia/Kathmandu",
     "Pacific/Apia",
     "Antarctica/Troll",
