@@ -305,6 +305,24 @@ async fn weights_are_not_saved_for_a_policy_that_has_other_clusters_or_is_anothe
 }
 
 #[tokio::test]
+async fn a_policy_that_vanished_is_let_go_by_the_engine_and_that_is_on_record() {
+    let db = database().await;
+    policies(&db, &["a", "b"]).await;
+    let shift = in_first_step(&db, &["a", "b"]).await;
+    // As a hub of the version before would leave it, which knows no shifts.
+    sqlx::query("delete from policies where name = 'a'").execute(&db.raw).await.unwrap();
+    let held = fence(&db.store).await;
+    assert!(drive(&db.store, held, &shift.id).await);
+    let now = stored(&db.store, &shift.id).await;
+    assert_eq!((now.state, now.why), (State::Aborting, ShiftReason::PolicyDeleted));
+    assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 100), ("green", 0)]));
+    assert_eq!(actions(&db, "a").await, ["shift-create", "shift-step", "shift-supersede"]);
+    assert!(drive(&db.store, held, &shift.id).await);
+    assert_eq!(actions(&db, "a").await.len(), 3, "what happens afterwards is no matter of the policy that left");
+    assert_eq!(actions(&db, "b").await, ["shift-create", "shift-step", "shift-back", "shift-end"]);
+}
+
+#[tokio::test]
 async fn an_engine_without_the_lease_saves_nothing() {
     let db = database().await;
     policies(&db, &["a"]).await;

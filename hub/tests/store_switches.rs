@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use store_support::{
-    apply, caller, database, fresh, key, manifest,
+    NEVER_STALE, apply, caller, database, fresh, key, manifest,
     shifts::{create, flip},
     valid,
 };
 use switchyard_core::{ids::SwitchName, shift::machine::Command};
-use switchyard_hub::store::{AuditFilter, AuditRow, Caller, MOST_SWITCHES, Store, StoredSwitch, SwitchError};
+use switchyard_hub::store::{
+    AuditFilter, AuditRow, Caller, MOST_SWITCHES, Mirror, ShiftError, Store, StoredSwitch, SwitchError,
+};
 
 fn name(text: &str) -> SwitchName {
     text.parse().unwrap()
@@ -97,6 +99,25 @@ async fn there_are_only_so_many_switches() {
     let error = set(&db.store, "one-more", &["x/*"], true, 0).await.unwrap_err();
     assert!(matches!(&error, SwitchError::Invalid { violations } if violations[0].field == "name"), "{error:?}");
     set(&db.store, "s1", &["x/*"], false, 0).await.expect("a present one can be changed");
+}
+
+#[tokio::test]
+async fn a_switch_that_a_newer_version_wrote_counts_as_off_for_every_policy() {
+    let db = database().await;
+    let weights = [("blue", 100), ("green", 0)];
+    apply(&db.store, &manifest("a", &weights)).await;
+    set(&db.store, "night", &["billing/*"], true, 0).await.unwrap();
+    create(&db.store, &flip(&["a"], "green")).await.map(|_| ()).unwrap();
+    let later = "update gating_switches set doc = '{\"name\": \"night\", \"rule\": 7}'; update policy_changes set shifts = shifts + 1";
+    sqlx::raw_sql(later).execute(&db.raw).await.unwrap();
+    let read = db.store.switches_all().await.unwrap();
+    assert_eq!((read[0].switch.on, read[0].switch.covers(&key("a"))), (false, true));
+    apply(&db.store, &manifest("b", &weights)).await;
+    let error = create(&db.store, &flip(&["b"], "green")).await.unwrap_err();
+    assert!(matches!(&error, ShiftError::Held { .. }), "{error:?}");
+    let mut mirror = Mirror::empty();
+    mirror.refresh(&db.store, None, NEVER_STALE).await.unwrap();
+    assert_eq!(mirror.switches, read);
 }
 
 fn ids(rows: &[AuditRow]) -> Vec<i64> {

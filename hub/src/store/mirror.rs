@@ -20,7 +20,8 @@ use uuid::Uuid;
 use super::{
     Store,
     error::StoreError,
-    mirror_fetch::{ClusterPart, Fetched, PolicyPart, Rows, Seen, ShiftPart},
+    mirror_fetch::{ClusterPart, Fetched, Rows, Seen},
+    mirror_intents::{PolicyPart, ShiftPart},
     policy_rows::StoredPolicy,
     source_rows::{ClaimPart, Claims},
     switches::StoredSwitch,

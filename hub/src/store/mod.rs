@@ -1,8 +1,8 @@
 //! What the hub must not forget, in Postgres: policies and their status, shifts, what the agents reported, leases, intents, the
 //! first answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
 //!
-//! What it costs: a write is one transaction of two to six statements; an unchanged [`Mirror::refresh`] is two small queries; a
-//! snapshot of 100,000 endpoints is some 20 statements of 5,000 rows. Time is the database's clock, so replicas need not agree
+//! What it costs: a write is one transaction of two to six statements, and some three more for each policy of a shift; an unchanged
+//! [`Mirror::refresh`] is two small queries; a snapshot of 100,000 endpoints is some 20 statements of 5,000 rows. Time is the database's clock, so replicas need not agree
 //! on theirs. Nothing but statements is awaited within a transaction. Every write may be repeated after [`StoreError::Unavailable`].
 //!
 //! Schema: `migrations/`. Tests: `hub/tests/store_*.rs`, against a real Postgres.
@@ -20,6 +20,7 @@ mod inventory_write;
 pub mod lease;
 pub mod mirror;
 mod mirror_fetch;
+mod mirror_intents;
 mod notice;
 pub mod policies;
 mod policy_change;

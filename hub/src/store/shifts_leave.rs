@@ -16,16 +16,16 @@ use super::{
     values::Conn,
 };
 
-type Weights = Vec<(ClusterName, Weight)>;
+type Weights = [(ClusterName, Weight)];
 
 /// Which policies got which weights, in place of which.
 #[derive(Debug, Default)]
-pub(super) struct MovedWeights(BTreeMap<PolicyUid, (Weights, Weights)>);
+pub(super) struct MovedWeights(BTreeMap<PolicyUid, [Vec<(ClusterName, Weight)>; 2]>);
 
 impl MovedWeights {
     /// From and to; none: they stayed as they are.
-    pub fn of(&self, uid: &PolicyUid) -> Option<(&[(ClusterName, Weight)], &[(ClusterName, Weight)])> {
-        self.0.get(uid).map(|(from, to)| (from.as_slice(), to.as_slice()))
+    pub fn of(&self, uid: &PolicyUid) -> Option<(&Weights, &Weights)> {
+        self.0.get(uid).map(|[from, to]| (from.as_slice(), to.as_slice()))
     }
 
     /// What the others are told.
@@ -78,7 +78,7 @@ impl Store {
             let stored_override = if weights == of_spec { BTreeMap::new() } else { weights };
             self.override_write(conn, &write.uid, &stored_override).await?;
             self.policy_update(conn, &present.record, change, None).await?;
-            moved.0.insert(write.uid.clone(), (from, write.weights.clone()));
+            moved.0.insert(write.uid.clone(), [from, write.weights.clone()]);
         }
         Ok(moved)
     }
@@ -123,7 +123,7 @@ impl Store {
         conn: &mut Conn,
         shift: &Shift,
         (policy, action): (&PolicyKey, &'static str),
-        weights: Option<(&[(ClusterName, Weight)], &[(ClusterName, Weight)])>,
+        weights: Option<(&Weights, &Weights)>,
         leave: Leave<'_>,
     ) -> Result<(), StoreError> {
         let entry = Entry {
@@ -142,7 +142,7 @@ impl Store {
 /// True when the weights can be written to the policy as it is now.
 pub(super) fn suits(present: &StoredPolicy, write: &WeightWrite) -> bool {
     let record = &present.record;
-    let clusters = |weights: &[(ClusterName, Weight)]| by_cluster(weights).into_keys().collect::<Vec<_>>();
+    let clusters = |weights: &Weights| by_cluster(weights).into_keys().collect::<Vec<_>>();
     record.uid == write.uid
         && record.deleting_since.is_none()
         && clusters(&record.policy.clusters) == clusters(&write.weights)

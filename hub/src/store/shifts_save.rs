@@ -94,10 +94,12 @@ impl Store {
         let after = Shift { version: update.before_version + 1, ..update.shift.clone() };
         let moved = self.weights_write(conn, update.writes, change).await?;
         self.shift_update(conn, &after, change).await?;
-        if let Some(action) = step_action(&before, &after) {
-            for one in after.present_moves() {
-                let detail = detail(&after, moved.of(&one.uid));
-                self.audit_hub(conn, action, &after, &one.policy, detail).await?;
+        let action = step_action(&before, &after);
+        for (was, one) in before.moves.iter().zip(&after.moves).filter(|(was, _)| !was.left) {
+            // The engine saw that the policy is gone, or has other clusters, before any writer of the policy said so.
+            let action = if one.left { Some("shift-supersede") } else { action };
+            if let Some(action) = action {
+                self.audit_hub(conn, action, &after, &was.policy, detail(&after, moved.of(&was.uid))).await?;
             }
         }
         Ok(Some(moved))

@@ -20,7 +20,7 @@ use super::{
     idempotency::{AnswerError, Request},
     notice::Notice,
     policy_change::{Caller, caller_faults},
-    values::{Conn, at, from_json, signed, text, to_json, unsigned},
+    values::{Conn, at, from_json, signed, text, to_json, unreadable, unsigned},
 };
 
 /// Switches at most: each is judged for each step of each shift.
@@ -95,10 +95,17 @@ struct SwitchRow {
 }
 
 impl SwitchRow {
+    /// A switch that this version cannot read counts as off for every policy: it must not count as on, and the others must be read.
     fn read(self) -> Result<StoredSwitch, StoreError> {
         let what = format!("gating switch {}", self.name);
+        let name: SwitchName = self.name.parse().map_err(|error| unreadable(&what, error))?;
+        let switch = from_json(&what, self.doc).unwrap_or_else(|error| {
+            tracing::error!(switch = %name, %error, "a gating switch cannot be read and counts as off for every policy");
+            let (policies, reason) = (vec!["*/*".to_owned()], "this version of the hub cannot read it".to_owned());
+            GatingSwitch { name, policies, on: false, reason }
+        });
         Ok(StoredSwitch {
-            switch: from_json(&what, self.doc)?,
+            switch,
             version: unsigned(&what, self.version)?,
             actor: self.actor,
             changed_at: at(self.changed_at),
@@ -190,7 +197,7 @@ impl Store {
     /// All switches by name.
     ///
     /// # Errors
-    /// [`StoreError::Unreadable`] when a newer version wrote one of them: a switch that cannot be read must not count as on.
+    /// [`StoreError`] when the database does not answer.
     pub async fn switches_all(&self) -> Result<Vec<StoredSwitch>, StoreError> {
         let mut conn = self.run(Query::SwitchesAll, self.pool.acquire()).await?;
         self.switches_read(&mut conn).await
