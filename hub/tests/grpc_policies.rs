@@ -483,7 +483,10 @@ async fn a_service_that_a_cluster_does_not_have_is_a_warning() {
 async fn health_and_reflection_are_served() {
     let hub = hub().await;
     let mut health = HealthClient::new(hub.channel.clone());
-    for service in ["", "switchyard.api.v1.PolicyService", "switchyard.agent.v1.AgentService"] {
+    let of_callers = ["Policy", "Cluster", "Shift", "Safety", "Audit"];
+    let mut services: Vec<String> = of_callers.iter().map(|name| format!("switchyard.api.v1.{name}Service")).collect();
+    services.push("switchyard.agent.v1.AgentService".to_owned());
+    for service in services.iter().map(String::as_str).chain([""]) {
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
@@ -497,10 +500,8 @@ async fn health_and_reflection_are_served() {
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("not a list: {answer:?}") };
     let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
-    for name in
-        ["switchyard.api.v1.PolicyService", "switchyard.api.v1.ClusterService", "switchyard.agent.v1.AgentService"]
-    {
-        assert!(names.iter().any(|found| found == name), "{names:?}");
+    for name in &services {
+        assert!(names.contains(name), "{name} is not in {names:?}");
     }
     // Reflection's stream ends before the hub does.
     drop(answers);

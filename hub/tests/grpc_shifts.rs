@@ -420,3 +420,31 @@ async fn a_new_spec_with_other_weights_supersedes_the_shift_and_says_so() {
     assert_eq!(requested(&hub, "web").await, map(&[("blue", 60), ("green", 40)]));
     hub.stop().await;
 }
+
+/// Every method of the API's services is in the metrics under its own name, whatever came of the call.
+#[tokio::test]
+async fn every_call_is_counted_under_its_own_name() {
+    let hub = hub_with(&["web"]).await;
+    let mut methods = Vec::new();
+    let set = prost_types::FileDescriptorSet::decode(switchyard_proto::FILE_DESCRIPTOR_SET).unwrap();
+    for file in set.file.iter().filter(|file| file.package() == "switchyard.api.v1") {
+        for service in &file.service {
+            let names = service.method.iter().map(|method| method.name().to_owned());
+            methods.extend(names.map(|name| (format!("/{}.{}/{name}", file.package(), service.name()), name)));
+        }
+    }
+    assert!(methods.len() >= 22, "{methods:?}");
+    for (path, name) in &methods {
+        // An empty message: refused by most, and counted all the same.
+        let mut client = tonic::client::Grpc::new(hub.channel.clone());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<api::ListShiftsRequest, api::ListShiftsResponse>::default();
+        let path = path.parse().unwrap();
+        let request = tonic::Request::new(api::ListShiftsRequest::default());
+        let answer = client.server_streaming(request, path, codec).await;
+        drop(answer);
+        let counted = format!(r#"grpc_calls_total{{operation="{name}","#);
+        eventually(name, async || hub.metrics.encoded().unwrap().contains(&counted).then_some(())).await;
+    }
+    hub.stop().await;
+}

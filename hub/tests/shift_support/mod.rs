@@ -112,13 +112,17 @@ fn view(stored: &StoredPolicy) -> PolicyView {
 
 /// One look of an engine; the shift afterwards, and whether it moved.
 pub async fn turn(hub: &Hub, id: &str) -> (Shift, bool) {
+    turn_at(hub, id, Timestamp::now()).await
+}
+
+async fn turn_at(hub: &Hub, id: &str, now: Timestamp) -> (Shift, bool) {
     hub.feed.refreshed().await;
     let picture = hub.feed.picture();
     let before = hub.store.shift_get(&id.parse().unwrap()).await.unwrap().unwrap();
     let policies: BTreeMap<PolicyKey, PolicyView> =
         picture.policies.iter().map(|(key, stored)| (key.clone(), view(stored))).collect();
     let switches: Vec<GatingSwitch> = picture.switches.iter().map(|stored| stored.switch.clone()).collect();
-    let view = View { now: Timestamp::now(), policies: &policies, switches: &switches, measured: &[] };
+    let view = View { now, policies: &policies, switches: &switches, measured: &[] };
     let outcome = observe(before.clone(), &view);
     if outcome.shift == before && outcome.writes.is_empty() {
         return (before, false);
@@ -130,7 +134,12 @@ pub async fn turn(hub: &Hub, id: &str) -> (Shift, bool) {
 
 /// Looks until nothing moves any more: the shift waits for somebody, or is over.
 pub async fn drive(hub: &Hub, id: &str) -> api::Shift {
-    while turn(hub, id).await.1 {}
+    drive_at(hub, id, Timestamp::now()).await
+}
+
+/// The same, by this clock.
+pub async fn drive_at(hub: &Hub, id: &str, now: Timestamp) -> api::Shift {
+    while turn_at(hub, id, now).await.1 {}
     hub.feed.refreshed().await;
     get(hub, id).await.unwrap()
 }

@@ -204,3 +204,7 @@ pub fn to_proto_flow(note: &FlowNote) -> proto::PlanNote {
         message: note.message.clone(),
     }
 }
+
+#[cfg(test)]
+#[path = "show_tests.rs"]
+mod tests;
