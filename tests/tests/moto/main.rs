@@ -7,6 +7,7 @@ mod iam;
 mod iam_bounds;
 mod known;
 mod life;
+mod metrics;
 mod wire;
 mod wire_client;
 mod wire_groups;

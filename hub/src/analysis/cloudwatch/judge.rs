@@ -249,6 +249,9 @@ impl Departed {
     /// # Errors
     /// A sentence when nothing is known.
     pub(super) fn requests(&self, points: &Points) -> Result<f64, String> {
+        if self.old.is_empty() {
+            return Err("the target groups that lost their share are not known".to_owned());
+        }
         let (old, new) = points.split_at(self.old.len().min(points.len()));
         if old.len() < self.old.len() {
             return Err("CloudWatch answered another number of metrics than asked".to_owned());

@@ -179,4 +179,6 @@ fn old_groups_are_quiet_without_a_point_only_when_new_ones_have_points() {
     assert!(requests([None, Some(1.0), None]).is_err());
     assert!(requests([None, None, None]).unwrap_err().contains("no request counts"));
     assert!(departed.requests(&vec![None]).is_err());
+    let unknown = Departed { old: Vec::new(), ..departed };
+    assert!(unknown.requests(&vec![Some(1.0)]).unwrap_err().contains("not known"));
 }
