@@ -27,7 +27,7 @@ use crate::{
         transport::{Dialer, Link},
     },
     metrics::Metrics,
-    policies,
+    policies, shifts,
     watch::{self, policies::PolicyWatch, write::PolicyWrites},
 };
 
@@ -80,6 +80,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         complaints: complaints.clone(),
     };
+    let shifts = shifts::driver::Driver {
+        identity: identity.clone(),
+        link: Link::new(dialer.clone()),
+        watch: PolicyWatch::new(client.clone(), metrics.clone()),
+        writes: PolicyWrites::new(client.clone(), identity.instance_id.clone()),
+        epoch: epoch.clone(),
+        metrics: metrics.clone(),
+        complaints: complaints.clone(),
+    };
     if let Some(settings) = gate_settings {
         let (tap, tapped) = crate::gates::driver::tap();
         watchers = watchers.tapped(tap);
@@ -106,6 +115,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let token = stopping.clone();
     tasks.spawn(async move {
         policies.run(token).await;
+        Ok(())
+    });
+    let token = stopping.clone();
+    tasks.spawn(async move {
+        shifts.run(token).await;
         Ok(())
     });
     let token = stopping.clone();

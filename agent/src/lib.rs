@@ -16,6 +16,7 @@ pub mod index;
 pub mod link;
 pub mod metrics;
 pub mod policies;
+pub mod shifts;
 mod text;
 pub mod watch;
 pub mod webhook;

@@ -28,12 +28,13 @@ pub struct Metrics {
     gates_opened: Family<ReasonLabel, Counter>,
     gate_writes: Family<OutcomeLabel, Counter>,
     webhook_reviews: Family<OutcomeLabel, Counter>,
-    policies: Policies,
+    policies: Streamed,
+    shifts: Streamed,
 }
 
-/// What is counted of the policies of this cluster.
+/// What is counted of one kind of resource of this cluster that the hub is told of.
 #[derive(Debug, Clone, Default)]
-struct Policies {
+pub struct Streamed {
     shown: Gauge,
     stage: Family<StageLabel, Gauge>,
     connection_attempts: Counter,
@@ -84,8 +85,8 @@ impl WatchErrorReason {
 
 /// The stages of the stream, as labels.
 pub const STAGES: [&str; 4] = ["offline", "hello", "syncing", "live"];
-/// The stages of the stream of policies, as labels.
-pub const POLICY_STAGES: [&str; 5] = ["offline", "hello", "not_source", "listing", "live"];
+/// The stages of the streams of policies and of shifts, as labels.
+pub const RESOURCE_STAGES: [&str; 5] = ["offline", "hello", "not_source", "listing", "live"];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
@@ -145,7 +146,8 @@ impl Metrics {
             received: Family::default(),
             unacknowledged: Gauge::default(),
             watch_errors: Family::default(),
-            policies: Policies::default(),
+            policies: Streamed::default(),
+            shifts: Streamed::default(),
             gates_waiting: Gauge::default(),
             health_stream: Gauge::default(),
             gates_opened: Family::default(),
@@ -166,7 +168,8 @@ impl Metrics {
         );
         registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
         metrics.register_gates(&mut registry);
-        metrics.policies.register(&mut registry);
+        metrics.policies.register_policies(&mut registry);
+        metrics.shifts.register_shifts(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -243,37 +246,16 @@ impl Metrics {
         self.watch_errors.get_or_create(&labels).inc();
     }
 
-    /// How the stream of policies stands; `stage` is one of [`POLICY_STAGES`].
-    pub fn policy_stream(&self, stage: &'static str, policies: usize) {
-        for known in POLICY_STAGES {
-            self.policies.stage.get_or_create(&StageLabel { stage: Label(known) }).set(i64::from(known == stage));
-        }
-        self.policies.shown.set(i64::try_from(policies).unwrap_or(i64::MAX));
+    /// The stream of policies, and what is written about them.
+    #[must_use]
+    pub fn of_policies(&self) -> &Streamed {
+        &self.policies
     }
 
-    /// The hub is being dialled for policies.
-    pub fn policy_connection_attempt(&self) {
-        self.policies.connection_attempts.inc();
-    }
-
-    /// A message about policies went out.
-    pub fn policy_message_sent(&self, message: &'static str) {
-        self.policies.sent.get_or_create(&MessageLabel { message: Label(message) }).inc();
-    }
-
-    /// A message about policies came in.
-    pub fn policy_message_received(&self, message: &'static str) {
-        self.policies.received.get_or_create(&MessageLabel { message: Label(message) }).inc();
-    }
-
-    /// An attempt to write the status of a policy ended.
-    pub fn policy_status_write(&self, outcome: &'static str) {
-        self.policies.status_writes.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
-    }
-
-    /// An Event about a policy was written, failed, or was dropped.
-    pub fn policy_event(&self, outcome: &'static str) {
-        self.policies.events.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    /// The stream of shifts, and what is written about them.
+    #[must_use]
+    pub fn of_shifts(&self) -> &Streamed {
+        &self.shifts
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -288,27 +270,65 @@ impl Metrics {
     }
 }
 
-impl Policies {
-    fn register(&self, registry: &mut Registry) {
+impl Streamed {
+    /// How the stream stands; `stage` is one of [`RESOURCE_STAGES`].
+    pub fn stream(&self, stage: &'static str, shown: usize) {
+        for known in RESOURCE_STAGES {
+            self.stage.get_or_create(&StageLabel { stage: Label(known) }).set(i64::from(known == stage));
+        }
+        self.shown.set(i64::try_from(shown).unwrap_or(i64::MAX));
+    }
+
+    /// The hub is being dialled.
+    pub fn connection_attempt(&self) {
+        self.connection_attempts.inc();
+    }
+
+    /// A message went out.
+    pub fn message_sent(&self, message: &'static str) {
+        self.sent.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// A message came in.
+    pub fn message_received(&self, message: &'static str) {
+        self.received.get_or_create(&MessageLabel { message: Label(message) }).inc();
+    }
+
+    /// An attempt to write a status ended.
+    pub fn status_write(&self, outcome: &'static str) {
+        self.status_writes.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
+    /// An Event was written, failed, or was dropped.
+    pub fn event(&self, outcome: &'static str) {
+        self.events.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
+    fn register_policies(&self, registry: &mut Registry) {
         registry.register("policies", "ClusterTrafficPolicy resources that the cluster shows", self.shown.clone());
         registry.register("policy_stage", "1 for the stage that the stream of policies is in", self.stage.clone());
-        registry.register(
-            "policy_connection_attempts",
-            "Attempts to reach the hub for policies",
-            self.connection_attempts.clone(),
-        );
+        let help = "Attempts to reach the hub for policies";
+        registry.register("policy_connection_attempts", help, self.connection_attempts.clone());
         registry.register("policy_messages_sent", "Messages about policies sent to the hub", self.sent.clone());
-        registry.register(
-            "policy_messages_received",
-            "Messages about policies received from the hub",
-            self.received.clone(),
-        );
-        registry.register(
-            "policy_status_writes",
-            "Attempts to write the status of a policy",
-            self.status_writes.clone(),
-        );
+        let help = "Messages about policies received from the hub";
+        registry.register("policy_messages_received", help, self.received.clone());
+        let help = "Attempts to write the status of a policy";
+        registry.register("policy_status_writes", help, self.status_writes.clone());
         registry.register("policy_events", "Events about policies", self.events.clone());
+    }
+
+    fn register_shifts(&self, registry: &mut Registry) {
+        let help = "TrafficShift resources that the cluster shows and that have not ended";
+        registry.register("shifts", help, self.shown.clone());
+        registry.register("shift_stage", "1 for the stage that the stream of shifts is in", self.stage.clone());
+        let help = "Attempts to reach the hub for shifts";
+        registry.register("shift_connection_attempts", help, self.connection_attempts.clone());
+        registry.register("shift_messages_sent", "Messages about shifts sent to the hub", self.sent.clone());
+        let help = "Messages about shifts received from the hub";
+        registry.register("shift_messages_received", help, self.received.clone());
+        let help = "Attempts to write the status of a shift";
+        registry.register("shift_status_writes", help, self.status_writes.clone());
+        registry.register("shift_events", "Events about shifts", self.events.clone());
     }
 }
 
@@ -324,9 +344,9 @@ mod tests {
         metrics.sent("changes");
         metrics.watch_error(SourceKind::Pod, WatchErrorReason::Forbidden);
         metrics.policy_watch_error("ClusterTrafficPolicy", WatchErrorReason::NotFound);
-        metrics.policy_stream("not_source", 5);
-        metrics.policy_status_write("written");
-        metrics.policy_event("dropped");
+        metrics.of_policies().stream("not_source", 5);
+        metrics.of_policies().status_write("written");
+        metrics.of_policies().event("dropped");
         let page = metrics.encode();
         for line in [
             "switchyard_agent_watch_errors_total{kind=\"ClusterTrafficPolicy\",reason=\"not_found\"} 1",

@@ -7,6 +7,7 @@ pub mod epoch;
 pub mod messages;
 pub mod policies;
 pub mod session;
+pub mod shifts;
 pub mod transport;
 
 #[cfg(test)]

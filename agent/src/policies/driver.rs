@@ -145,7 +145,7 @@ impl Running {
                 self.step(Input::Opened);
             }
             Happened::Link(LinkEvent::Received(message)) => {
-                self.metrics.policy_message_received(message.label());
+                self.metrics.of_policies().message_received(message.label());
                 self.step(Input::Received(message));
             }
             Happened::Link(LinkEvent::Closed { reason, refused }) => {
@@ -196,7 +196,7 @@ impl Running {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Dial => {
-                self.metrics.policy_connection_attempt();
+                self.metrics.of_policies().connection_attempt();
                 self.link.dial();
             }
             Output::Send(message) => self.write(message),
@@ -222,7 +222,7 @@ impl Running {
         let label = message.body.label();
         // There is room, so this fails only when the stream just ended; its end comes as the next event.
         if outbox.try_send(to_proto_message(message, &self.identity)).is_ok() {
-            self.metrics.policy_message_sent(label);
+            self.metrics.of_policies().message_sent(label);
         }
     }
 
@@ -244,7 +244,7 @@ impl Running {
 
     fn tell(&mut self, key: Key, uid: String, draft: Draft) {
         if self.calls.len() >= MAX_EVENTS {
-            self.metrics.policy_event("dropped");
+            self.metrics.of_policies().event("dropped");
             return;
         }
         let writes = self.writes.clone();
@@ -258,13 +258,13 @@ impl Running {
                 self.report_write(&key, &outcome);
                 self.writer.written(&key, &uid, outcome, self.started.elapsed(), rand::random());
             }
-            Called::Event { outcome: EventOutcome::NamespaceGone } => self.metrics.policy_event("dropped"),
+            Called::Event { outcome: EventOutcome::NamespaceGone } => self.metrics.of_policies().event("dropped"),
             Called::Event { outcome: EventOutcome::Written } => {
-                self.metrics.policy_event("written");
+                self.metrics.of_policies().event("written");
                 self.complaints.clear(TELLING);
             }
             Called::Event { outcome: EventOutcome::Failed(error) } => {
-                self.metrics.policy_event("failed");
+                self.metrics.of_policies().event("failed");
                 if self.complaints.raise(TELLING, &error) {
                     warn!(error, "An Event about a policy was not written; nothing else depends on it");
                 }
@@ -273,14 +273,8 @@ impl Running {
     }
 
     fn report_write(&self, key: &Key, outcome: &Outcome) {
-        let (label, failure) = match outcome {
-            Outcome::Written(_) => ("written", None),
-            Outcome::Conflict => ("conflict", None),
-            Outcome::Gone => ("gone", None),
-            Outcome::Forbidden(error) => ("forbidden", Some(error)),
-            Outcome::Failed(error) => ("failed", Some(error)),
-        };
-        self.metrics.policy_status_write(label);
+        let (label, failure) = (outcome.label(), outcome.failure());
+        self.metrics.of_policies().status_write(label);
         match failure {
             Some(error) if self.complaints.raise(WRITING, error) => {
                 warn!(policy = %key, error, "The status of a policy cannot be written; it is tried again until it can");
@@ -323,7 +317,7 @@ impl Running {
     fn publish(&self) {
         let Some(session) = &self.session else { return };
         self.epoch.raise(session.highest_epoch());
-        self.metrics.policy_stream(session.stage(), session.policies());
+        self.metrics.of_policies().stream(session.stage(), session.policies());
         match session.failing() {
             Some(message) => {
                 self.complaints.raise(WATCHING, message);

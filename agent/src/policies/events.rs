@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Draft {
-    fn new(kind: Kind, reason: &str, action: &'static str, note: &str) -> Self {
+    pub(crate) fn new(kind: Kind, reason: &str, action: &'static str, note: &str) -> Self {
         Self { kind, reason: reason.to_owned(), action, note: truncated(note, MAX_NOTE) }
     }
 }

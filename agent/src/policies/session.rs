@@ -78,7 +78,7 @@ impl Session {
         }
     }
 
-    /// One of the names in `metrics::POLICY_STAGES`.
+    /// One of the names in `metrics::RESOURCE_STAGES`.
     #[must_use]
     pub fn stage(&self) -> &'static str {
         match self.stage {

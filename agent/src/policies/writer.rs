@@ -110,6 +110,29 @@ pub enum Outcome<S = ResourceStatus> {
     Failed(String),
 }
 
+impl<S> Outcome<S> {
+    /// A fixed name for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Written(_) => "written",
+            Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::Forbidden(_) => "forbidden",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// What went wrong, where somebody has to do something about it.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Forbidden(error) | Self::Failed(error) => Some(error),
+            Self::Written(_) | Self::Conflict | Self::Gone => None,
+        }
+    }
+}
+
 impl<S> Default for Writer<S> {
     fn default() -> Self {
         Self { entries: BTreeMap::new(), restless: BTreeSet::new(), writes: 0 }
