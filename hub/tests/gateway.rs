@@ -100,7 +100,7 @@ async fn the_key_of_a_header_gives_the_first_answer_again_also_when_many_come_at
     assert_eq!(other.refusal(), (409, "ALREADY_EXISTS".to_owned()));
     let none = send(hub.gateway, &line, &[], &body).await;
     assert_eq!(none.refusal(), (400, "INVALID_ARGUMENT".to_owned()), "a change needs an id");
-    for keys in [&["a", "a"][..], &[""], &["ä"]] {
+    for keys in [&["a", "a"][..], &[""], &["ä"], &["a b"], &["k".repeat(129).as_str()]] {
         let headers: Vec<(&str, &str)> = keys.iter().map(|key| ("idempotency-key", *key)).collect();
         let answer = send(hub.gateway, &line, &headers, &body).await;
         assert_eq!(answer.refusal(), (400, "INVALID_ARGUMENT".to_owned()), "{keys:?}");

@@ -56,6 +56,8 @@ const MOST_BODY: usize = 128 * 1024;
 const MOST_URI: usize = 8 * 1024;
 /// What becomes the request id of a call when the body has none.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Characters of a request id.
+const MOST_KEY: usize = 128;
 /// Answers above this are written on a thread that may take its time: a list of all policies has megabytes.
 const LARGE: usize = 256 * 1024;
 
@@ -338,13 +340,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(key) = given.next() else { return Ok(None) };
     let bad = |problem| {
         let value = String::from_utf8_lossy(key.as_bytes());
-        Refusal::field("Idempotency-Key", &value, problem, "send one header of 1 to 128 printable ASCII characters")
+        Refusal::field("Idempotency-Key", &value, problem, "send it once, with 1 to 128 printable ASCII characters")
     };
     if given.next().is_some() {
         return Err(bad("is given twice"));
     }
-    let text = key.to_str().map_err(|_| bad("is not printable ASCII"))?;
-    if text.is_empty() { Err(bad("is empty")) } else { Ok(Some(text.to_owned())) }
+    // Judged here as well as by the services, which do not look at it in a dry run.
+    let text = key.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+    match text.ok_or_else(|| bad("is not printable ASCII without spaces"))? {
+        "" => Err(bad("is empty")),
+        text if text.len() > MOST_KEY => Err(bad("is too long")),
+        text => Ok(Some(text.to_owned())),
+    }
 }
 
 fn no_method(request: &Request<Body>, allowed: Vec<&'static str>) -> Refusal {

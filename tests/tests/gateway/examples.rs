@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use serde_json::Value;
-use switchyard_tests::{policy::Policy, world::World};
+use switchyard_tests::{elb::State, policy::Policy, world::World};
 use tokio::process::Command;
 
 use crate::{open_gateway, page};
@@ -43,8 +43,7 @@ async fn the_commands_of_the_page_move_traffic_and_take_it_back() {
     let last = fs::read_to_string(folder.path().join("shift.log")).expect("the stream");
     let last: Value = serde_json::from_str(last.lines().next_back().expect("a line")).expect("JSON");
     assert_eq!(last["shift"]["status"]["moves"][0]["programmed"]["green"], 100, "{last}");
-    world.yardctl.converged("shop/checkout").await;
-    let weights = world.elb().state().await.expect("the state").weights("shop/checkout").expect("one rule");
-    assert_eq!(weights.get("blue"), Some(&100), "the last command took it back: {weights:?}");
+    let back = |state: &State| state.weights("shop/checkout").is_some_and(|weights| weights.get("blue") == Some(&100));
+    world.elb_shows("the last command to take it back", back).await;
     world.stop().await;
 }

@@ -50,8 +50,8 @@ async fn what_is_there_passes() {
 async fn what_would_break_a_caller_or_an_agent_is_refused() {
     let cases = [
         ("api/v1/cluster.proto", "string vpc_id = 3;", "string vpc_id = 33;", "vpc_id"),
-        ("api/v1/policy.proto", "map<string, uint32> weights = 3;", "map<string, string> weights = 3;", "weights"),
-        ("api/v1/policy.proto", "uint64 expected_version = 5;", "uint64 wanted_version = 5;", "expected_version"),
+        ("api/v1/policy.proto", "map<string, uint32> weights = 3;", "map<string, string> weights = 3;", "WeightsEntry"),
+        ("api/v1/policy.proto", "uint64 expected_version = 4;", "uint64 wanted_version = 4;", "expected_version"),
         ("api/v1/policy.proto", "rpc SetWeights(", "rpc PutWeights(", "SetWeights"),
         ("agent/v1/agent.proto", "rpc Session(stream AgentMessage)", "rpc Session(AgentMessage)", "Session"),
     ];

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// Of every change: see `docs/api.md`.
+/// The header `Idempotency-Key`: see `docs/http.md`.
 pub fn request_id() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"})
 }
@@ -16,7 +16,8 @@ pub fn of(full_name: &str) -> Option<Map<String, Value>> {
     let (message, field) = full_name.strip_prefix("switchyard.api.v1.")?.split_once('.')?;
     let numbers = |least: u64, most: u64| json!({"minimum": least, "maximum": most});
     let bounds = match (message, field) {
-        (_, "request_id") => request_id(),
+        // Empty is as good as left out: the header may say it, and a dry run needs none.
+        (_, "request_id") => json!({"maxLength": 128, "pattern": "^[!-~]*$"}),
         (_, "reason") => json!({"maxLength": 1024}),
         ("PolicyRef", "namespace") => json!({"minLength": 1, "maxLength": 63, "pattern": LABEL}),
         ("PolicyRef", "name") => json!({"minLength": 1, "maxLength": 253, "pattern": DNS_NAME}),
