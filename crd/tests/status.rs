@@ -1,24 +1,32 @@
-//! The agent writes the status and knows nothing of this crate: what it writes is in the schema, and nothing else is.
+//! The agent writes the statuses and knows nothing of this crate: what it writes is in the schemas, and nothing else is.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use switchyard_agent::policies::status::{
-    CONDITION_TYPES, Claim, Cluster, Condition, Note, ResourceStatus, Rule, Targets,
+use switchyard_agent::{
+    policies::status::{CONDITION_TYPES, Claim, Cluster, Condition, Note, ResourceStatus, Rule, Targets},
+    shifts::status::{self as shift, ShiftStatus},
 };
-use switchyard_crd::traffic_policy::resource_schema;
+use switchyard_core::shift::State;
+use switchyard_crd::{traffic_policy, traffic_shift};
 
-/// With every field set, so that none is left out when it is written.
-fn everything() -> ResourceStatus {
-    let text = || "text".to_owned();
-    let condition = |kind: &str| Condition {
+fn text() -> String {
+    "text".to_owned()
+}
+
+fn condition(kind: &str) -> Condition {
+    Condition {
         kind: kind.to_owned(),
         status: "True".to_owned(),
         reason: text(),
         message: text(),
         observed_generation: Some(1),
         last_transition_time: "2026-01-02T03:04:05Z".to_owned(),
-    };
+    }
+}
+
+/// With every field set, so that none is left out when it is written.
+fn everything() -> ResourceStatus {
     let cluster = Cluster {
         name: text(),
         requested_weight: 1,
@@ -47,6 +55,26 @@ fn everything() -> ResourceStatus {
         clusters: vec![cluster],
         rule: Some(rule),
         notes: vec![Note { cluster: text(), reason: text(), message: text() }],
+    }
+}
+
+/// The same of a shift.
+fn everything_of_a_shift() -> ShiftStatus {
+    ShiftStatus {
+        observed_generation: Some(1),
+        shift_id: Some(text()),
+        state: Some(text()),
+        reason: Some(text()),
+        message: Some(text()),
+        step: Some(1),
+        steps: Some(1),
+        programmed: Some(true),
+        converged: Some(true),
+        ended: Some(true),
+        since: Some(text()),
+        weights: Some(text()),
+        paused: Some(true),
+        conditions: shift::CONDITION_TYPES.map(condition).to_vec(),
     }
 }
 
@@ -84,20 +112,38 @@ fn foreseen(at: &str, schema: &Value, found: &mut BTreeSet<(String, &'static str
 
 #[test]
 fn the_status_that_the_agent_writes_is_the_one_of_the_schema() {
-    let schema = &resource_schema()["properties"]["status"];
-    let (mut in_schema, mut in_status) = (BTreeSet::new(), BTreeSet::new());
-    foreseen("status", schema, &mut in_schema);
-    written("status", &serde_json::to_value(everything()).unwrap(), &mut in_status);
-    assert_eq!(in_status, in_schema);
+    for (resource, status) in [
+        (traffic_policy::resource_schema(), serde_json::to_value(everything()).unwrap()),
+        (traffic_shift::resource_schema(), serde_json::to_value(everything_of_a_shift()).unwrap()),
+    ] {
+        let (mut in_schema, mut in_status) = (BTreeSet::new(), BTreeSet::new());
+        foreseen("status", &resource["properties"]["status"], &mut in_schema);
+        written("status", &status, &mut in_status);
+        assert_eq!(in_status, in_schema);
+    }
 }
 
 #[test]
 fn every_claim_and_every_condition_is_named_in_the_schema() {
-    let schema = &resource_schema()["properties"]["status"]["properties"];
+    let policy = &traffic_policy::resource_schema()["properties"]["status"]["properties"];
     let claims = [Claim::Owner, Claim::Refused, Claim::Waiting].map(|claim| serde_json::to_value(claim).unwrap());
-    assert_eq!(schema["claim"]["enum"], Value::from(claims.to_vec()));
-    let described = schema["conditions"]["description"].as_str().unwrap();
-    for kind in CONDITION_TYPES {
-        assert!(described.contains(kind), "{kind} is not explained: {described}");
+    assert_eq!(policy["claim"]["enum"], Value::from(claims.to_vec()));
+    let shift = &traffic_shift::resource_schema()["properties"]["status"]["properties"];
+    let named = |status: &Value, kinds: &[&str]| {
+        let described = status["conditions"]["description"].as_str().unwrap();
+        for kind in kinds {
+            assert!(described.contains(kind), "{kind} is not explained: {described}");
+        }
+    };
+    named(policy, &CONDITION_TYPES);
+    named(shift, &shift::CONDITION_TYPES);
+}
+
+#[test]
+fn every_state_of_a_shift_is_named_in_the_schema() {
+    let resource = traffic_shift::resource_schema();
+    let described = resource["properties"]["status"]["properties"]["state"]["description"].as_str().unwrap();
+    for state in State::ALL {
+        assert!(described.contains(&format!("{state:?}")), "{state:?} is not explained: {described}");
     }
 }
