@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 use serde_json::json;
 use store_support::{
-    Db, apply, audit_of, caller, cluster, database, fence, fresh, key, manifest,
+    Db, NEVER_STALE, apply, audit_of, caller, cluster, database, fence, fresh, key, manifest,
     shifts::{asked, create, drive, flip, halves, look, pairs, plan, stored},
     valid,
 };
@@ -23,7 +23,7 @@ use switchyard_core::{
     status::PolicyStatus,
 };
 use switchyard_hub::store::{
-    ApplyError, Fence, FencedError, Retention, ShiftError, ShiftFilter, ShiftUpdate, StoreError,
+    ApplyError, Fence, FencedError, Mirror, Retention, ShiftError, ShiftFilter, ShiftUpdate, StoreError,
 };
 
 /// Policies of blue (100) and green (0).
@@ -272,7 +272,7 @@ async fn what_the_engine_made_of_an_older_version_is_lost_and_the_others_are_sav
         ShiftUpdate { before_version: 1, shift: &unknown, writes: &of_lost.writes },
         ShiftUpdate { before_version: 1, shift: &of_kept.shift, writes: &of_kept.writes },
     ];
-    assert_eq!(db.store.shifts_save(fence, &updates).await.unwrap(), [kept.id.clone()]);
+    assert_eq!(db.store.shifts_save(fence, &updates).await.unwrap(), std::slice::from_ref(&kept.id));
     assert_eq!(asked(&db.store, "a").await, pairs(&[("blue", 100), ("green", 0)]));
     assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 0), ("green", 100)]));
     assert_eq!(stored(&db.store, &lost.id).await.state, State::Pending);
@@ -558,13 +558,20 @@ async fn a_shift_that_a_newer_version_wrote_stands_in_nobodys_way_but_its_own() 
     let db = database().await;
     policies(&db, &["a", "b"]).await;
     let (later, known) = (in_first_step(&db, &["a"]).await, in_first_step(&db, &["b"]).await);
-    let rewrite = "update shifts set version = version + 1, doc = jsonb_set(jsonb_set(doc, '{version}', to_jsonb(version + 1)), \
+    let mut mirror = Mirror::empty();
+    mirror.refresh(&db.store, None, NEVER_STALE).await.unwrap();
+    assert_eq!(mirror.shifts.len(), 2);
+    let rewrite = "update shifts set version = version + 1, change = (select shifts from policy_changes), \
+                   doc = jsonb_set(jsonb_set(doc, '{version}', to_jsonb(version + 1)), \
                    '{why}', '\"SomethingNew\"') where id = $1";
+    sqlx::query("update policy_changes set last = last + 1, shifts = last + 1").execute(&db.raw).await.unwrap();
     sqlx::query(rewrite).bind(later.id.as_str()).execute(&db.raw).await.unwrap();
     let error = db.store.shift_command(&fresh(), &later.id, &Command::Abort).await.unwrap_err();
     assert!(matches!(error, ShiftError::Store(StoreError::Unreadable { .. })), "{error:?}");
     let page = db.store.shifts_list(&ShiftFilter::default(), None, 10).await.unwrap();
-    assert_eq!(page.shifts, [known.clone()]);
+    assert_eq!(page.shifts, std::slice::from_ref(&known));
+    mirror.refresh(&db.store, None, NEVER_STALE).await.unwrap();
+    assert_eq!(mirror.shifts.keys().collect::<Vec<_>>(), [&known.id], "what was known of the other is no longer so");
     let held = fence(&db.store).await;
     let of_known = look(&db.store, &known).await;
     let updates = [

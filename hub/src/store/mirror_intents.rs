@@ -13,7 +13,7 @@ use super::{
     error::{Query, StoreError},
     mirror_fetch::Seen,
     policy_rows::{PolicyRow, StoredPolicy, policy_select, read_all},
-    shifts_rows::{ShiftRow, read_shifts, shift_select},
+    shifts_rows::{ShiftRow, shift_select},
     switches::StoredSwitch,
     values::{Conn, unreadable},
 };
@@ -35,7 +35,7 @@ pub(super) struct PolicyPart {
 pub(super) struct ShiftPart {
     pub head: i64,
     pub changed: Vec<Shift>,
-    /// Those that are active, and those that ended last.
+    /// Those that are active, and those that ended last; without those that changed into what this version cannot read.
     pub present: BTreeSet<ShiftId>,
     /// All of them.
     pub switches: Vec<StoredSwitch>,
@@ -95,11 +95,19 @@ impl Store {
         let changed = changed.bind(since(head, seen)).bind(&present);
         let changed = self.run(Query::MirrorShifts, changed.fetch_all(&mut *conn)).await?;
         let present: Result<BTreeSet<ShiftId>, _> = present.into_iter().map(ShiftId::new).collect();
-        Ok(Some(ShiftPart {
-            head,
-            changed: read_shifts(changed),
-            present: present.map_err(|error| unreadable("a shift's id", error))?,
-            switches: self.switches_read(conn).await?,
-        }))
+        let mut present = present.map_err(|error| unreadable("a shift's id", error))?;
+        let mut shifts = Vec::with_capacity(changed.len());
+        for row in changed {
+            let id = row.id()?;
+            match row.read() {
+                Ok(shift) => shifts.push(shift),
+                Err(error) => {
+                    tracing::error!(shift = %id, %error, "a stored shift is passed over, its weights stay as they are");
+                    // What was known of it before is no longer so.
+                    present.remove(&id);
+                }
+            }
+        }
+        Ok(Some(ShiftPart { head, changed: shifts, present, switches: self.switches_read(conn).await? }))
     }
 }

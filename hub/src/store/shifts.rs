@@ -134,12 +134,8 @@ impl Store {
         shift.version += 1;
         let moved = self.weights_write(&mut txn, &writes, change).await?;
         self.shift_update(&mut txn, &shift, change).await?;
-        for one in &before.moves {
-            let weights = moved.of(&one.uid);
-            if one.left || (weights.is_none() && !writes.is_empty()) {
-                continue;
-            }
-            let detail = detail(&shift, weights);
+        for one in before.present_moves() {
+            let detail = detail(&shift, moved.of(&one.uid));
             self.audit_shift(&mut txn, caller, action(said), &shift, &one.policy, detail).await?;
         }
         self.keep_answer(&mut txn, &request, &shift).await?;
