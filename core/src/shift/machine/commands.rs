@@ -147,6 +147,10 @@ pub(super) fn leave(
         return Vec::new();
     };
     one.left = true;
+    if shift.state.is_final() {
+        // Ended by another policy that is seen to be lost in the same look.
+        return Vec::new();
+    }
     let what = if why == ShiftReason::PolicyDeleted { "is being deleted" } else { "has a spec with other weights" };
     let message = format!("{} {what}", one.policy);
     if shift.goes_back() {
