@@ -205,8 +205,16 @@ fn interval_end(safety: &SafetyRules, moved_at: Option<Timestamp>) -> Option<Tim
     moved_at.map(|at| at.saturating_add(interval).unwrap_or(Timestamp::MAX))
 }
 
-/// What the world says against these weights.
-pub fn facts(rules: &Rules<'_>, view: &PolicyView, step: usize, from: &Weights, to: &Weights) -> Vec<Finding> {
+/// What the world says against these weights. `recorded` are those from before the shift: what a target may get is measured by what
+/// it got then, since the steps of the shift itself thin out what the others get now.
+pub fn facts(
+    rules: &Rules<'_>,
+    view: &PolicyView,
+    step: usize,
+    recorded: &Weights,
+    from: &Weights,
+    to: &Weights,
+) -> Vec<Finding> {
     let (mut found, policy) = (Vec::new(), rules.policy);
     let mut add = |guard, message| found.push(rules.finding(guard, step, message, None));
     if let Some(note) = view.trouble.as_ref().filter(|note| is_refusal(note.reason)) {
@@ -223,7 +231,7 @@ pub fn facts(rules: &Rules<'_>, view: &PolicyView, step: usize, from: &Weights, 
                      registered); look at its pods and at spec.backend.healthCheck"
                 ),
             );
-        } else if let Some(message) = overload(view, policy, &name, from, to) {
+        } else if let Some(message) = overload(view, policy, &name, recorded, to) {
             add(Guard::Capacity, message);
         }
     }
@@ -245,7 +253,7 @@ fn is_refusal(reason: Reason) -> bool {
     )
 }
 
-/// Why a cluster cannot carry its new share, by what was declared, or else by what its targets and those of the others get now.
+/// Why a cluster cannot carry its new share, by what was declared, or else by what targets got at the recorded weights.
 fn overload(view: &PolicyView, policy: &PolicyKey, name: &ClusterName, from: &Weights, to: &Weights) -> Option<String> {
     let healthy = u64::from(view.cluster(name)?.targets.healthy);
     let share = (u64::from(weights::weight_of(to, name).get()), u64::from(weights::sum(to)).max(1));
@@ -260,7 +268,7 @@ fn overload(view: &PolicyView, policy: &PolicyKey, name: &ClusterName, from: &We
             )
         });
     }
-    // Shares per target as fractions: the busiest cluster now, and this one afterwards.
+    // Shares per target as fractions: the busiest cluster at the recorded weights, and this one afterwards.
     let from_sum = u64::from(weights::sum(from)).max(1);
     let carrying =
         |cluster: &&ClusterView| weights::weight_of(from, &cluster.cluster).carries() && cluster.targets.healthy > 0;
@@ -271,18 +279,18 @@ fn overload(view: &PolicyView, policy: &PolicyKey, name: &ClusterName, from: &We
         let ((x, m), (y, n)) = (load(a), load(b));
         (x * n).cmp(&(y * m))
     })?;
-    let (now_weight, now_targets) = load(busiest);
-    // share.0/share.1/healthy > 1.4 * now_weight/from_sum/now_targets, without rounding.
-    let after = u128::from(share.0) * u128::from(from_sum) * u128::from(now_targets) * 100;
-    let most = u128::from(now_weight) * u128::from(share.1) * u128::from(MOST_LOAD_PERCENT);
+    let (old_weight, old_targets) = load(busiest);
+    // share.0/share.1/healthy > 1.4 * old_weight/from_sum/old_targets, without rounding.
+    let after = u128::from(share.0) * u128::from(from_sum) * u128::from(old_targets) * 100;
+    let most = u128::from(old_weight) * u128::from(share.1) * u128::from(MOST_LOAD_PERCENT);
     let needed = after.div_ceil(most.max(1));
     (u128::from(healthy) < needed).then(|| {
         format!(
-            "{name} has {healthy} healthy targets of {policy} for {percent} % of the requests; {} carries {} % with \
-             {now_targets}, so {needed} are needed (at most {MOST_LOAD_PERCENT} % of that load for a target); add pods \
+            "{name} has {healthy} healthy targets of {policy} for {percent} % of the requests; {} carried {} %, with \
+             {old_targets} now, so {needed} are needed (at most {MOST_LOAD_PERCENT} % of that load for a target); add pods \
              there, or declare spec.capacity",
             busiest.cluster,
-            now_weight * 100 / from_sum,
+            old_weight * 100 / from_sum,
         )
     })
 }

@@ -98,7 +98,7 @@ impl Look<'_> {
             }
             found.extend(rules.moment(step));
             found.extend(rules.shape(step, &present, &to));
-            found.extend(guard::facts(&rules, view, step, &present, &to));
+            found.extend(guard::facts(&rules, view, step, &one.from, &present, &to));
             if self.shift.step.is_none() {
                 found.extend(later_shapes(&self.shift, one, &rules));
             }

@@ -134,7 +134,7 @@ fn findings(
         let mut before = one.from.clone();
         for (i, step) in shift.steps.iter().enumerate() {
             let after = weights::at(&one.from, &one.to, step.percent);
-            found.extend(guard::facts(&rules, view, i, &before, &after));
+            found.extend(guard::facts(&rules, view, i, &one.from, &before, &after));
             before = after;
         }
     }
