@@ -1,12 +1,21 @@
 //! The command line. Only words and defaults; what they mean is in `commands`.
 
+mod shift;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+#[cfg(test)]
+pub use shift::OVERRIDABLE;
+pub use shift::{
+    Abort, About, Approve, Asking, Audit, Flip, GoOn, History, Rollback, Shift, Strategy, Switch, SwitchChange, Target,
+    Watch,
+};
+
 use crate::{
-    parse::{self, PolicyName},
+    parse::{self, PolicyName, ShiftName},
     wait::Goal,
 };
 
@@ -17,10 +26,12 @@ Exit codes:
   2  wrong usage, or a file that cannot be read
   3  refused as not valid; every violation is named
   4  not found
-  5  conflict: the version changed since it was read, or the state does not allow it now
+  5  conflict: the version changed since it was read, another shift moves the policy, a safety rule
+     stands in the way, or the state does not allow it now
   6  the hub cannot be reached or is unavailable
   7  timeout or interrupted while waiting; the state is not known (the message says how to look)
-  8  superseded by another change, deleted, or failed while waiting
+  8  superseded by another change, deleted, or failed while waiting; a shift that ended otherwise than
+     waited for: Failed, Aborted or Superseded
   9  permission denied";
 
 /// Command line of the Switchyard hub: weighted traffic between clusters behind one load balancer.
@@ -54,7 +65,8 @@ pub struct Global {
     /// What is written to stdout
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
-    /// Bound on a call with its retries, or on the whole wait with --wait [default: 10s, with --wait 5m]
+    /// Bound on a call with its retries, or on the whole wait with --wait [default: 10s, with --wait 5m;
+    /// for a shift its bake times and 10m]
     #[arg(long, global = true, value_parser = parse::duration, value_name = "DURATION")]
     pub timeout: Option<Duration>,
     /// Colours on stdout (NO_COLOR is honoured by auto)
@@ -69,8 +81,10 @@ pub struct Global {
 pub enum Format {
     /// For people
     Table,
-    /// One JSON document; with --watch one object per line
+    /// One JSON document; with --watch and for shifts with --wait one object per line
     Json,
+    /// JSON, each object on a line of its own
+    Jsonl,
     /// One YAML document
     Yaml,
 }
@@ -86,13 +100,38 @@ pub enum ColorChoice {
 pub enum Command {
     /// Create or replace policies from YAML or JSON
     Apply(Apply),
-    /// List policies, clusters or endpoints
+    /// List policies, clusters, endpoints or shifts
     #[command(subcommand)]
     Get(Get),
     /// What is asked, what is in force, and why they differ
     Status(Status),
     /// Override the weights of a policy; clusters left out keep theirs
     Weights(Weights),
+    /// Move traffic to another cluster, or to other weights, at once
+    Flip(Flip),
+    /// Move traffic in steps, with bake times, gates and approvals
+    Shift(Shift),
+    /// Hold a shift where it is, in both directions
+    Pause(About),
+    /// Let a paused shift go on
+    Resume(GoOn),
+    /// Let a shift that awaits approval go on
+    Approve(Approve),
+    /// Skip what is left of bake times, gates, approvals and evidence; safety rules hold all the same
+    Promote(GoOn),
+    /// Take a running shift back: to the weights from before, in one step
+    Abort(Abort),
+    /// Take a finished shift back by a new one at once; of a running one the same as abort
+    Rollback(Rollback),
+    /// Follow a shift to its end
+    Watch(Watch),
+    /// List shifts, newest first
+    History(History),
+    /// Who changed what, when, why, from which weights to which
+    Audit(Audit),
+    /// Gating switches: stop every shift of a group of policies, or let them go on
+    #[command(subcommand)]
+    Switch(Switch),
     /// Delete something
     #[command(subcommand)]
     Delete(Delete),
@@ -105,6 +144,21 @@ pub enum Command {
     },
     /// Print the version of yardctl
     Version,
+}
+
+impl Command {
+    /// Whether `-o json` is an object for each line: then a failure is one, too.
+    pub fn streams(&self) -> bool {
+        match self {
+            Self::Status(status) => status.watch,
+            Self::Watch(_) => true,
+            Self::Flip(Flip { asking, .. }) | Self::Shift(Shift { asking, .. }) => asking.wait.is_some(),
+            Self::Resume(go_on) | Self::Promote(go_on) | Self::Approve(Approve { go_on, .. }) => go_on.wait.is_some(),
+            Self::Abort(abort) => abort.wait,
+            Self::Rollback(rollback) => rollback.wait.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// How a change is made, the same for every change.
@@ -145,6 +199,13 @@ pub enum Get {
     /// All member clusters, or one
     #[command(visible_alias = "cluster")]
     Clusters { name: Option<String> },
+    /// All shifts, or one with its moves, gates and history; of a policy its newest one
+    #[command(visible_alias = "shift")]
+    Shifts {
+        /// The id of a shift, or NAME or NAMESPACE/NAME of a policy
+        #[arg(value_name = "SHIFT|POLICY", value_parser = parse::shift_name)]
+        name: Option<ShiftName>,
+    },
     /// What the agents report, address by address
     #[command(visible_aliases = ["endpoint", "ep"])]
     Endpoints {

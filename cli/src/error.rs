@@ -9,26 +9,38 @@ use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 use tonic::{Code, Status, TimeoutExpired};
 
-use crate::model::Violation;
+use crate::model::{Finding, Violation};
 
 /// Exit codes of the process. They are part of the interface: CD systems branch on them. See docs/yardctl.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
-    Internal = 1,
-    Usage = 2,
-    Invalid = 3,
-    NotFound = 4,
-    Conflict = 5,
-    Unavailable = 6,
-    Timeout = 7,
-    Superseded = 8,
-    Denied = 9,
+    Internal,
+    Usage,
+    Invalid,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Timeout,
+    /// What was waited for will not come: of a policy version.
+    Superseded,
+    /// What was waited for will not come: of a shift.
+    Ended,
+    Denied,
 }
 
 impl Exit {
     pub fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Invalid => 3,
+            Self::NotFound => 4,
+            Self::Conflict => 5,
+            Self::Unavailable => 6,
+            Self::Timeout => 7,
+            Self::Superseded | Self::Ended => 8,
+            Self::Denied => 9,
+        }
     }
 
     /// The stable word for `-o json`.
@@ -42,6 +54,7 @@ impl Exit {
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",
             Self::Superseded => "superseded",
+            Self::Ended => "ended",
             Self::Denied => "denied",
         }
     }
@@ -56,18 +69,27 @@ pub struct Failure {
     pub why: String,
     pub remedy: String,
     pub violations: Vec<Violation>,
+    /// Safety rules and facts that stand in the way of a shift. Boxed: every result of this program has room for a failure.
+    pub findings: Box<[Finding]>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: why.to_string(), remedy: remedy.into(), violations: Vec::new() }
+        Self {
+            exit,
+            what: what.into(),
+            why: why.to_string(),
+            remedy: remedy.into(),
+            violations: vec![],
+            findings: Box::default(),
+        }
     }
 
     pub fn usage(what: impl Into<String>, why: impl fmt::Display, remedy: impl Into<String>) -> Self {
         Self::new(Exit::Usage, what, why, remedy)
     }
 
-    /// The block for stderr: the line `error: what: why`, then violations, then the remedy.
+    /// The block for stderr: the line `error: what: why`, then violations and findings, then the remedy.
     pub fn report(&self) -> String {
         let mut text = format!("error: {}: {}\n", plain(&self.what), plain(&self.why));
         for violation in &self.violations {
@@ -79,11 +101,32 @@ impl Failure {
                 plain(&violation.remedy),
             ));
         }
+        self.findings.iter().for_each(|finding| text.push_str(&finding_block(finding)));
         if !self.remedy.is_empty() {
             text.push_str(&format!("remedy: {}\n", plain(&self.remedy)));
         }
         text
     }
+}
+
+/// A finding in the form of a violation, with the flag that crosses it, if it may be crossed.
+pub fn finding_block(finding: &Finding) -> String {
+    let remedy = match (finding.overridden, finding.overridable) {
+        (true, _) => "none needed: it is crossed on purpose".to_owned(),
+        (false, true) => {
+            format!("add --override {} --reason TEXT to cross it, if you have the right to", finding.guard)
+        }
+        (false, false) => "cannot be overridden".to_owned(),
+    };
+    let until = finding.until.map(|at| format!("; it ends by itself at {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    format!(
+        "  {} of {}, step {}\n    problem: {}\n    remedy:  {}\n",
+        plain(&finding.guard),
+        plain(&finding.policy.to_string()),
+        finding.step,
+        plain(&finding.message),
+        plain(&format!("{remedy}{}", until.unwrap_or_default())),
+    )
 }
 
 /// A failure as a document for `-o json|yaml`.
@@ -95,6 +138,7 @@ pub struct Report {
     pub why: String,
     pub remedy: String,
     pub violations: Vec<Violation>,
+    pub findings: Vec<Finding>,
 }
 
 impl Report {
@@ -106,6 +150,7 @@ impl Report {
             why: failure.why.clone(),
             remedy: failure.remedy.clone(),
             violations: failure.violations.clone(),
+            findings: failure.findings.to_vec(),
         }
     }
 }
@@ -137,10 +182,14 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
     };
     let (exit, remedy) = match status.code() {
         _ if trouble(status).is_some() => return unreachable(what, hub, &again, status),
+        Code::FailedPrecondition if !findings(status).is_empty() => return held(what, status),
         Code::InvalidArgument | Code::FailedPrecondition => return refused(what, status),
         Code::Aborted => return conflict(what, status),
         Code::AlreadyExists => (Exit::Conflict, "give another --request-id, or none: each call has its own".to_owned()),
-        Code::NotFound => (Exit::NotFound, "look for the right name with `yardctl get policies`".to_owned()),
+        Code::NotFound => (
+            Exit::NotFound,
+            "look for the right name with `yardctl get policies`, or with `yardctl history` for a shift".to_owned(),
+        ),
         Code::PermissionDenied | Code::Unauthenticated => (
             Exit::Denied,
             "use a client certificate (--tls-cert, --tls-key) whose role allows this, or ask an admin of the hub"
@@ -166,6 +215,20 @@ pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Fa
     Failure::new(exit, what, with_causes(status), remedy)
 }
 
+/// What stands in the way, where the hub says so in the details. They carry the message itself, as violations do.
+fn findings(status: &Status) -> Vec<Finding> {
+    let decoded = pb::Findings::decode(status.details()).unwrap_or_default();
+    // Another message's bytes may decode, too: a finding names its rule.
+    let findings: Vec<Finding> = decoded.findings.into_iter().map(Finding::from).collect();
+    if findings.iter().all(|finding| !finding.guard.is_empty()) { findings } else { vec![] }
+}
+
+/// Safety rules or facts stand in the way; nothing was stored.
+fn held(what: &str, status: &Status) -> Failure {
+    let remedy = "nothing was changed; see what would be done with --dry-run";
+    Failure { findings: findings(status).into(), ..Failure::new(Exit::Conflict, what, with_causes(status), remedy) }
+}
+
 fn refused(what: &str, status: &Status) -> Failure {
     let violations: Vec<Violation> = pb::Violations::decode(status.details())
         .map(|details| details.violations.into_iter().map(Violation::from).collect())
@@ -173,9 +236,10 @@ fn refused(what: &str, status: &Status) -> Failure {
     if violations.is_empty() {
         // FAILED_PRECONDITION: the request is sound, the policy's state does not allow it now.
         let (exit, remedy) = match status.code() {
-            Code::FailedPrecondition => {
-                (Exit::Conflict, "look with `yardctl status`, and try again when it allows this")
-            }
+            Code::FailedPrecondition => (
+                Exit::Conflict,
+                "look with `yardctl status`, and with `yardctl history --active` for shifts; try again when it allows this",
+            ),
             _ => (Exit::Invalid, "correct what the hub names, then try again"),
         };
         return Failure::new(exit, what, with_causes(status), remedy);
@@ -192,8 +256,10 @@ fn conflict(what: &str, status: &Status) -> Failure {
             Exit::Conflict,
             what,
             format!(
-                "version {} was expected, version {} is there",
-                conflict.expected_version, conflict.present_version
+                "{}version {} was expected, version {} is there",
+                whose(status).map(|whose| format!("{whose}: ")).unwrap_or_default(),
+                conflict.expected_version,
+                conflict.present_version
             ),
             format!(
                 "somebody changed it: read it again with `yardctl status`, then repeat with --expected-version {}",
@@ -207,6 +273,12 @@ fn conflict(what: &str, status: &Status) -> Failure {
             "read the present state with `yardctl status`, then try again",
         ),
     }
+}
+
+/// What the version is of, where the hub's sentence names it: one call may be about several policies.
+fn whose(status: &Status) -> Option<&str> {
+    let (whose, _) = status.message().split_once(" is at version ")?;
+    (whose != "the policy").then_some(whose)
 }
 
 /// The message with its causes: tonic's own statuses say only "transport error", the cause names the port or certificate.

@@ -1,6 +1,9 @@
 //! The connection to the hub: address rules, TLS, calls with bounded retries, and a watch that reconnects.
 //!
-//! The only module that speaks gRPC. It returns values of `model`; what they mean is decided elsewhere.
+//! The only module that speaks gRPC, with `shift_watch`. It returns values of `model`; what they mean is decided elsewhere.
+
+mod reopening;
+mod shift_watch;
 
 use std::{
     fs,
@@ -9,12 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reopening::{Raw, Reopening};
+pub use shift_watch::{ShiftNews, ShiftWatch};
 use switchyard_proto::api::v1::{
-    self as pb, cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient,
+    self as pb, audit_service_client::AuditServiceClient, cluster_service_client::ClusterServiceClient,
+    policy_service_client::PolicyServiceClient, safety_service_client::SafetyServiceClient,
+    shift_service_client::ShiftServiceClient,
 };
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tonic::{
-    Code, Request, Response, Status, Streaming,
+    Code, Request, Response, Status,
     metadata::MetadataMap,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
@@ -22,7 +29,7 @@ use tonic::{
 use crate::{
     args::Global,
     error::{Exit, Failure, Kind, from_status, is_transient, with_causes},
-    model::{Event, Policy, PolicyRef},
+    model::{Event, Policy, PolicyRef, Shift},
     output::progress,
 };
 
@@ -78,6 +85,18 @@ impl Hub {
         ClusterServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
     }
 
+    pub fn shifts(channel: Channel) -> ShiftServiceClient<Channel> {
+        ShiftServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub fn audit(channel: Channel) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub fn safety(channel: Channel) -> SafetyServiceClient<Channel> {
+        SafetyServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
+    }
+
     /// Makes one call; sends it again, unchanged, while the hub is unavailable and the timeout allows.
     pub async fn call<Q: Clone, A>(
         &self,
@@ -127,13 +146,25 @@ impl Hub {
 
     /// A watch of one policy. Opens at the first `next`.
     pub fn watch(&self, policy: &PolicyRef) -> Watch {
-        Watch {
-            hub: self.clone(),
-            policy: policy.clone(),
-            stream: None,
-            pause: FIRST_PAUSE,
-            not_before: tokio::time::Instant::now(),
-        }
+        Watch { hub: self.clone(), policy: policy.clone(), stream: Reopening::new() }
+    }
+
+    /// The shift that moves the policy now: one attempt, for a page that asks again and again. Nothing also when it is not known.
+    pub async fn peek_shift(&self, policy: &PolicyRef) -> Option<Shift> {
+        let mut request = Request::new(pb::ListShiftsRequest {
+            policy: Some(policy.into()),
+            active: true,
+            page_size: 1,
+            ..pb::ListShiftsRequest::default()
+        });
+        request.set_timeout(CONNECT);
+        let answer = Self::shifts(self.channel.clone()).list_shifts(request).await.ok()?;
+        answer.into_inner().shifts.into_iter().next().map(Shift::from)
+    }
+
+    /// A watch of one shift. Opens at the first `next`.
+    pub fn watch_shift(&self, id: &str) -> ShiftWatch {
+        ShiftWatch::new(self.clone(), id)
     }
 }
 
@@ -157,71 +188,53 @@ pub enum News {
 pub struct Watch {
     hub: Hub,
     policy: PolicyRef,
-    stream: Option<Streaming<pb::WatchPoliciesResponse>>,
-    pause: Duration,
-    not_before: tokio::time::Instant,
+    stream: Reopening<pb::WatchPoliciesResponse>,
 }
 
 impl Watch {
     /// The next news. May be dropped at any await and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<News, Failure> {
-        let Some(stream) = &mut self.stream else {
-            return self.open().await;
+        let (channel, policy) = (&self.hub.channel, &self.policy);
+        let open = || {
+            let mut client = Hub::policies(channel.clone());
+            let policy = pb::PolicyRef::from(policy);
+            let request = pb::WatchPoliciesRequest { namespace: policy.namespace.clone(), policy: Some(policy) };
+            async move { client.watch_policies(request).await }
         };
-        match stream.message().await {
-            Ok(Some(message)) => {
-                self.pause = FIRST_PAUSE;
-                let event = message.event();
-                let policy = message.policy.map(|policy| Box::new(Policy::from(policy)));
-                Ok(match (event, policy) {
-                    (pb::WatchEvent::Synced, _) => News::Synced,
-                    (pb::WatchEvent::Deleted, Some(policy)) => News::Policy(Event::Deleted, policy),
-                    (pb::WatchEvent::Present, Some(policy)) => News::Policy(Event::Present, policy),
-                    // An event that this version does not know still carries the policy as it is now.
-                    (_, Some(policy)) => News::Policy(Event::Changed, policy),
-                    (pb::WatchEvent::Deleted, None) => News::NotFound,
-                    (_, None) => self.lost("the hub sent an event without a policy".into()),
-                })
-            }
-            Ok(None) => Ok(self.lost("the hub ended the watch".into())),
-            Err(status) => self.broken(&status),
+        match self.stream.next(open).await {
+            Raw::Opened => Ok(News::Opened),
+            Raw::Message(message) => Ok(self.news(message)),
+            Raw::Broken(status) => self.broken(&status),
         }
     }
 
-    async fn open(&mut self) -> Result<News, Failure> {
-        sleep_until(self.not_before).await;
-        let request =
-            pb::WatchPoliciesRequest { namespace: self.policy.namespace.clone(), policy: Some((&self.policy).into()) };
-        let mut client = Hub::policies(self.hub.channel.clone());
-        match timeout(CONNECT, client.watch_policies(request)).await {
-            Ok(Ok(response)) => {
-                self.stream = Some(response.into_inner());
-                Ok(News::Opened)
+    fn news(&mut self, message: pb::WatchPoliciesResponse) -> News {
+        let event = message.event();
+        let policy = message.policy.map(|policy| Box::new(Policy::from(policy)));
+        match (event, policy) {
+            (pb::WatchEvent::Synced, _) => News::Synced,
+            (pb::WatchEvent::Deleted, Some(policy)) => News::Policy(Event::Deleted, policy),
+            (pb::WatchEvent::Present, Some(policy)) => News::Policy(Event::Present, policy),
+            // An event that this version does not know still carries the policy as it is now.
+            (_, Some(policy)) => News::Policy(Event::Changed, policy),
+            (pb::WatchEvent::Deleted, None) => News::NotFound,
+            (_, None) => {
+                self.stream.lost();
+                News::Lost("the hub sent an event without a policy".into())
             }
-            Ok(Err(status)) => self.broken(&status),
-            Err(_) => Ok(self.lost(format!("no answer within {CONNECT:?}"))),
         }
     }
 
     fn broken(&mut self, status: &Status) -> Result<News, Failure> {
+        // Asked again after a pause, if the caller goes on.
+        self.stream.lost();
         match status.code() {
-            Code::NotFound => {
-                // Asked again after a pause, if the caller goes on.
-                self.lost(String::new());
-                Ok(News::NotFound)
-            }
+            Code::NotFound => Ok(News::NotFound),
             Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
                 Err(from_status(&format!("cannot watch {}", self.policy), &self.hub.url, Kind::Read, status))
             }
-            _ => Ok(self.lost(with_causes(status))),
+            _ => Ok(News::Lost(with_causes(status))),
         }
-    }
-
-    fn lost(&mut self, why: String) -> News {
-        self.stream = None;
-        self.not_before = tokio::time::Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
-        News::Lost(why)
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
 //! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
-//! `changes` and `wait` decide (no IO), `render` and `output` show, `commands` put these together.
+//! `changes`, `wait`, `shift_lines` and `shift_wait` decide (no IO), `render` and `output` show, `commands` put these together.
 //! The program must never link a database or an AWS client: it knows only what the hub tells it.
 
 mod args;
 mod changes;
 mod commands;
 mod error;
+mod gate;
 mod hub;
 mod manifest;
 mod model;
@@ -17,6 +18,9 @@ mod parse;
 #[cfg(test)]
 mod reasons_tests;
 mod render;
+mod shift_file;
+mod shift_lines;
+mod shift_wait;
 mod wait;
 
 use std::process::ExitCode;

@@ -6,11 +6,15 @@
 mod convert;
 #[cfg(test)]
 pub mod fixtures;
+pub mod shift;
+pub mod shift_spec;
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::Serialize;
+
+pub use shift::{AuditEntry, Finding, GatingSwitch, Shift, State, StepPlan};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PolicyRef {

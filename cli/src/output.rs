@@ -2,7 +2,10 @@
 //!
 //! The only module that writes to the terminal and reads the wall clock.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::{
+    io::{self, ErrorKind, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,6 +15,9 @@ use crate::{
     error::{Exit, Failure, plain},
     render::Paint,
 };
+
+/// Whether the terminal's last line is one that the next text must replace. A flag of the process, since the terminal is, too.
+static LIVE: AtomicBool = AtomicBool::new(false);
 
 /// How results are written.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +39,11 @@ impl Output {
         Self { format, paint: Paint { colored } }
     }
 
+    /// Whether a wait for a shift writes an object for each change.
+    pub fn streams(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Jsonl)
+    }
+
     /// Writes one result: the value as a document, or for people what `table` makes of it.
     pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce(Paint, Timestamp) -> String) -> Result<(), Failure> {
         match self.format {
@@ -41,6 +52,7 @@ impl Output {
                 let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
                 write(&format!("{text}\n"))
             }
+            Format::Jsonl => json_line(value),
             Format::Yaml => write(&serde_norway::to_string(value).map_err(|error| unwritable(&error))?),
         }
     }
@@ -54,6 +66,7 @@ pub fn json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
 
 /// Writes to stdout. A reader that went away (`| head`) got what it wanted: that ends the program quietly.
 pub fn write(text: &str) -> Result<(), Failure> {
+    clear_live();
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
@@ -68,12 +81,42 @@ fn unwritable(error: &dyn std::fmt::Display) -> Failure {
 
 /// A line of progress on stderr, with the time, fit for a log file.
 pub fn progress(line: &str) {
-    note(&stamped(now(), line));
+    progress_at(now(), line);
+}
+
+/// The same for something that happened at another time.
+pub fn progress_at(at: Timestamp, line: &str) {
+    note(&stamped(at, line));
 }
 
 /// Text on stderr as it is. A closed stderr must not stop the work.
 pub fn note(text: &str) {
+    clear_live();
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// How wide a line may be that is drawn again and again; nothing where stderr is no terminal.
+pub fn live_columns() -> Option<usize> {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return None;
+    }
+    // One column less than there are: a line that fills the last one wraps on some terminals.
+    let columns = terminal_size::terminal_size_of(stderr).map_or(80, |(terminal_size::Width(columns), _)| columns);
+    Some(usize::from(columns.saturating_sub(1)))
+}
+
+/// A line on the terminal that the next text replaces. Only for a terminal: see [`live_columns`].
+pub fn live(line: &str) {
+    let _ = io::stderr().lock().write_all(format!("\r\u{1b}[K{}", plain(line)).as_bytes());
+    LIVE.store(true, Ordering::Relaxed);
+}
+
+/// Takes the live line away.
+pub fn clear_live() {
+    if LIVE.swap(false, Ordering::Relaxed) {
+        let _ = io::stderr().lock().write_all(b"\r\x1b[K");
+    }
 }
 
 /// `2026-01-02T03:04:05Z text`, one line.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, civil::Date, tz::TimeZone};
 
 use crate::{error::Failure, model::PolicyRef};
 
@@ -29,6 +29,14 @@ pub enum ParseError {
     Duration(String),
     #[error("the duration '{0}' is out of range; use more than 0 and at most 24h")]
     DurationRange(String),
+    #[error("'{0}' is not a time in whole seconds; write for example 90s, 2m or 1h30m")]
+    Seconds(String),
+    #[error("'{0}' is not PERCENT or PERCENTxFACTOR; write for example 5 or 5x2")]
+    Growth(String),
+    #[error("'{0}' is not a time; write for example 2h or 7d (ago), 2026-01-02, or 2026-01-02T03:04:05Z")]
+    Moment(String),
+    #[error("'{0}' is neither a shift id nor a policy; write the id, NAME, or NAMESPACE/NAME")]
+    ShiftName(String),
     #[error(
         "a request id has 1 to {MAX_REQUEST_ID} printable characters without spaces, this one does not; give another"
     )]
@@ -99,6 +107,76 @@ impl PolicyName {
             (None, None) => "default",
         };
         Ok(PolicyRef { namespace: namespace.into(), name: self.name.clone() })
+    }
+}
+
+/// A shift as typed: by its id, or by a policy that it moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShiftName {
+    Id(String),
+    Policy(PolicyName),
+}
+
+/// A UUID is an id, everything else a policy. A policy whose name has the form of a UUID is written with its namespace.
+pub fn shift_name(text: &str) -> Result<ShiftName, ParseError> {
+    if uuid::Uuid::try_parse(text).is_ok_and(|id| id.as_hyphenated().to_string() == text) {
+        return Ok(ShiftName::Id(text.into()));
+    }
+    policy_name(text).map(ShiftName::Policy).map_err(|_| ParseError::ShiftName(text.into()))
+}
+
+/// `90s`, `2m`, `1h30m`, `7d`: what the hub keeps in seconds.
+pub fn whole_seconds(text: &str) -> Result<u32, ParseError> {
+    let bad = || ParseError::Seconds(text.into());
+    let duration = span(text).ok_or_else(bad)?;
+    if duration.subsec_nanos() != 0 {
+        return Err(bad());
+    }
+    u32::try_from(duration.as_secs()).map_err(|_| bad())
+}
+
+/// A time that ends or begins a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// So long before now.
+    Ago(SignedDuration),
+    At(Timestamp),
+}
+
+impl Moment {
+    /// The time itself; the earliest that there is when it would be before that.
+    pub fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(duration) => now.checked_sub(duration).unwrap_or(Timestamp::MIN),
+            Self::At(time) => time,
+        }
+    }
+}
+
+/// `2h` and `7d` mean so long ago; a date is its beginning in UTC.
+pub fn moment(text: &str) -> Result<Moment, ParseError> {
+    let bad = || ParseError::Moment(text.into());
+    if let Ok(time) = text.parse() {
+        return Ok(Moment::At(time));
+    }
+    if let Ok(date) = text.parse::<Date>() {
+        return date.to_zoned(TimeZone::UTC).map(|zoned| Moment::At(zoned.timestamp())).map_err(|_| bad());
+    }
+    span(text).filter(|duration| !duration.is_negative()).map(Moment::Ago).ok_or_else(bad)
+}
+
+/// A length of time, with days of 24 hours.
+fn span(text: &str) -> Option<SignedDuration> {
+    let span: Span = text.parse().ok()?;
+    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
+}
+
+/// `5` or `5x2`: the first step, and by how much each is larger than the one before (0: as the hub does by default).
+pub fn growth(text: &str) -> Result<(u32, u32), ParseError> {
+    let bad = |_| ParseError::Growth(text.into());
+    match text.split_once('x') {
+        Some((first, factor)) => Ok((first.parse().map_err(bad)?, factor.parse().map_err(bad)?)),
+        None => Ok((text.parse().map_err(bad)?, 0)),
     }
 }
 
@@ -197,6 +275,59 @@ mod tests {
         assert_eq!(request_id("deploy-1234"), Ok("deploy-1234".into()));
         for bad in ["", "a b", "a\nb", &"x".repeat(129)] {
             assert_eq!(request_id(bad), Err(ParseError::RequestId));
+        }
+    }
+
+    #[test]
+    fn a_uuid_names_a_shift_and_everything_else_a_policy() {
+        let id = "019b0c3e-7c00-7000-8000-000000000001";
+        assert_eq!(shift_name(id), Ok(ShiftName::Id(id.into())));
+        let policy = |namespace: Option<&str>, name: &str| {
+            Ok(ShiftName::Policy(PolicyName { namespace: namespace.map(Into::into), name: name.into() }))
+        };
+        assert_eq!(shift_name("shop/checkout"), policy(Some("shop"), "checkout"));
+        assert_eq!(shift_name("checkout"), policy(None, "checkout"));
+        assert_eq!(shift_name(&format!("shop/{id}")), policy(Some("shop"), id));
+        assert_eq!(shift_name(&id.replace('-', "")), policy(None, &id.replace('-', "")));
+        for bad in ["", "a/b/c", "/"] {
+            assert_eq!(shift_name(bad), Err(ParseError::ShiftName(bad.into())));
+        }
+    }
+
+    #[test]
+    fn bake_times_are_whole_seconds_and_may_be_days() {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("2m", 120), ("1h30m", 5400), ("7d", 604_800)] {
+            assert_eq!(whole_seconds(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "5", "-5s", "1500ms", "200000d", "2 minutes or so"] {
+            assert_eq!(whole_seconds(text), Err(ParseError::Seconds(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_an_age_a_date_or_a_time() {
+        let now: Timestamp = "2026-01-09T03:04:05Z".parse().unwrap();
+        for (text, expected) in [
+            ("2h", "2026-01-09T01:04:05Z"),
+            ("7d", "2026-01-02T03:04:05Z"),
+            ("2026-01-02", "2026-01-02T00:00:00Z"),
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+            ("2026-01-02T03:04:05+01:00", "2026-01-02T02:04:05Z"),
+        ] {
+            assert_eq!(moment(text).unwrap().at(now).to_string(), expected, "{text}");
+        }
+        for text in ["", "yesterday", "-2h", "12", "2026-13-01"] {
+            assert_eq!(moment(text), Err(ParseError::Moment(text.into())), "{text}");
+        }
+        let long_ago = moment("7000000d").unwrap();
+        assert_eq!(long_ago.at(now), Timestamp::MIN);
+    }
+
+    #[test]
+    fn growth_is_a_first_step_and_perhaps_a_factor() {
+        assert_eq!((growth("5"), growth("5x3")), (Ok((5, 0)), Ok((5, 3))));
+        for text in ["", "x", "5x", "x2", "5*2", "-5"] {
+            assert_eq!(growth(text), Err(ParseError::Growth(text.into())), "{text}");
         }
     }
 }

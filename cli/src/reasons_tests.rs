@@ -8,12 +8,20 @@ use crate::model::fixtures;
 const KINDS: [&str; 4] = ["Accepted", "ResolvedRefs", "Programmed", "Converged"];
 const LINKS: [&str; 3] = ["connected", "stale", "syncing"];
 
-/// The variants of `enum Reason`.
+/// The reasons of policies, and those of what outlives a shift, which are notes too.
 fn words_of_the_hub() -> BTreeSet<String> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../core/src/status.rs");
+    let mut words = variants("status.rs", "Reason");
+    words.extend(variants("shift/notes.rs", "FlowReason"));
+    words
+}
+
+/// The variants of an enum of the core.
+fn variants(file: &str, name: &str) -> BTreeSet<String> {
+    let path = format!("{}/../core/src/{file}", env!("CARGO_MANIFEST_DIR"));
     let source = std::fs::read_to_string(path).unwrap();
-    let (_, body) = source.split_once("pub enum Reason {").expect("core/src/status.rs has no enum Reason any more");
-    let (body, _) = body.split_once("\n}").expect("the enum Reason ends nowhere");
+    let head = format!("pub enum {name} {{");
+    let (_, body) = source.split_once(&head).unwrap_or_else(|| panic!("{file} has no enum {name} any more"));
+    let (body, _) = body.split_once("\n}").unwrap_or_else(|| panic!("the enum {name} ends nowhere"));
     let variants = body.lines().filter_map(|line| line.trim().strip_suffix(','));
     variants.filter(|word| is_reason(word)).map(str::to_owned).collect()
 }
@@ -84,5 +92,39 @@ fn fixtures_use_only_reasons_of_the_hub() {
     let clusters = status.clusters.iter().map(|cluster| &cluster.reason);
     for reason in conditions.chain(clusters).chain(status.notes.iter().map(|note| &note.reason)) {
         assert!(words.contains(reason), "{reason}");
+    }
+}
+
+/// Every `shift ID State ...: why (Reason)` of the docs, as state and reason.
+fn shown_of_shifts(text: &str) -> Vec<(&str, &str)> {
+    text.lines()
+        .filter_map(|line| {
+            let (_, rest) = line.split_once("shift 019b0c3e-")?;
+            let rest = rest.split_once(' ')?.1;
+            let rest = rest.strip_prefix("of shop/checkout: ").unwrap_or(rest).trim_start();
+            let state = rest.split([' ', ':', ',']).next().filter(|word| is_reason(word))?;
+            let mut reason = rest.split('(').filter_map(|piece| piece.split_once(')')).map(|(word, _)| word);
+            Some((state, reason.find(|word| is_reason(word))?))
+        })
+        .collect()
+}
+
+#[test]
+fn docs_show_only_states_and_reasons_of_shifts_that_the_hub_has() {
+    let (states, reasons) = (variants("shift/state.rs", "State"), variants("shift/state.rs", "ShiftReason"));
+    let docs = include_str!("../../docs/yardctl.md");
+    let shown = shown_of_shifts(docs);
+    assert!(shown.contains(&("Baking", "StepProgrammed")) && shown.contains(&("Succeeded", "Converged")), "{shown:?}");
+    for (state, reason) in shown {
+        assert!(states.contains(state) && reasons.contains(reason), "{state} ({reason})");
+    }
+}
+
+#[test]
+fn the_states_of_shifts_are_those_of_the_hub() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/shift.rs");
+    let mine = std::fs::read_to_string(path).unwrap();
+    for state in variants("shift/state.rs", "State") {
+        assert!(mine.contains(&format!("pb::ShiftState::{state} => Self::{state}")), "{state}");
     }
 }

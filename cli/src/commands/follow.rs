@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// A log that says nothing for longer looks as if the program had died.
-const STILL: Duration = Duration::from_secs(30);
+pub(super) const STILL: Duration = Duration::from_secs(30);
 
 /// How a wait ended, for `-o json|yaml`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Waited {
-    /// accepted, programmed, converged or deleted
+    /// accepted, programmed, converged, deleted; of a shift's way back restored
     pub condition: String,
-    /// reached, superseded, deleted, failed, timeout, interrupted or unknown
+    /// reached, superseded, deleted, failed, timeout, interrupted or unknown; of a shift ended instead of the second to fourth
     pub outcome: &'static str,
     pub message: String,
     pub seconds: f64,
@@ -76,17 +76,17 @@ pub async fn wait_for(hub: &Hub, until: Until, created: &Policy, deadline: Insta
 }
 
 /// Ctrl-c or SIGTERM (how a CD system cancels a job). Where they cannot be caught they end the process as ever.
-struct Stop {
+pub(super) struct Stop {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
 }
 
 impl Stop {
-    fn listen() -> Self {
+    pub(super) fn listen() -> Self {
         Self { interrupt: signal(SignalKind::interrupt()).ok(), terminate: signal(SignalKind::terminate()).ok() }
     }
 
-    async fn asked(&mut self) {
+    pub(super) async fn asked(&mut self) {
         async fn came(from: &mut Option<Signal>) {
             match from {
                 Some(signal) => {
@@ -122,7 +122,7 @@ fn subject(until: Until, created: &Policy) -> String {
 }
 
 /// To the nearest second: "4m59s" for a wait of five minutes that began a millisecond ago would puzzle.
-fn seconds(duration: Duration) -> String {
+pub(super) fn seconds(duration: Duration) -> String {
     short(i64::try_from((duration + Duration::from_millis(500)).as_secs()).unwrap_or(i64::MAX))
 }
 
@@ -184,6 +184,6 @@ impl This<'_> {
 }
 
 /// Milliseconds are enough.
-fn rounded(duration: Duration) -> f64 {
+pub(super) fn rounded(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

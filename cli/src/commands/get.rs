@@ -3,7 +3,7 @@
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 
-use super::{Context, change::present};
+use super::{Context, change::present, history};
 use crate::{
     args::Get,
     error::{Exit, Failure, Kind},
@@ -22,6 +22,7 @@ pub async fn run(context: &Context, what: Get) -> Result<(), Failure> {
         Get::Policies { name: Some(name) } => one_policy(context, &name).await,
         Get::Policies { name: None } => policies(context).await,
         Get::Clusters { name } => clusters(context, name).await,
+        Get::Shifts { name } => history::get(context, name).await,
         Get::Endpoints { service, cluster, unready } => endpoints(context, service, cluster, unready).await,
     }
 }
@@ -129,19 +130,19 @@ async fn endpoints(
 }
 
 /// Page tokens, with an end: a hub that gives the same token twice would keep us for ever.
-struct Pages {
-    what: &'static str,
+pub struct Pages {
+    pub what: &'static str,
     token: Option<String>,
     last: String,
     count: usize,
 }
 
 impl Pages {
-    fn new(what: &'static str) -> Self {
+    pub fn new(what: &'static str) -> Self {
         Self { what, token: Some(String::new()), last: String::new(), count: 0 }
     }
 
-    fn next_token(&mut self) -> Result<Option<String>, Failure> {
+    pub fn next_token(&mut self) -> Result<Option<String>, Failure> {
         let Some(token) = self.token.take() else {
             return Ok(None);
         };
@@ -154,7 +155,7 @@ impl Pages {
         Ok(Some(token))
     }
 
-    fn came(&mut self, next: String) {
+    pub fn came(&mut self, next: String) {
         self.token = (!next.is_empty()).then_some(next);
     }
 }

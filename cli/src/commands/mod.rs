@@ -4,8 +4,13 @@ mod apply;
 mod change;
 mod follow;
 mod get;
+mod history;
 mod plan;
+mod shift;
+mod shift_act;
+mod shift_follow;
 mod status;
+mod switch;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -57,6 +62,7 @@ impl Context {
 /// Runs the command; every failure is printed here, once, and becomes the exit code.
 pub fn run_to_exit(cli: Cli) -> ExitCode {
     let output = Output::new(cli.global.output, cli.global.color);
+    let streams = cli.command.streams();
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,21 +73,25 @@ pub fn run_to_exit(cli: Cli) -> ExitCode {
         Ok(Some(exit)) => ExitCode::from(exit.code()),
         Err(failure) => {
             note(&failure.report());
-            tell_programs(&output, &failure);
+            tell_programs(&output, streams, &failure);
             ExitCode::from(failure.exit.code())
         }
     }
 }
 
-/// Programs get the failure as the one document on stdout. When that cannot be written, the exit code still tells.
-fn tell_programs(output: &Output, failure: &Failure) {
+/// Programs get the failure as the one document on stdout, or as the last line of what is read line by line. When that cannot be
+/// written, the exit code still tells.
+fn tell_programs(output: &Output, streams: bool, failure: &Failure) {
     #[derive(Serialize)]
     struct Failed {
         error: Report,
     }
-    if output.format != Format::Table {
-        let _ = output.show(&Failed { error: Report::new(failure) }, |_, _| String::new());
-    }
+    let failed = Failed { error: Report::new(failure) };
+    let _ = match output.format {
+        Format::Table => Ok(()),
+        Format::Json if streams => output::json_line(&failed),
+        Format::Json | Format::Jsonl | Format::Yaml => output.show(&failed, |_, _| String::new()),
+    };
 }
 
 /// `Some(exit)` means that the command has already told what went wrong.
@@ -95,6 +105,18 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         Command::Delete(Delete::Policy { policy, change, wait }) => {
             return change::delete(&context, &policy, change, wait).await;
         }
+        Command::Flip(args) => return shift::flip(&context, args).await,
+        Command::Shift(args) => return shift::shift(&context, args).await,
+        Command::Rollback(args) => return shift::rollback(&context, args).await,
+        Command::Pause(args) => return shift_act::pause(&context, args).await,
+        Command::Resume(args) => return shift_act::resume(&context, args).await,
+        Command::Approve(args) => return shift_act::approve(&context, args).await,
+        Command::Promote(args) => return shift_act::promote(&context, args).await,
+        Command::Abort(args) => return shift_act::abort(&context, args).await,
+        Command::Watch(args) => return shift_act::watch(&context, args).await,
+        Command::History(args) => history::history(&context, args).await,
+        Command::Audit(args) => history::audit(&context, args).await,
+        Command::Switch(what) => switch::run(&context, what).await,
         Command::Plan(args) => plan::run(&context, args).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

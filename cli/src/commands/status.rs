@@ -6,27 +6,65 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{Context, get};
+use super::{Context, get, shift_act::find_active};
 use crate::{
     args::{Format, Status},
     changes::changes,
     error::{Exit, Failure},
-    hub::News,
-    model::{Event, Policy, PolicyRef},
+    hub::{Hub, News},
+    model::{Event, Policy, PolicyRef, Shift},
     output::{json_line, now, on_terminal, progress, stamped, terminal_rows, write},
     render,
 };
 
 /// Ages on the page ("5s ago") are redrawn that often.
 const REDRAW: Duration = Duration::from_secs(1);
+/// How old what the page says of a shift may be: the hub's replicas read their store every 2 s.
+const SHIFT_AGAIN: Duration = Duration::from_secs(2);
 
 pub async fn run(context: &Context, args: Status) -> Result<(), Failure> {
     let reference = args.policy.resolve(context.namespace())?;
     if args.watch {
         return watch(context, &reference).await;
     }
-    let policy = get::policy(&context.hub(false)?, &reference).await?;
-    context.output.show(&policy, |paint, now| render::status(&policy, paint, now))
+    let hub = context.hub(false)?;
+    let policy = get::policy(&hub, &reference).await?;
+    let shift = shift_of(&hub, &reference).await;
+    let page = Page { policy: &policy, shift: shift.as_ref() };
+    context.output.show(&page, |paint, now| render::status(&policy, shift.as_ref(), paint, now))
+}
+
+/// The policy, and the shift that moves it now.
+#[derive(Serialize)]
+struct Page<'a> {
+    #[serde(flatten)]
+    policy: &'a Policy,
+    shift: Option<&'a Shift>,
+}
+
+/// The page is worth having without it: what went wrong is told beside it.
+async fn shift_of(hub: &Hub, reference: &PolicyRef) -> Option<Shift> {
+    match find_active(hub, reference).await {
+        Ok(shift) => shift,
+        Err(failure) => {
+            progress(&format!("whether a shift moves {reference} is not known: {}", failure.why));
+            None
+        }
+    }
+}
+
+/// Looks for the policy's shift again and again, beside the watch of the policy, which does not tell of it.
+fn follow_shift(hub: Hub, reference: PolicyRef) -> tokio::sync::watch::Receiver<Option<Shift>> {
+    let (sender, receiver) = tokio::sync::watch::channel(None);
+    tokio::spawn(async move {
+        let mut again = interval(SHIFT_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !sender.is_closed() {
+            again.tick().await;
+            sender.send_replace(hub.peek_shift(&reference).await);
+        }
+    });
+    receiver
 }
 
 /// How a watch is shown.
@@ -51,7 +89,7 @@ struct Line<'a> {
 /// Goes on until it is interrupted or the policy is gone. `--timeout` bounds only the first connection.
 async fn watch(context: &Context, reference: &PolicyRef) -> Result<(), Failure> {
     let view = match context.output.format {
-        Format::Json => View::Json,
+        Format::Json | Format::Jsonl => View::Json,
         Format::Table if on_terminal() => View::Page,
         Format::Table => View::Lines,
         Format::Yaml => {
@@ -59,8 +97,10 @@ async fn watch(context: &Context, reference: &PolicyRef) -> Result<(), Failure> 
             return Err(Failure::usage("cannot watch", why, "use -o json for one object per line"));
         }
     };
-    let mut watch = context.hub(false)?.watch(reference);
-    let mut state = Watched { context, reference, view, last: None, pictured: false, lost: None };
+    let hub = context.hub(false)?;
+    let mut watch = hub.watch(reference);
+    let shift = (view == View::Page).then(|| follow_shift(hub.clone(), reference.clone()));
+    let mut state = Watched { context, reference, view, last: None, shift, pictured: false, lost: None };
     let first = Instant::now() + context.call_timeout();
     let mut redraw = interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,6 +131,8 @@ struct Watched<'a> {
     reference: &'a PolicyRef,
     view: View,
     last: Option<Policy>,
+    /// For the page.
+    shift: Option<tokio::sync::watch::Receiver<Option<Shift>>>,
     /// Whether the policy was in the picture since the stream was opened.
     pictured: bool,
     lost: Option<String>,
@@ -169,7 +211,8 @@ impl Watched<'_> {
             return Ok(());
         }
         let paint = self.context.output.paint;
-        let page = render::live(self.reference, self.last.as_ref(), self.lost.as_deref(), paint, now());
+        let shift = self.shift.as_ref().and_then(|shift| shift.borrow().clone());
+        let page = render::live(self.reference, self.last.as_ref(), shift.as_ref(), self.lost.as_deref(), paint, now());
         let page = render::fit(&page, terminal_rows());
         write(&format!("\u{1b}[?7l\u{1b}[H{}\u{1b}[J\u{1b}[?7h", page.replace('\n', "\u{1b}[K\n")))
     }

@@ -19,11 +19,11 @@ impl From<&PolicyRef> for pb::PolicyRef {
 }
 
 /// A time outside jiff's range (years -9999 to 9999) is no time that anybody meant.
-fn time(from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+pub(super) fn time(from: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     from.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok())
 }
 
-fn each<A, B: From<A>>(from: Vec<A>) -> Vec<B> {
+pub(super) fn each<A, B: From<A>>(from: Vec<A>) -> Vec<B> {
     from.into_iter().map(B::from).collect()
 }
 

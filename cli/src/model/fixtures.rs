@@ -100,3 +100,90 @@ pub fn policy(version: u64) -> Policy {
         },
     }
 }
+
+/// The id of the shift of the fixtures.
+pub const SHIFT: &str = "019b0c3e-7c00-7000-8000-000000000001";
+
+/// What happened in a shift; `seconds` after it was made.
+pub fn event(seconds: i8, state: State, step: u32, reason: &str, message: &str) -> shift::ShiftEvent {
+    let at: Timestamp = "2026-01-02T03:00:00Z".parse().unwrap();
+    shift::ShiftEvent {
+        at: Some(at + jiff::SignedDuration::from_secs(seconds.into())),
+        state,
+        step,
+        reason: reason.into(),
+        message: message.into(),
+        actor: String::new(),
+    }
+}
+
+/// shop/checkout on its way from blue to green in steps of 25, 50 and 100 percent, in this state and step.
+pub fn shift(state: State, step: u32) -> Shift {
+    let weights = |blue, green| shift::Weights::from([("blue".to_owned(), blue), ("green".to_owned(), green)]);
+    let percents = [25, 50, 100];
+    let percent = usize::try_from(step).unwrap().checked_sub(1).map_or(0, |index| percents[index]);
+    let present = weights(100 - percent, percent);
+    let steps = percents.iter().map(|percent| shift_spec::Step {
+        percent: *percent,
+        bake_seconds: if *percent < 100 { 120 } else { 0 },
+        ..shift_spec::Step::default()
+    });
+    let gate = shift_spec::Gate {
+        name: "errors".into(),
+        prometheus: Some(shift_spec::Prometheus { source: "main".into(), query: "errors".into() }),
+        success: "< 0.01".into(),
+        interval_seconds: 30,
+        count: 4,
+        ..shift_spec::Gate::default()
+    };
+    let created = shift::ShiftEvent { actor: "deployer".into(), ..event(0, State::Pending, 0, "Created", "asked for") };
+    Shift {
+        id: SHIFT.into(),
+        version: 1,
+        spec: shift_spec::ShiftSpec {
+            policies: vec![shift_spec::PolicyTarget {
+                namespace: "shop".into(),
+                name: "checkout".into(),
+                to: Some("green".into()),
+                ..shift_spec::PolicyTarget::default()
+            }],
+            strategy: shift_spec::Strategy { steps: steps.collect(), ..shift_spec::Strategy::default() },
+            gates: vec![gate],
+            reason: "release 42".into(),
+            progress_deadline_seconds: 600,
+            ..shift_spec::ShiftSpec::default()
+        },
+        status: shift::ShiftStatus {
+            state,
+            step,
+            steps: 3,
+            reason: "Created".into(),
+            message: "asked for".into(),
+            since: Some("2026-01-02T03:00:00Z".parse().unwrap()),
+            moves: vec![shift::Move {
+                policy: PolicyRef { namespace: "shop".into(), name: "checkout".into() },
+                from: weights(100, 0),
+                to: weights(0, 100),
+                programmed: Some(present.clone()),
+                present,
+            }],
+            history: vec![created],
+            ..shift::ShiftStatus::default()
+        },
+        actor: "deployer".into(),
+        created_at: Some("2026-01-02T03:00:00Z".parse().unwrap()),
+        ..Shift::default()
+    }
+}
+
+/// The same shift later: another version, where it is and why, and one more event.
+pub fn later(before: &Shift, state: State, step: u32, reason: &str, message: &str) -> Shift {
+    let mut now = Shift { version: before.version + 1, ..shift(state, step) };
+    now.status.history.clone_from(&before.status.history);
+    let seconds = i8::try_from(now.status.history.len()).unwrap();
+    now.status.history.push(event(seconds, state, step, reason, message));
+    now.status.reason = reason.into();
+    now.status.message = message.into();
+    now.status.programmed = matches!(state, State::Baking | State::Converging | State::Succeeded);
+    now
+}

@@ -1,11 +1,13 @@
 //! Text for people. Pure: takes values and `now`, gives strings; escape codes only through `Paint`.
 
 mod lists;
+mod shift;
 mod spec;
 mod status;
 mod table;
 
 pub use lists::{clusters, endpoints, plan, policies};
+pub use shift::{audit, dry_run, history, note_sentence, shift, shift_line, shift_name, switch_line, switches};
 pub use status::{fit, live, status};
 pub use table::{Paint, Tone};
 

@@ -4,19 +4,20 @@ use jiff::Timestamp;
 
 use super::{
     age, share,
+    shift::shift_fact,
     spec::spec_line,
     table::{Cell, Paint, Table, Tone},
 };
 use crate::{
     changes::condition_line,
     error::plain,
-    model::{ClusterStatus, Condition, Link, OwnerKind, Policy, PolicyRef, Truth},
+    model::{ClusterStatus, Condition, Link, OwnerKind, Policy, PolicyRef, Shift, Truth},
 };
 
 /// The whole page.
-pub fn status(policy: &Policy, paint: Paint, now: Timestamp) -> String {
+pub fn status(policy: &Policy, shift: Option<&Shift>, paint: Paint, now: Timestamp) -> String {
     let mut page = headline(policy, paint);
-    page.push_str(&facts(policy, now));
+    page.push_str(&facts(policy, shift, now));
     page.push_str(&format!("\n{}", conditions(policy, now).render(paint)));
     if policy.status.clusters.is_empty() {
         page.push_str("\nThe hub has not told anything about clusters yet.\n");
@@ -30,9 +31,16 @@ pub fn status(policy: &Policy, paint: Paint, now: Timestamp) -> String {
 }
 
 /// The page of a watch: the status as last seen, and whether the hub still answers.
-pub fn live(reference: &PolicyRef, last: Option<&Policy>, lost: Option<&str>, paint: Paint, now: Timestamp) -> String {
+pub fn live(
+    reference: &PolicyRef,
+    last: Option<&Policy>,
+    shift: Option<&Shift>,
+    lost: Option<&str>,
+    paint: Paint,
+    now: Timestamp,
+) -> String {
     let mut page = match last {
-        Some(policy) => status(policy, paint, now),
+        Some(policy) => status(policy, shift, paint, now),
         None => format!("{}  waiting for the hub\n", plain(&reference.to_string())),
     };
     if let Some(why) = lost {
@@ -94,12 +102,15 @@ fn verdict(policy: &Policy) -> (Tone, String) {
     (Tone::Good, "CONVERGED".into())
 }
 
-fn facts(policy: &Policy, now: Timestamp) -> String {
+fn facts(policy: &Policy, shift: Option<&Shift>, now: Timestamp) -> String {
     let mut lines = vec![
         ("version", format!("{}, generation {}", policy.version, policy.generation)),
         ("changed", ago(policy.updated_at, now)),
         ("owner", owner(policy, now)),
     ];
+    if let Some(shift) = shift {
+        lines.push(("shift", shift_fact(shift)));
+    }
     if policy.deleting_since.is_some() {
         lines.push(("deleting", ago(policy.deleting_since, now)));
     }

@@ -29,7 +29,7 @@ fn settled() -> Policy {
 
 #[test]
 fn the_page_shows_a_shift_that_waits_and_removals_that_are_held() {
-    let page = status(&fixtures::policy(7), BARE, now());
+    let page = status(&fixtures::policy(7), None, BARE, now());
     let expected = "\
 shop/checkout  NOT CONVERGED: Programmed is False (WeightsHeld) for version 7: the change of weights waits as a whole for green
   version     7, generation 3
@@ -79,7 +79,7 @@ fn a_policy_of_a_cluster_names_it_and_what_of_its_resource_is_not_in_force() {
     };
     let mut shown = |owner| {
         policy.owner = Some(owner);
-        let page = status(&policy, BARE, now());
+        let page = status(&policy, None, BARE, now());
         page.lines().find_map(|line| line.strip_prefix("  owner       ")).unwrap().to_owned()
     };
     assert_eq!(shown(of_blue.clone()), "cluster blue (kubectl), generation 4");
@@ -91,7 +91,7 @@ fn a_policy_of_a_cluster_names_it_and_what_of_its_resource_is_not_in_force() {
 
 #[test]
 fn a_settled_policy_says_converged_and_that_nothing_waits() {
-    let page = status(&settled(), BARE, now());
+    let page = status(&settled(), None, BARE, now());
     assert!(page.starts_with("shop/checkout  CONVERGED\n"), "{page}");
     assert!(page.ends_with("\nNothing is held or waiting.\n"), "{page}");
     assert!(page.contains("90.0%") && page.contains("10.0%"), "{page}");
@@ -103,7 +103,7 @@ fn a_cluster_without_anything_at_the_load_balancer_shows_dashes() {
     let green = &mut policy.status.clusters[1];
     green.programmed_weight = None;
     green.target_group_arn.clear();
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     let of_green: Vec<&str> = page.lines().filter(|line| line.starts_with("green ")).collect();
     assert_eq!(of_green[0].split_whitespace().nth(4), Some("-"), "{page}");
     assert!(of_green[1].ends_with("  -"), "{page}");
@@ -115,7 +115,7 @@ fn a_reason_that_only_says_as_asked_is_not_shown() {
     for cluster in &mut policy.status.clusters {
         cluster.reason = "AsRequested".into();
     }
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     // The table of conditions shows the word, the clusters' part of the page does not.
     let (_, of_clusters) = page.split_once("\nCLUSTER ").expect("the page has clusters");
     assert!(!of_clusters.contains("AsRequested"), "{page}");
@@ -125,7 +125,7 @@ fn a_reason_that_only_says_as_asked_is_not_shown() {
 fn converged_elsewhere_than_asked_is_said_in_the_first_line() {
     let mut policy = settled();
     policy.status.clusters[1].effective_weight = 0;
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.starts_with("shop/checkout  CONVERGED, but not to the weights that were asked for\n"), "{page}");
 }
 
@@ -133,7 +133,7 @@ fn converged_elsewhere_than_asked_is_said_in_the_first_line() {
 fn a_cluster_that_is_not_heard_of_is_said_in_the_first_line() {
     let mut policy = settled();
     policy.status.clusters[0].link = Link::Stale;
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.starts_with("shop/checkout  CONVERGED, but a cluster is not heard of"), "{page}");
 }
 
@@ -141,7 +141,7 @@ fn a_cluster_that_is_not_heard_of_is_said_in_the_first_line() {
 fn a_version_that_was_not_judged_yet_is_never_shown_as_converged() {
     let mut policy = settled();
     policy.version = 8;
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.starts_with("shop/checkout  NOT JUDGED YET: version 8 is accepted"), "{page}");
     assert!(page.contains("speaks of version 7"), "{page}");
 }
@@ -151,7 +151,7 @@ fn a_policy_without_any_status_is_shown_without_guesses() {
     let mut policy = fixtures::policy(1);
     policy.status = Default::default();
     policy.spec = serde_json::Value::Null;
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.contains("none at the load balancer"), "{page}");
     assert!(page.contains("The hub has not told anything about clusters yet."), "{page}");
 }
@@ -162,13 +162,13 @@ fn what_an_agent_wrote_cannot_steer_the_terminal() {
     policy.status.notes[0].message = "\u{1b}[2J\u{1b}]0;owned\u{7}".into();
     policy.status.clusters[1].message = "a\rb\u{1b}[1A".into();
     policy.status.conditions[2].message = "x\u{9b}31m".into();
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.chars().all(|c| !c.is_control() || c == '\n'), "{page:?}");
 }
 
 #[test]
 fn colours_mark_good_bad_and_doubtful() {
-    let page = status(&fixtures::policy(7), Paint { colored: true }, now());
+    let page = status(&fixtures::policy(7), None, Paint { colored: true }, now());
     for colored in ["\u{1b}[32mTrue\u{1b}[0m", "\u{1b}[31mFalse\u{1b}[0m", "\u{1b}[33mstale\u{1b}[0m"] {
         assert!(page.contains(colored), "{page:?} lacks {colored:?}");
     }
@@ -177,7 +177,7 @@ fn colours_mark_good_bad_and_doubtful() {
 #[test]
 fn a_watch_says_when_what_it_shows_is_old() {
     let policy = settled();
-    let of = |last, lost| live(&policy.reference, last, lost, BARE, now());
+    let of = |last, lost| live(&policy.reference, last, None, lost, BARE, now());
     assert_eq!(of(None, None), "shop/checkout  waiting for the hub\n\nctrl-c ends the watch\n");
     assert!(!of(None, Some("refused")).contains("old"));
     let page = of(Some(&policy), Some("connection\u{1b}refused"));
@@ -202,6 +202,6 @@ fn a_policy_with_a_listener_and_no_rule_yet_shows_no_priority() {
     let rule = policy.status.rule.as_mut().expect("the fixture has a rule");
     rule.rule_arn.clear();
     rule.priority = 0;
-    let page = status(&policy, BARE, now());
+    let page = status(&policy, None, BARE, now());
     assert!(page.contains("  rule        -\n  listener    arn:listener/1\n"), "{page}");
 }

@@ -2,5 +2,7 @@
 
 mod commands;
 mod connection;
+mod shift_acts;
+mod shifts;
 mod support;
 mod weights;

@@ -13,8 +13,11 @@ use std::{
 
 use switchyard_proto::api::v1::{
     self as pb,
+    audit_service_server::{AuditService, AuditServiceServer},
     cluster_service_server::{ClusterService, ClusterServiceServer},
     policy_service_server::{PolicyService, PolicyServiceServer},
+    safety_service_server::{SafetyService, SafetyServiceServer},
+    shift_service_server::{ShiftService, ShiftServiceServer},
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
@@ -40,6 +43,14 @@ pub enum Beat {
     Hold,
 }
 
+/// One thing that a watch of a shift does. A stream ends when its script does.
+pub enum ShiftBeat {
+    Shift(Box<pb::Shift>),
+    Break(Status),
+    /// Nothing more, but the stream stays open.
+    Hold,
+}
+
 type Queue<T> = Mutex<VecDeque<Answer<T>>>;
 
 /// What the hub will answer, call by call.
@@ -54,6 +65,17 @@ pub struct Script {
     pub plan: Queue<pb::GetPlanResponse>,
     pub clusters: Queue<pb::ListClustersResponse>,
     pub endpoints: Queue<pb::ListEndpointsResponse>,
+    pub create: Queue<pb::CreateShiftResponse>,
+    pub get_shift: Queue<pb::GetShiftResponse>,
+    pub shifts: Queue<pb::ListShiftsResponse>,
+    pub watch_shift: Mutex<VecDeque<Answer<Vec<ShiftBeat>>>>,
+    /// Pause, resume, approve, promote and abort take their answers here.
+    pub act: Queue<pb::Shift>,
+    pub rollback: Queue<pb::RollbackShiftResponse>,
+    pub audit: Queue<pb::ListAuditEntriesResponse>,
+    pub switches: Queue<pb::ListGatingSwitchesResponse>,
+    pub set_switch: Queue<pb::SetGatingSwitchResponse>,
+    pub delete_switch: Queue<pb::DeleteGatingSwitchResponse>,
 }
 
 pub fn queue<T>(answers: impl IntoIterator<Item = Answer<T>>) -> Mutex<VecDeque<Answer<T>>> {
@@ -69,6 +91,15 @@ pub struct Seen {
     pub delete: Mutex<Vec<pb::DeletePolicyRequest>>,
     pub weights: Mutex<Vec<pb::SetWeightsRequest>>,
     pub endpoints: Mutex<Vec<pb::ListEndpointsRequest>>,
+    pub create: Mutex<Vec<pb::CreateShiftRequest>>,
+    pub shifts: Mutex<Vec<pb::ListShiftsRequest>>,
+    pub watch_shift: Mutex<Vec<pb::WatchShiftRequest>>,
+    /// What was done, and the request in the form of an approval, which has every field.
+    pub act: Mutex<Vec<(&'static str, pb::ApproveShiftRequest)>>,
+    pub rollback: Mutex<Vec<pb::RollbackShiftRequest>>,
+    pub audit: Mutex<Vec<pb::ListAuditEntriesRequest>>,
+    pub set_switch: Mutex<Vec<pb::SetGatingSwitchRequest>>,
+    pub delete_switch: Mutex<Vec<pb::DeleteGatingSwitchRequest>>,
 }
 
 async fn next<T>(call: &str, queue: &Mutex<VecDeque<Answer<T>>>) -> Result<T, Status> {
@@ -169,6 +200,143 @@ impl ClusterService for Service {
     }
 }
 
+impl Service {
+    async fn act(&self, what: &'static str, request: pb::ApproveShiftRequest) -> Result<Option<pb::Shift>, Status> {
+        self.seen.act.lock().unwrap().push((what, request));
+        next(what, &self.script.act).await.map(Some)
+    }
+}
+
+#[tonic::async_trait]
+impl ShiftService for Service {
+    type WatchShiftStream = Pin<Box<dyn Stream<Item = Result<pb::WatchShiftResponse, Status>> + Send>>;
+
+    async fn create_shift(
+        &self,
+        request: Request<pb::CreateShiftRequest>,
+    ) -> Result<Response<pb::CreateShiftResponse>, Status> {
+        self.seen.create.lock().unwrap().push(request.into_inner());
+        next("CreateShift", &self.script.create).await.map(Response::new)
+    }
+
+    async fn get_shift(&self, _: Request<pb::GetShiftRequest>) -> Result<Response<pb::GetShiftResponse>, Status> {
+        next("GetShift", &self.script.get_shift).await.map(Response::new)
+    }
+
+    async fn list_shifts(
+        &self,
+        request: Request<pb::ListShiftsRequest>,
+    ) -> Result<Response<pb::ListShiftsResponse>, Status> {
+        self.seen.shifts.lock().unwrap().push(request.into_inner());
+        next("ListShifts", &self.script.shifts).await.map(Response::new)
+    }
+
+    async fn watch_shift(
+        &self,
+        request: Request<pb::WatchShiftRequest>,
+    ) -> Result<Response<Self::WatchShiftStream>, Status> {
+        self.seen.watch_shift.lock().unwrap().push(request.into_inner());
+        let beats = next("WatchShift", &self.script.watch_shift).await?;
+        let stream = tokio_stream::iter(beats).then(|beat| async move {
+            match beat {
+                ShiftBeat::Shift(shift) => Ok(pb::WatchShiftResponse { shift: Some(*shift) }),
+                ShiftBeat::Break(status) => Err(status),
+                ShiftBeat::Hold => std::future::pending().await,
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn pause_shift(
+        &self,
+        request: Request<pb::PauseShiftRequest>,
+    ) -> Result<Response<pb::PauseShiftResponse>, Status> {
+        let pb::PauseShiftRequest { request_id, id, reason } = request.into_inner();
+        let shift = self.act("pause", pb::ApproveShiftRequest { request_id, id, step: 0, reason }).await?;
+        Ok(Response::new(pb::PauseShiftResponse { shift }))
+    }
+
+    async fn resume_shift(
+        &self,
+        request: Request<pb::ResumeShiftRequest>,
+    ) -> Result<Response<pb::ResumeShiftResponse>, Status> {
+        let pb::ResumeShiftRequest { request_id, id, reason } = request.into_inner();
+        let shift = self.act("resume", pb::ApproveShiftRequest { request_id, id, step: 0, reason }).await?;
+        Ok(Response::new(pb::ResumeShiftResponse { shift }))
+    }
+
+    async fn approve_shift(
+        &self,
+        request: Request<pb::ApproveShiftRequest>,
+    ) -> Result<Response<pb::ApproveShiftResponse>, Status> {
+        let shift = self.act("approve", request.into_inner()).await?;
+        Ok(Response::new(pb::ApproveShiftResponse { shift }))
+    }
+
+    async fn promote_shift(
+        &self,
+        request: Request<pb::PromoteShiftRequest>,
+    ) -> Result<Response<pb::PromoteShiftResponse>, Status> {
+        let pb::PromoteShiftRequest { request_id, id, reason } = request.into_inner();
+        let shift = self.act("promote", pb::ApproveShiftRequest { request_id, id, step: 0, reason }).await?;
+        Ok(Response::new(pb::PromoteShiftResponse { shift }))
+    }
+
+    async fn abort_shift(
+        &self,
+        request: Request<pb::AbortShiftRequest>,
+    ) -> Result<Response<pb::AbortShiftResponse>, Status> {
+        let pb::AbortShiftRequest { request_id, id, reason } = request.into_inner();
+        let shift = self.act("abort", pb::ApproveShiftRequest { request_id, id, step: 0, reason }).await?;
+        Ok(Response::new(pb::AbortShiftResponse { shift }))
+    }
+
+    async fn rollback_shift(
+        &self,
+        request: Request<pb::RollbackShiftRequest>,
+    ) -> Result<Response<pb::RollbackShiftResponse>, Status> {
+        self.seen.rollback.lock().unwrap().push(request.into_inner());
+        next("RollbackShift", &self.script.rollback).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for Service {
+    async fn list_audit_entries(
+        &self,
+        request: Request<pb::ListAuditEntriesRequest>,
+    ) -> Result<Response<pb::ListAuditEntriesResponse>, Status> {
+        self.seen.audit.lock().unwrap().push(request.into_inner());
+        next("ListAuditEntries", &self.script.audit).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl SafetyService for Service {
+    async fn list_gating_switches(
+        &self,
+        _: Request<pb::ListGatingSwitchesRequest>,
+    ) -> Result<Response<pb::ListGatingSwitchesResponse>, Status> {
+        next("ListGatingSwitches", &self.script.switches).await.map(Response::new)
+    }
+
+    async fn set_gating_switch(
+        &self,
+        request: Request<pb::SetGatingSwitchRequest>,
+    ) -> Result<Response<pb::SetGatingSwitchResponse>, Status> {
+        self.seen.set_switch.lock().unwrap().push(request.into_inner());
+        next("SetGatingSwitch", &self.script.set_switch).await.map(Response::new)
+    }
+
+    async fn delete_gating_switch(
+        &self,
+        request: Request<pb::DeleteGatingSwitchRequest>,
+    ) -> Result<Response<pb::DeleteGatingSwitchResponse>, Status> {
+        self.seen.delete_switch.lock().unwrap().push(request.into_inner());
+        next("DeleteGatingSwitch", &self.script.delete_switch).await.map(Response::new)
+    }
+}
+
 /// The scripted hub; it goes away with the test's runtime.
 pub struct Hub {
     pub url: String,
@@ -188,7 +356,10 @@ impl Hub {
         let service = Service { script: Arc::new(script), seen: seen.clone() };
         let server = server
             .add_service(PolicyServiceServer::new(service.clone()))
-            .add_service(ClusterServiceServer::new(service))
+            .add_service(ClusterServiceServer::new(service.clone()))
+            .add_service(ShiftServiceServer::new(service.clone()))
+            .add_service(AuditServiceServer::new(service.clone()))
+            .add_service(SafetyServiceServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         Self { url, seen }
@@ -197,6 +368,13 @@ impl Hub {
     /// Runs yardctl against this hub; words are split at blanks.
     pub async fn yardctl(&self, line: &str) -> Ran {
         yardctl_with(&format!("--hub {} {line}", self.url), "").await
+    }
+
+    /// The same with arguments that hold blanks.
+    pub async fn yardctl_words(&self, words: &[&str]) -> Ran {
+        let mut command = command(&format!("--hub {}", self.url));
+        command.args(words);
+        finish(command, &words.join(" "), "").await
     }
 }
 
@@ -217,7 +395,11 @@ impl Ran {
 
 /// Runs yardctl with nothing of this machine's environment that it looks at.
 pub async fn yardctl_with(line: &str, stdin: &str) -> Ran {
-    let mut child = command(line).stdin(Stdio::piped()).spawn().unwrap();
+    finish(command(line), line, stdin).await
+}
+
+async fn finish(mut command: Command, line: &str, stdin: &str) -> Ran {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     // A process that ends without reading its stdin is no error of the test.
     let _ = input.write_all(stdin.as_bytes()).await;
@@ -317,4 +499,76 @@ pub fn plan() -> pb::Plan {
         notes: vec![],
         made_at: None,
     }
+}
+
+/// The id of every shift of these tests.
+pub const SHIFT: &str = "019b0c3e-7c00-7000-8000-000000000001";
+
+/// shop/checkout on its way from blue to green in steps of 25 and 100 percent: version, state, step, reason. Its history has an
+/// event for each version, as a hub that changes it step by step would have written.
+pub fn shift(version: u64, state: pb::ShiftState, step: u32, reason: &str) -> pb::Shift {
+    let weights = |blue, green| [("blue".to_owned(), blue), ("green".to_owned(), green)].into();
+    let percent = [0, 25, 100][step as usize];
+    let policy = || Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() });
+    let message = format!("message of version {version}");
+    let event = |number: u64, state: pb::ShiftState, reason: &str| pb::ShiftEvent {
+        at: Some(prost_types::Timestamp { seconds: 1_767_322_800 + i64::try_from(number).unwrap(), nanos: 0 }),
+        state: state as i32,
+        step,
+        reason: reason.into(),
+        message: format!("message of version {number}"),
+        actor: String::new(),
+    };
+    let mut history: Vec<pb::ShiftEvent> =
+        (1..version).map(|number| event(number, pb::ShiftState::Pending, "Created")).collect();
+    history.push(event(version, state, reason));
+    pb::Shift {
+        id: SHIFT.into(),
+        version,
+        spec: Some(pb::ShiftSpec {
+            policies: vec![pb::ShiftPolicy { policy: policy(), to_cluster: "green".into(), ..Default::default() }],
+            strategy: Some(pb::ShiftStrategy {
+                steps: vec![
+                    pb::ShiftStep { percent: 25, bake_seconds: 120, ..Default::default() },
+                    pb::ShiftStep { percent: 100, ..Default::default() },
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        status: Some(pb::ShiftStatus {
+            state: state as i32,
+            step,
+            steps: 2,
+            reason: reason.into(),
+            message,
+            programmed: matches!(
+                state,
+                pb::ShiftState::Baking
+                    | pb::ShiftState::Converging
+                    | pb::ShiftState::Succeeded
+                    | pb::ShiftState::Failed
+            ),
+            moves: vec![pb::ShiftMove {
+                policy: policy(),
+                from: weights(100, 0),
+                to: weights(0, 100),
+                present: weights(100 - percent, percent),
+                programmed: weights(100 - percent, percent),
+            }],
+            history,
+            ..Default::default()
+        }),
+        actor: "deployer".into(),
+        created_at: Some(prost_types::Timestamp { seconds: 1_767_322_800, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+pub fn beat(shift: pb::Shift) -> ShiftBeat {
+    ShiftBeat::Shift(Box::new(shift))
+}
+
+pub fn created(shift: pb::Shift) -> Answer<pb::CreateShiftResponse> {
+    Answer::Ok(pb::CreateShiftResponse { shift: Some(shift), ..Default::default() })
 }

@@ -1,0 +1,77 @@
+//! A stream that is opened again whenever it breaks, with growing pauses. What its messages mean is decided by its users.
+
+use std::{pin::Pin, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Response, Status, Streaming};
+
+use super::{CONNECT, FIRST_PAUSE, LAST_PAUSE};
+
+type Opening<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Send>>;
+
+/// What a stream gives.
+pub enum Raw<T> {
+    Opened,
+    Message(T),
+    /// It ended, or could not be opened; [`Reopening::lost`] lets it be opened again.
+    Broken(Status),
+}
+
+pub struct Reopening<T> {
+    stream: Option<Streaming<T>>,
+    /// Kept from one `next` to the other: a caller that looks at its clock each second must not cut off a slow answer.
+    opening: Option<Opening<T>>,
+    pause: Duration,
+    not_before: Instant,
+}
+
+impl<T: 'static> Reopening<T> {
+    /// Opens at the first `next`.
+    pub fn new() -> Self {
+        Self { stream: None, opening: None, pause: FIRST_PAUSE, not_before: Instant::now() }
+    }
+
+    /// The next thing. May be dropped at any await and called again: nothing is lost.
+    pub async fn next<F>(&mut self, open: impl FnOnce() -> F) -> Raw<T>
+    where
+        F: Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
+    {
+        let Some(stream) = &mut self.stream else {
+            sleep_until(self.not_before).await;
+            let opening = self.opening.get_or_insert_with(|| Box::pin(bounded(open())));
+            let opened = opening.await;
+            self.opening = None;
+            return match opened {
+                Ok(stream) => {
+                    self.stream = Some(stream);
+                    Raw::Opened
+                }
+                Err(status) => Raw::Broken(status),
+            };
+        };
+        match stream.message().await {
+            Ok(Some(message)) => {
+                self.pause = FIRST_PAUSE;
+                Raw::Message(message)
+            }
+            Ok(None) => Raw::Broken(Status::unavailable("the hub ended the watch")),
+            Err(status) => Raw::Broken(status),
+        }
+    }
+
+    /// The stream is of no use any more; the next one is opened after a pause.
+    pub fn lost(&mut self) {
+        self.stream = None;
+        self.not_before = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+    }
+}
+
+async fn bounded<T>(
+    open: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+) -> Result<Streaming<T>, Status> {
+    match timeout(CONNECT, open).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::unavailable(format!("no answer within {CONNECT:?}"))),
+    }
+}
