@@ -1,4 +1,5 @@
 //! Measuring against what really measures: a real Prometheus. Needs `scripts/prometheus.sh`, and fails without it.
 
 mod prometheus;
+mod shifts;
 mod traffic;

@@ -24,7 +24,7 @@ const KNOWN: &[(&str, &str)] = &[
         "moto finds a metric by its name and dimensions in any namespace; at AWS the namespace is part of what a metric is",
     ),
     ("a period that is none", "moto takes any number of seconds; AWS: 1, 5, 10, 20, 30 or a multiple of 60"),
-    ("a statistic that is none", "moto answers with nothing; AWS refuses what is no statistic"),
+    ("a statistic that is none", "moto answers with periods without a value; AWS refuses what is no statistic"),
 ];
 
 /// A call: its name and its parameters.
