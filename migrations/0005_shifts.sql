@@ -66,6 +66,8 @@ create table shift_resources (
     uid text not null check (uid ~ '^[!-~]{1,128}$'),
     shift_id text check (shift_id ~ '^[!-~]{1,64}$'),
     refused text check (length(refused) between 1 and 8192),
+    -- The generation whose pause, approval and abort the shift was told.
+    generation bigint not null default 0 check (generation >= 0),
     first_seen timestamptz not null,
     primary key (cluster, uid),
     constraint made_or_refused check ((shift_id is null) <> (refused is null))

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Guard;
+use super::{Guard, machine::Command};
 use crate::policy::spec::Metadata;
 
 /// The resource's kind; its API version is [`crate::policy::spec::API_VERSION`].
@@ -80,6 +80,17 @@ pub struct ShiftSpec {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "schema", schemars(range(max = MOST_STEPS)))]
     pub approved_step: u32,
+}
+
+impl ShiftSpec {
+    /// What the fields that may change say to a shift under way.
+    pub fn controls(&self) -> Vec<Command> {
+        let approved = usize::try_from(self.approved_step).unwrap_or(usize::MAX).checked_sub(1);
+        let mut said: Vec<Command> = approved.map(Command::ApproveUpTo).into_iter().collect();
+        said.push(if self.paused { Command::Pause } else { Command::Resume });
+        said.extend(self.abort.then_some(Command::Abort));
+        said
+    }
 }
 
 /// 10 minutes, the default of a Kubernetes Deployment (`progressDeadlineSeconds`).

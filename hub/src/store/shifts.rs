@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::types::Json;
 use switchyard_core::{
-    ids::{Namespace, PolicyKey, PolicyUid, ShiftId},
+    ids::{ClusterName, Namespace, PolicyKey, PolicyUid, ResourceUid, ShiftId},
     policy::{PolicyMemory, PolicyRecord},
     shift::{
         Finding, Origin, Shift,
@@ -140,6 +140,56 @@ impl Store {
         }
         self.keep_answer(&mut txn, &request, &shift).await?;
         self.notify(&mut txn, &moved.notice()).await?;
+        self.commit(txn).await?;
+        Ok(shift)
+    }
+
+    /// Tells a resource's shift what the fields of the resource that may change say in this generation; an older one than was told
+    /// before, or the same again, says nothing, so that what a caller said in between holds. What the shift cannot take any more
+    /// (it goes back, or has ended) is left out.
+    ///
+    /// # Errors
+    /// [`ShiftError`]; nothing is stored then.
+    pub async fn shift_resource_said(
+        &self,
+        caller: &Caller,
+        cluster: &ClusterName,
+        uid: &ResourceUid,
+        generation: u64,
+        said: &[Command],
+    ) -> Result<Shift, ShiftError> {
+        check_caller(caller)?;
+        let mut txn = self.begin().await?;
+        let (change, now) = self.shift_change(&mut txn).await?;
+        let memory = self.resource_in_txn(&mut txn, cluster, uid).await?;
+        let memory = memory.ok_or_else(|| unreadable("the memory of a resource", "its shift was not made"))?;
+        let mut shift = self.shift_of_memory(&mut txn, memory).await?;
+        if !self.resource_told(&mut txn, cluster, uid, generation).await? {
+            return Ok(shift);
+        }
+        let mut weights = Vec::new();
+        let told: Vec<&Command> = said
+            .iter()
+            .filter(|said| {
+                let Ok((after, writes)) = command(shift.clone(), said, by(caller), now) else { return false };
+                let news = after != shift;
+                shift = after;
+                weights.extend(writes);
+                news
+            })
+            .collect();
+        if !told.is_empty() {
+            shift.version += 1;
+            let moved = self.weights_write(&mut txn, &weights, change).await?;
+            self.shift_update(&mut txn, &shift, change).await?;
+            for one in shift.present_moves() {
+                for said in &told {
+                    let detail = detail(&shift, moved.of(&one.uid));
+                    self.audit_shift(&mut txn, caller, action(said), &shift, &one.policy, detail).await?;
+                }
+            }
+            self.notify(&mut txn, &moved.notice()).await?;
+        }
         self.commit(txn).await?;
         Ok(shift)
     }

@@ -102,16 +102,8 @@ pub(super) fn held(findings: &[Finding]) -> String {
 
 /// A resource can be written as paused, approved or aborted before its shift is made: the new shift is so from its first moment.
 pub(super) fn as_written(shift: Shift, by: By<'_>, now: Timestamp) -> Shift {
-    let spec = &shift.spec;
-    let approved = usize::try_from(spec.approved_step).unwrap_or(usize::MAX).checked_sub(1);
-    let mut commands: Vec<Command> = approved.map(Command::ApproveUpTo).into_iter().collect();
-    if spec.paused {
-        commands.push(Command::Pause);
-    }
-    if spec.abort {
-        commands.push(Command::Abort);
-    }
-    commands.into_iter().fold(shift, |shift, said| match command(shift.clone(), &said, by, now) {
+    let said = shift.spec.controls();
+    said.into_iter().fold(shift, |shift, said| match command(shift.clone(), &said, by, now) {
         // A new shift has moved nothing, so there are no weights to write.
         Ok((shift, _)) => shift,
         Err(_) => shift,

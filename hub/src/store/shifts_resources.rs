@@ -12,7 +12,7 @@ use super::{
     Store,
     error::{Query, StoreError},
     shifts_change::ShiftError,
-    values::{Conn, at, text, unreadable},
+    values::{Conn, at, signed, text, unreadable},
 };
 
 /// What became of a resource.
@@ -93,6 +93,20 @@ impl Store {
         let read = sqlx::query_as::<_, MemoryRow>(read).bind(cluster.as_str()).bind(uid.as_str());
         let row = self.run(Query::ShiftResources, read.fetch_optional(conn)).await?;
         row.map(|row| row.read().map(|(_, memory)| memory)).transpose()
+    }
+
+    /// Remembers that this generation was told; false when it, or a later one, was before.
+    pub(super) async fn resource_told(
+        &self,
+        conn: &mut Conn,
+        cluster: &ClusterName,
+        uid: &ResourceUid,
+        generation: u64,
+    ) -> Result<bool, StoreError> {
+        let told = "update shift_resources set generation = $3 where cluster = $1 and uid = $2 and generation < $3";
+        let told = sqlx::query(told).bind(cluster.as_str()).bind(uid.as_str()).bind(signed(generation));
+        let told = self.run(Query::ShiftResources, told.execute(conn)).await?;
+        Ok(told.rows_affected() > 0)
     }
 
     pub(super) async fn resource_insert(
