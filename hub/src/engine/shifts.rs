@@ -43,6 +43,9 @@ use crate::{
 
 /// What could not be stored is looked at again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// Where only the words differ that say what a shift waits for, they are stored after this time: most pass sooner, such as those
+/// about a write that is being read back, and a step is not to wait for them to be stored.
+const WORDS_PAUSE: Duration = Duration::from_millis(500);
 
 /// What is kept about shifts for one term of the lease.
 #[derive(Default)]
@@ -50,6 +53,8 @@ pub(super) struct ShiftTerm {
     pub(super) measuring: Measuring,
     /// The version of what was stored last; an older one in the picture is not looked at.
     saved: BTreeMap<ShiftId, u64>,
+    /// Since when a shift waits for something else than what is stored.
+    other_words: BTreeMap<ShiftId, Instant>,
     /// The state in which each was seen last, to count changes; none: nothing was seen in this term.
     seen: Option<BTreeMap<ShiftId, State>>,
 }
@@ -83,6 +88,14 @@ struct Update {
     shift: Shift,
     writes: Vec<WeightWrite>,
     taken: Vec<Measured>,
+}
+
+/// Whether a shift is to be stored.
+#[derive(Debug, PartialEq, Eq)]
+enum ToStore {
+    Nothing,
+    Now,
+    At(Instant),
 }
 
 impl Moved {
@@ -133,9 +146,15 @@ impl Engine {
         for gate in outcome.due {
             self.measure(&outcome.shift, gate, &policies, seen);
         }
-        let changed = outcome.shift != *shift || !outcome.writes.is_empty();
-        let (shift, before) = (outcome.shift, shift.clone());
-        changed.then_some(Update { before, shift, writes: outcome.writes, taken })
+        let update = Update { before: shift.clone(), shift: outcome.shift, writes: outcome.writes, taken };
+        match self.term.shifts.to_store(&update, Instant::now()) {
+            ToStore::Nothing => None,
+            ToStore::At(at) => {
+                moved.at(at);
+                None
+            }
+            ToStore::Now => Some(update),
+        }
     }
 
     fn measure(&mut self, shift: &Shift, gate: usize, policies: &BTreeMap<PolicyKey, PolicyView>, seen: &Seen<'_>) {
@@ -214,6 +233,7 @@ impl ShiftTerm {
     /// Takes in which shifts there are: forgets those that are over, and counts.
     fn follow(&mut self, shifts: &BTreeMap<ShiftId, Arc<Shift>>, metrics: &Metrics) {
         self.saved.retain(|id, _| shifts.contains_key(id));
+        self.other_words.retain(|id, _| shifts.contains_key(id));
         self.measuring.retain(|id| shifts.get(id).filter(|shift| shift.is_active()).map(|shift| shift.state));
         let mut active: BTreeMap<State, i64> = BTreeMap::new();
         for shift in shifts.values().filter(|shift| shift.is_active()) {
@@ -237,8 +257,25 @@ impl ShiftTerm {
         self.saved.get(&shift.id).is_none_or(|saved| shift.version >= *saved)
     }
 
+    fn to_store(&mut self, update: &Update, now: Instant) -> ToStore {
+        let Update { before, shift, writes, .. } = update;
+        let same = |words: &Shift| writes.is_empty() && *words == *before;
+        if same(shift) {
+            self.other_words.remove(&before.id);
+            return ToStore::Nothing;
+        }
+        if same(&Shift { why: before.why, message: before.message.clone(), ..shift.clone() }) {
+            let at = *self.other_words.entry(before.id.clone()).or_insert(now) + WORDS_PAUSE;
+            if at > now {
+                return ToStore::At(at);
+            }
+        }
+        ToStore::Now
+    }
+
     fn stored(&mut self, before: &Shift, taken: &[Measured]) {
         self.saved.insert(before.id.clone(), before.version.saturating_add(1));
+        self.other_words.remove(&before.id);
         self.measuring.stored(&before.id, taken);
     }
 }

@@ -228,6 +228,28 @@ fn a_shift_is_not_looked_at_again_before_the_picture_shows_what_was_stored() {
     assert!(term.may_look(&Shift { version: before.version + 2, ..before }), "somebody else moved it since");
 }
 
+fn update(before: Shift, shift: Shift) -> Update {
+    Update { before, shift, writes: Vec::new(), taken: Vec::new() }
+}
+
+#[test]
+fn words_alone_are_stored_only_once_they_have_differed_for_a_while() {
+    let (mut term, start) = (ShiftTerm::default(), Instant::now());
+    let before = stepping();
+    let waits = |why: &str| Shift { why: ShiftReason::Held, message: why.to_owned(), ..before.clone() };
+    let mut after =
+        |part: u32, shift: Shift| term.to_store(&update(before.clone(), shift), start + WORDS_PAUSE * part / 2);
+    assert_eq!(after(0, waits("a")), ToStore::At(start + WORDS_PAUSE));
+    assert_eq!(after(1, waits("b")), ToStore::At(start + WORDS_PAUSE), "other words do not begin anew");
+    assert_eq!(after(2, waits("b")), ToStore::Now);
+    assert_eq!(after(2, before.clone()), ToStore::Nothing);
+    assert_eq!(after(3, waits("a")), ToStore::At(start + WORDS_PAUSE * 5 / 2), "a new wait");
+    assert_eq!(after(3, Shift { state: State::Baking, ..waits("a") }), ToStore::Now, "more than words");
+    let writes = Cycle::new((100, 0), (100, 0)).observe(&shift()).writes;
+    let written = Update { writes, ..update(before.clone(), before.clone()) };
+    assert_eq!(term.to_store(&written, start), ToStore::Now);
+}
+
 #[test]
 fn active_shifts_are_counted_and_each_change_of_state_once() {
     let (metrics, mut term) = (Metrics::new(), ShiftTerm::default());
