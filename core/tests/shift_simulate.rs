@@ -5,8 +5,11 @@
 mod shift_support;
 mod shift_world;
 
+use std::collections::BTreeSet;
+
 use shift_support::{Rng, record};
-use shift_world::World;
+use shift_world::{World, judge::Coverage};
+use switchyard_core::shift::{Guard, ShiftReason, State};
 
 /// Things that happen in a storm.
 const EVENTS: usize = 160;
@@ -14,7 +17,7 @@ const EVENTS: usize = 160;
 /// 200 s, three shifts in a row on one policy.
 const ROUNDS: usize = 300;
 
-fn history(seed: u64, tell: bool) {
+fn history(seed: u64, tell: bool) -> Coverage {
     let mut world = World::new(seed, tell);
     let clusters = [("blue", 100), ("green", 0), ("dr", 0)];
     let mut rng = Rng::new(seed ^ 0x5eed);
@@ -40,17 +43,41 @@ fn history(seed: u64, tell: bool) {
         let (asked, rule) = (policy.record.requested(), &policy.rule);
         assert_eq!(shift_support::by_name(&asked), shift_support::by_name(rule), "{}", policy.record.policy.key);
     }
+    world.judge.coverage
+}
+
+/// A simulation that never gets somewhere judges nothing there.
+fn everything_happened(coverage: &Coverage) {
+    let reasons: BTreeSet<ShiftReason> = coverage.reasons.keys().map(|(_, why)| *why).collect();
+    let missing: Vec<ShiftReason> = ShiftReason::ALL.into_iter().filter(|why| !reasons.contains(why)).collect();
+    assert_eq!(missing, [ShiftReason::Created], "a shift is made with this one, so it never changes to it");
+    let states: BTreeSet<State> = coverage.reasons.keys().map(|(state, _)| *state).collect();
+    let missing: Vec<State> = State::ALL.into_iter().filter(|state| !states.contains(state)).collect();
+    assert_eq!(missing, [], "no shift was ever in these states");
+    for guard in Guard::ALL {
+        assert!(coverage.guards.contains_key(&(guard, false)), "{guard} never held a shift up");
+        assert_eq!(coverage.guards.contains_key(&(guard, true)), guard.overridable(), "{guard} crossed on purpose");
+    }
+    assert!(coverage.skipped > 0, "no promoted shift skipped a step");
 }
 
 #[test]
 fn no_history_of_shifts_breaks_a_rule_and_calm_ends_every_shift_where_it_was_to_end() {
-    let seeds: u64 = std::env::var("SWITCHYARD_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2000);
-    let first: u64 = std::env::var("SWITCHYARD_FIRST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (first, seeds) = (number("SWITCHYARD_FIRST_SEED").unwrap_or(0), number("SWITCHYARD_SEEDS").unwrap_or(2000));
+    let mut coverage = Coverage::default();
     for seed in first..first + seeds {
-        if std::panic::catch_unwind(|| history(seed, false)).is_err() {
+        let Ok(found) = std::panic::catch_unwind(|| history(seed, false)) else {
             eprintln!("the story of seed {seed}:");
             history(seed, true);
             panic!("seed {seed} breaks a rule only when nobody looks");
-        }
+        };
+        coverage.add(found);
+    }
+    if seeds >= 2000 {
+        everything_happened(&coverage);
+    }
+    if std::env::var_os("SWITCHYARD_COVERAGE").is_some() {
+        eprintln!("{:#?}\n{:#?}\n{} skipped", coverage.reasons, coverage.guards, coverage.skipped);
     }
 }

@@ -30,7 +30,43 @@ pub struct Seen {
 pub struct Judge {
     /// Durations say nothing then.
     pub clock_steps: bool,
+    pub coverage: Coverage,
     courses: BTreeMap<ShiftId, Course>,
+}
+
+/// What was there to be judged, how often.
+#[derive(Default)]
+pub struct Coverage {
+    pub reasons: BTreeMap<(State, ShiftReason), u64>,
+    /// Rules that held a shift up (false), and that were crossed on purpose (true).
+    pub guards: BTreeMap<(Guard, bool), u64>,
+    /// Steps that were skipped by a promoted shift.
+    pub skipped: u64,
+}
+
+impl Coverage {
+    pub fn add(&mut self, other: Coverage) {
+        other.reasons.into_iter().for_each(|(key, n)| *self.reasons.entry(key).or_default() += n);
+        other.guards.into_iter().for_each(|(key, n)| *self.guards.entry(key).or_default() += n);
+        self.skipped += other.skipped;
+    }
+
+    fn count(&mut self, before: &Shift, after: &Shift) {
+        if before.state != after.state || before.why != after.why {
+            *self.reasons.entry((after.state, after.why)).or_default() += 1;
+        }
+        // Where one look makes several events, the last is not all.
+        for event in after.history.iter().skip(before.history.len()).rev().skip(1) {
+            *self.reasons.entry((event.state, event.why)).or_default() += 1;
+        }
+        if before.findings != after.findings {
+            for finding in &after.findings {
+                *self.guards.entry((finding.guard, finding.overridden)).or_default() += 1;
+            }
+        }
+        let next = before.step.map_or(0, |step| step + 1);
+        self.skipped += u64::from(after.step.is_some_and(|step| step > next));
+    }
 }
 
 /// What the judge remembers of a shift.
@@ -112,7 +148,7 @@ fn may_follow(before: State, after: State) -> bool {
 
 impl Judge {
     pub fn new(clock_steps: bool) -> Self {
-        Self { clock_steps, courses: BTreeMap::new() }
+        Self { clock_steps, coverage: Coverage::default(), courses: BTreeMap::new() }
     }
 
     pub fn made(&mut self, shift: &Shift) {
@@ -139,7 +175,7 @@ impl Judge {
     }
 
     /// Whatever moved it.
-    pub fn changed(&self, before: &Shift, after: &Shift) {
+    pub fn changed(&mut self, before: &Shift, after: &Shift) {
         assert!(before == after || !before.state.is_final(), "{} changes after its end", before.id);
         let fixed = |shift: &Shift| {
             let moves: Vec<_> = shift.moves.iter().map(|m| (m.uid.clone(), m.from.clone(), m.to.clone())).collect();
@@ -152,6 +188,7 @@ impl Judge {
         assert!(before.step <= after.step, "a step is never taken a second time");
         assert_eq!(after.ended_at.is_some(), after.state.is_final());
         self.history(before, after);
+        self.coverage.count(before, after);
         let text = serde_json::to_string(after).unwrap();
         assert_eq!(serde_json::from_str::<Shift>(&text).unwrap(), *after, "what is stored is what is read: {text}");
     }
@@ -297,7 +334,7 @@ impl Judge {
             let view = &seen.policies[&write.policy];
             assert_eq!(view.uid, write.uid);
             if by_name(&view.requested) != by_name(&write.weights) {
-                guards(after, view, &write.policy, seen, &view.requested, &write.weights);
+                guards((after, one), view, seen, &view.requested, &write.weights);
             }
         }
     }
@@ -409,8 +446,8 @@ fn succeeded(before: &Shift, after: &Shift, seen: &Seen, policies: &BTreeMap<Pol
 }
 
 /// No rule is crossed that the shift may not cross.
-fn guards(shift: &Shift, view: &PolicyView, key: &PolicyKey, seen: &Seen, from: &Weights, to: &Weights) {
-    let may = |guard: Guard| shift.overrides.contains(&guard);
+fn guards((shift, one): (&Shift, &Move), view: &PolicyView, seen: &Seen, from: &Weights, to: &Weights) {
+    let (may, key) = (|guard: Guard| shift.overrides.contains(&guard), &one.policy);
     let who = format!("{} moves {key} from {} to {}", shift.id, words(from), words(to));
     let safety = &view.safety;
     assert!(!view.frozen, "{who}: frozen");
@@ -437,28 +474,22 @@ fn guards(shift: &Shift, view: &PolicyView, key: &PolicyKey, seen: &Seen, from: 
     assert!(!few || may(Guard::MinActiveClusters), "{who}: too few clusters");
     let refused = view.trouble.as_ref().is_some_and(|note| note.reason == Reason::CallRefused);
     assert!(!refused, "{who}: AWS refuses it");
-    for side in &view.clusters {
-        if after[&side.cluster] <= before[&side.cluster] + 1e-9 {
-            continue;
-        }
+    for side in view.clusters.iter().filter(|side| after[&side.cluster] > before[&side.cluster] + 1e-9) {
         assert!(side.known && side.targets.healthy > 0, "{who}: {} has no healthy target", side.cluster);
-        let share = after[&side.cluster];
-        let most = match &view.capacity {
-            Some(declared) => {
-                let each = f64::from(declared.requests_per_second_per_target);
-                f64::from(side.targets.healthy) * each * 100.0 / f64::from(declared.peak_requests_per_second)
-            }
-            None => {
-                let load = |other: &switchyard_core::shift::view::ClusterView| {
-                    before[&other.cluster] / f64::from(other.targets.healthy)
-                };
-                let carrying = |other: &&switchyard_core::shift::view::ClusterView| {
-                    before[&other.cluster] > 0.0 && other.targets.healthy > 0
-                };
-                let busiest = view.clusters.iter().filter(carrying).map(load).fold(f64::NAN, f64::max);
-                if busiest.is_nan() { 100.0 } else { busiest * 1.4 * f64::from(side.targets.healthy) }
-            }
-        };
+        let (share, most) = (after[&side.cluster], most_share(view, &one.from, side.targets.healthy));
         assert!(share <= most + 1e-6 || may(Guard::Capacity), "{who}: {} can carry {most} %", side.cluster);
     }
+}
+
+/// What so many targets can carry, in percent: as declared, or 1.4 times what the busiest target got at the recorded weights.
+fn most_share(view: &PolicyView, recorded: &Weights, targets: u32) -> f64 {
+    if let Some(declared) = &view.capacity {
+        let each = f64::from(declared.requests_per_second_per_target);
+        return f64::from(targets) * each * 100.0 / f64::from(declared.peak_requests_per_second);
+    }
+    let recorded = shares(recorded);
+    let carrying = view.clusters.iter().filter(|side| recorded[&side.cluster] > 0.0 && side.targets.healthy > 0);
+    let loads = carrying.map(|side| recorded[&side.cluster] / f64::from(side.targets.healthy));
+    let busiest = loads.fold(f64::NAN, f64::max);
+    if busiest.is_nan() { 100.0 } else { busiest * 1.4 * f64::from(targets) }
 }

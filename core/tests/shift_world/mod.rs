@@ -297,6 +297,7 @@ impl World {
         }
         if !policy.known {
             policy.known = policy.in_flight.is_none() && (!faults || !rng.once_in(3));
+            policy.remember(now);
             return;
         }
         let wanted = policy.wanted();
@@ -371,11 +372,16 @@ impl Policy {
         switchyard_core::policy::PolicyMemory { programmed: Some(programmed), ..Default::default() }
     }
 
-    /// What the planner says of it: only what was read.
-    fn view(&mut self, now: Timestamp) -> PolicyView {
+    /// The hub keeps since when it reads the same weights.
+    fn remember(&mut self, now: Timestamp) {
         if self.known && by_name(&self.memory.0) != by_name(&self.rule) {
             self.memory = (self.rule.clone(), now);
         }
+    }
+
+    /// What the planner says of it: only what was read.
+    fn view(&mut self, now: Timestamp) -> PolicyView {
+        self.remember(now);
         let requested = self.record.requested();
         let as_asked = by_name(&self.rule) == by_name(&requested) && self.record.deleting_since.is_none();
         let programmed = self.known.then_some(as_asked);

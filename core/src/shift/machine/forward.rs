@@ -97,7 +97,8 @@ impl Look<'_> {
             if back {
                 return Some(Ok(what));
             }
-            let message = format!("{what}, and the clusters of the recorded weights have none either: nothing is changed");
+            let message =
+                format!("{what}, and the clusters of the recorded weights have none either: nothing is changed");
             nowhere = nowhere.or(Some(Err(message)));
         }
         nowhere
