@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 use serde_json::json;
 use store_support::{
-    Db, NEVER_STALE, apply, audit_of, caller, cluster, database, fence, fresh, key, manifest,
+    Db, NEVER_STALE, apply, audit_of, caller, cluster, database, eventually, fence, fresh, key, manifest,
     shifts::{asked, create, drive, flip, halves, look, pairs, plan, stored},
     valid,
 };
@@ -302,6 +302,46 @@ async fn weights_are_not_saved_for_a_policy_that_has_other_clusters_or_is_anothe
         assert_eq!(asked(&db.store, name).await, pairs(&[("blue", 100), ("green", 0)]), "all or none");
     }
     assert_eq!(save(&outcome.writes).await, [made.id]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_that_was_answered_is_not_undone_by_a_save_that_was_under_way() {
+    let db = database().await;
+    policies(&db, &["a", "b"]).await;
+    let held = fence(&db.store).await;
+    let recorded = pairs(&[("blue", 100), ("green", 0)]);
+    let mut in_step = 0;
+    for round in 0..30 {
+        let made = create(&db.store, &halves(&["a", "b"], "green")).await.unwrap();
+        // The engine drives until the shift has ended, and makes each save from what it has read before.
+        let engine = tokio::spawn({
+            let (store, id) = (db.store.clone(), made.id.clone());
+            async move {
+                while stored(&store, &id).await.is_active() {
+                    drive(&store, held, &id).await;
+                }
+            }
+        });
+        if round % 2 == 0 {
+            let stepped = async || stored(&db.store, &made.id).await.step;
+            eventually("the first step", stepped).await;
+        }
+        // A little later each time, so that the abort meets the engine at another place.
+        for _ in 0..round {
+            db.store.ping().await.unwrap();
+        }
+        let answered = db.store.shift_command(&fresh(), &made.id, &Command::Abort).await.unwrap();
+        in_step += u32::from(answered.step.is_some());
+        for name in ["a", "b"] {
+            assert_eq!(asked(&db.store, name).await, recorded, "round {round}");
+        }
+        engine.await.unwrap();
+        assert_eq!(stored(&db.store, &made.id).await.state, State::Aborted, "round {round}");
+        for name in ["a", "b"] {
+            assert_eq!(asked(&db.store, name).await, recorded, "round {round}");
+        }
+    }
+    assert!(in_step >= 15, "{in_step}");
 }
 
 #[tokio::test]
