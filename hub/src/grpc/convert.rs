@@ -287,6 +287,19 @@ fn to_proto_step(step: &Step) -> proto::PlanStep {
     }
 }
 
+/// What is held, waits or differs, and of each cluster why it does not get the weight that is asked for.
+pub fn plan_notes(status: &PolicyStatus) -> Vec<Note> {
+    let mut notes = status.notes.clone();
+    for cluster in status.clusters.iter().filter(|cluster| cluster.reason != Reason::AsRequested) {
+        let (name, reason, message) = (Some(cluster.cluster.clone()), cluster.reason, cluster.message.clone());
+        let note = Note { cluster: name, reason, message };
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 /// Calls at AWS, in their order.
 pub fn to_proto_plan_steps(steps: &[Step]) -> Vec<proto::PlanStep> {
     steps.iter().map(to_proto_step).collect()
@@ -297,7 +310,9 @@ pub fn to_proto_plan(plan: &RegionPlan, only: Option<&PolicyKey>, made_at: Times
     let chosen = || plan.policies.iter().filter(|(key, _)| only.is_none_or(|only| only == *key));
     proto::Plan {
         steps: chosen().flat_map(|(_, plan)| to_proto_plan_steps(&plan.steps)).collect(),
-        notes: chosen().flat_map(|(key, plan)| plan.status.notes.iter().map(|note| to_proto_note(key, note))).collect(),
+        notes: chosen()
+            .flat_map(|(key, plan)| plan_notes(&plan.status).into_iter().map(|note| to_proto_note(key, &note)))
+            .collect(),
         made_at: Some(to_proto_time(made_at)),
     }
 }

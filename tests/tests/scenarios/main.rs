@@ -26,6 +26,7 @@ mod faults;
 mod flow;
 mod foreign;
 mod instances;
+mod looking_ahead;
 mod policies;
 mod quiet;
 mod replicas;

@@ -28,7 +28,7 @@ use super::show::{notes_of, to_proto_finding, to_proto_flow};
 use crate::{
     feed::Picture,
     grpc::{
-        convert::{to_proto_note, to_proto_plan_steps, to_proto_ref, to_proto_time},
+        convert::{plan_notes, to_proto_note, to_proto_plan_steps, to_proto_ref, to_proto_time},
         errors::ApiError,
         planning::Sheet,
     },
@@ -180,7 +180,7 @@ fn step_plans(
             for (policy, _) in &asked {
                 let Some(plan) = region.policies.get(policy) else { continue };
                 calls.extend(plan.steps.iter().filter(|call| !made.contains(call)).cloned());
-                let of_policy = plan.status.notes.iter().map(|note| (policy.clone(), note.clone()));
+                let of_policy = plan_notes(&plan.status).into_iter().map(|note| (policy.clone(), note));
                 notes.extend(of_policy.filter(|note| !noted.contains(note)));
             }
             for (policy, weights) in &asked {
