@@ -13,7 +13,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, crypto::aws_lc_rs};
 use tokio::{io::AsyncReadExt, time::timeout};
 use tokio_util::bytes::Bytes;
 
@@ -94,24 +94,31 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
+/// The provider is named, so that no other one in the process can be taken by chance.
+fn versions() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, AnalysisError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    config.with_safe_default_protocol_versions().map_err(AnalysisError::Tls)
+}
+
 impl Outside {
     /// Reads the platform's root certificates when a place needs them: a bare machine may have none. The variables
     /// SSL_CERT_FILE and SSL_CERT_DIR name others.
     pub(super) fn new(needs_tls: bool, time_limit: Duration) -> Result<Self, AnalysisError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider);
-        let config = config.with_safe_default_protocol_versions().map_err(AnalysisError::Tls)?;
         let config = if needs_tls {
-            config.with_native_roots().map_err(AnalysisError::Roots)?
+            versions()?.with_native_roots().map_err(AnalysisError::Roots)?
         } else {
-            config.with_root_certificates(RootCertStore::empty())
+            versions()?.with_root_certificates(RootCertStore::empty())
         };
+        Ok(Self::with(config.with_no_client_auth(), time_limit))
+    }
+
+    fn with(config: ClientConfig, time_limit: Duration) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_connect_timeout(Some(time_limit.mul_f64(CONNECT_SHARE)));
         http.set_nodelay(true);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config.with_no_client_auth())
+            .with_tls_config(config)
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
@@ -121,7 +128,7 @@ impl Outside {
             .pool_idle_timeout(Duration::from_secs(15))
             .pool_max_idle_per_host(2)
             .build(connector);
-        Ok(Self { client, time_limit })
+        Self { client, time_limit }
     }
 
     /// The time that one question has.
@@ -183,6 +190,12 @@ async fn bearer(file: &Path) -> Result<HeaderValue, AskError> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+    };
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[test]
@@ -192,6 +205,57 @@ mod tests {
         assert!(short.starts_with("a b [31m") && short.ends_with("..."), "{short}");
         assert_eq!(short.chars().count(), MOST_CHARACTERS + 3);
         assert_eq!(shortened("plain"), "plain");
+    }
+
+    /// A server with a certificate for `localhost`, which answers every connection with `{}`; gives its port and the certificate.
+    async fn tls_server() -> (u16, CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.into())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // A client that does not believe the certificate ends the handshake.
+                    let mut stream = acceptor.accept(stream).await?;
+                    let _head = stream.read(&mut [0; 4096]).await?;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await?;
+                    stream.shutdown().await
+                });
+            }
+        });
+        (port, certificate)
+    }
+
+    async fn ask_over_tls(roots: RootCertStore, host: &str, port: u16) -> Result<Answer, AskError> {
+        let config = versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+        let outside = Outside::with(config, Duration::from_secs(10));
+        let url: Uri = format!("https://{host}:{port}/").parse().unwrap();
+        let place = Place { url: url.clone(), token: None };
+        let (content_type, headers, body) = ("application/json", Vec::new(), String::new());
+        outside.ask(Question { place: &place, url, content_type, headers, body, most: 100 }).await
+    }
+
+    #[tokio::test]
+    async fn a_server_is_believed_only_with_a_certificate_for_its_name_from_a_known_authority() {
+        let (port, certificate) = tls_server().await;
+        let mut known = RootCertStore::empty();
+        known.add(certificate).unwrap();
+        let answer = ask_over_tls(known.clone(), "localhost", port).await.unwrap();
+        assert_eq!((answer.status, answer.body.as_ref()), (StatusCode::OK, &b"{}"[..]));
+        for (roots, host) in [(RootCertStore::empty(), "localhost"), (known, "127.0.0.1")] {
+            let error = ask_over_tls(roots, host, port).await.unwrap_err();
+            assert!(matches!(&error, AskError::Connect(why) if why.contains("certificate")), "{host}: {error}");
+        }
     }
 
     #[tokio::test]

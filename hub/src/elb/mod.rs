@@ -1,4 +1,4 @@
-//! The adaptor to Elastic Load Balancing v2, and the only user of the AWS SDK. [`Elb::apply`] makes one write and says what came
+//! The adaptor to Elastic Load Balancing v2, and the only user of the AWS SDK for it. [`Elb::apply`] makes one write and says what came
 //! of it; the reads in `observe` bring what is there. Decides nothing: no retries, no cache, no order. Must not import the
 //! engine, the store or grpc. Tests are in `hub/tests/elb_*.rs`.
 
