@@ -169,7 +169,7 @@ impl Gateway {
         };
         let mut response = answer.unwrap_or_else(|refusal| {
             tracing::debug!(method, route, code = ?refusal.code(), error = %refusal, "a request to the gateway was refused");
-            refusal.into_response()
+            refusal.into_response(&self.table.pool)
         });
         let status = u32::from(response.status().as_u16());
         self.metrics.gateway_requests.get_or_create(&GatewayRequest { method, route, status }).inc();
@@ -284,7 +284,7 @@ impl Watch {
             },
             Err(status) => Refusal::from(status),
         };
-        let line = format!("{}\n", serde_json::json!({"error": refusal.body()}));
+        let line = format!("{}\n", serde_json::json!({"error": refusal.body(self.output.parent_pool())}));
         Some((Ok(line.into()), None))
     }
 }

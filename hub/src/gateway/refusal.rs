@@ -8,10 +8,14 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
 };
 use prost::Message;
-use serde_json::{Map, Value, json};
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use serde_json::{Value, json};
 use switchyard_core::policy::Violation;
 use switchyard_proto::api::v1 as proto;
 use tonic::{Code, Status};
+
+use super::routes::PACKAGE;
+use crate::grpc::convert::to_proto_violation;
 
 /// When a caller should try again, in seconds: what says UNAVAILABLE or "too many" is over within a take-over or two.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
@@ -116,20 +120,22 @@ impl Refusal {
     }
 
     /// `{code, message, details}`.
-    pub fn body(&self) -> Value {
-        let details = match self {
-            Self::Invalid(violations) => vec![violations_json(&proto::Violations {
-                violations: violations.iter().map(crate::grpc::convert::to_proto_violation).collect(),
-            })],
-            Self::Status(status) => status_details(status).into_iter().collect(),
-            _ => Vec::new(),
+    pub fn body(&self, pool: &DescriptorPool) -> Value {
+        let detail = match self {
+            Self::Invalid(violations) => {
+                let violations = violations.iter().map(to_proto_violation).collect();
+                detail(pool, self.code(), &proto::Violations { violations }.encode_to_vec())
+            }
+            Self::Status(status) => detail(pool, self.code(), status.details()),
+            _ => None,
         };
+        let details: Vec<Value> = detail.into_iter().collect();
         json!({"code": code_word(self.code()), "message": self.to_string(), "details": details})
     }
 
     /// The whole answer.
-    pub fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body().to_string()));
+    pub fn into_response(self, pool: &DescriptorPool) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body(pool).to_string()));
         *response.status_mut() = self.http();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(super::JSON));
@@ -187,35 +193,22 @@ pub fn code_word(code: Code) -> &'static str {
     }
 }
 
-/// The services put the message itself into the details; which one it is follows from the code, as `errors.proto` says.
-fn status_details(status: &Status) -> Option<Value> {
-    let bytes = status.details();
-    if bytes.is_empty() {
-        return None;
+/// Details are the message itself, without an `Any` around it; which one it is follows from the code, as `errors.proto` says.
+pub fn detail_name(code: Code) -> Option<&'static str> {
+    match code {
+        Code::InvalidArgument => Some("Violations"),
+        Code::Aborted => Some("VersionConflict"),
+        Code::FailedPrecondition => Some("Findings"),
+        _ => None,
     }
-    if status.code() == Code::Aborted {
-        let conflict = proto::VersionConflict::decode(bytes).ok()?;
-        let (expected, present) = (conflict.expected_version.to_string(), conflict.present_version.to_string());
-        return Some(json!({
-            "@type": "switchyard.api.v1.VersionConflict", "expectedVersion": expected, "presentVersion": present,
-        }));
-    }
-    proto::Violations::decode(bytes).ok().map(|violations| violations_json(&violations))
 }
 
-fn violations_json(violations: &proto::Violations) -> Value {
-    let one = |violation: &proto::Violation| {
-        let texts = [
-            ("field", &violation.field),
-            ("value", &violation.value),
-            ("problem", &violation.problem),
-            ("remedy", &violation.remedy),
-        ];
-        let filled = texts.into_iter().filter(|(_, text)| !text.is_empty());
-        Value::Object(filled.map(|(name, text)| (name.to_owned(), json!(text))).collect::<Map<_, _>>())
-    };
-    let all: Vec<Value> = violations.violations.iter().map(one).collect();
-    json!({"@type": "switchyard.api.v1.Violations", "violations": all})
+fn detail(pool: &DescriptorPool, code: Code, bytes: &[u8]) -> Option<Value> {
+    let name = format!("{PACKAGE}.{}", detail_name(code).filter(|_| !bytes.is_empty())?);
+    let message = DynamicMessage::decode(pool.get_message_by_name(&name)?, bytes).ok()?;
+    let mut value = serde_json::to_value(&message).ok()?;
+    value.as_object_mut()?.insert("@type".to_owned(), Value::String(name));
+    Some(value)
 }
 
 #[cfg(test)]
@@ -223,6 +216,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::gateway::routes::Table;
+
+    fn pool() -> DescriptorPool {
+        Table::new().unwrap().pool
+    }
 
     /// Codes by number, as google.rpc.Code has them.
     const CODES: i32 = 17;
@@ -255,22 +253,34 @@ mod tests {
             "@type": "switchyard.api.v1.Violations",
             "violations": [{"field": "spec.clusters[0].weight", "value": "1000", "problem": "is above 999"}],
         }]});
-        assert_eq!(refusal.body(), expected);
+        assert_eq!(refusal.body(&pool()), expected);
         let details = proto::VersionConflict { expected_version: 3, present_version: u64::MAX }.encode_to_vec();
         let refusal = Refusal::from(Status::with_details(Code::Aborted, "stale", details.into()));
         assert_eq!(refusal.http(), 409);
-        assert_eq!(refusal.body()["details"][0]["presentVersion"], "18446744073709551615");
+        assert_eq!(refusal.body(&pool())["details"][0]["presentVersion"], "18446744073709551615");
+        let finding =
+            proto::GuardFinding { guard: "MaxStepPercent".to_owned(), overridable: true, ..Default::default() };
+        let details = proto::Findings { findings: vec![finding] }.encode_to_vec();
+        let refusal = Refusal::from(Status::with_details(Code::FailedPrecondition, "held", details.into()));
+        assert_eq!(refusal.http(), 400);
+        let expected = json!({
+            "@type": "switchyard.api.v1.Findings",
+            "findings": [{"guard": "MaxStepPercent", "overridable": true}],
+        });
+        assert_eq!(refusal.body(&pool())["details"][0], expected);
     }
 
     #[test]
     fn details_that_cannot_be_read_are_left_out() {
-        let refusal = Refusal::from(Status::with_details(Code::InvalidArgument, "no", vec![0xff; 3].into()));
-        assert_eq!(refusal.body()["details"], json!([]));
+        for code in [Code::InvalidArgument, Code::Aborted, Code::FailedPrecondition, Code::Internal] {
+            let refusal = Refusal::from(Status::with_details(code, "no", vec![0xff; 3].into()));
+            assert_eq!(refusal.body(&pool())["details"], json!([]));
+        }
     }
 
     #[test]
     fn what_may_be_tried_again_says_when_and_a_wrong_method_says_which_are_right() {
-        let headers = |refusal: Refusal| refusal.into_response().into_parts().0.headers;
+        let headers = |refusal: Refusal| refusal.into_response(&pool()).into_parts().0.headers;
         for refusal in [Refusal::Busy(3), Status::unavailable("starts").into()] {
             assert_eq!(headers(refusal)[header::RETRY_AFTER], RETRY_AFTER);
         }

@@ -173,8 +173,13 @@ fn responses() -> Value {
     Value::Object(ERRORS.into_iter().map(one).collect())
 }
 
+/// Every code of gRPC but OK.
+fn codes() -> impl Iterator<Item = tonic::Code> {
+    (1..=16).map(tonic::Code::from)
+}
+
 fn error_schema() -> Value {
-    let codes: Vec<&str> = (1..=16).map(|number| super::refusal::code_word(tonic::Code::from(number))).collect();
+    let words: Vec<&str> = codes().map(super::refusal::code_word).collect();
     let detail = |name: &str| {
         json!({
             "allOf": [
@@ -183,14 +188,15 @@ fn error_schema() -> Value {
             ],
         })
     };
+    let details: Vec<Value> = codes().filter_map(super::refusal::detail_name).map(detail).collect();
     json!({
         "type": "object",
         "description": "Why there is no answer.",
         "required": ["code", "message", "details"],
         "properties": {
-            "code": {"type": "string", "enum": codes, "description": "A code of gRPC."},
+            "code": {"type": "string", "enum": words, "description": "A code of gRPC."},
             "message": {"type": "string", "description": "For people."},
-            "details": {"type": "array", "items": {"anyOf": [detail("Violations"), detail("VersionConflict")]}},
+            "details": {"type": "array", "items": {"anyOf": details}},
         },
     })
 }

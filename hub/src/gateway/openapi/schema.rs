@@ -38,7 +38,7 @@ impl<'c> Schemas<'c> {
 
     /// All of them, those of errors included.
     pub fn finish(mut self, table: &Table) -> Map<String, Value> {
-        for name in ["Violations", "VersionConflict"] {
+        for name in ["Violations", "VersionConflict", "Findings"] {
             if let Some(message) =
                 table.pool.get_message_by_name(&format!("{}.{name}", crate::gateway::routes::PACKAGE))
             {
@@ -138,7 +138,13 @@ impl<'c> Schemas<'c> {
             }
             Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => json!({"type": "integer", "format": "int32"}),
             Kind::Uint64 | Kind::Fixed64 => {
-                json!({"type": "string", "format": "uint64", "pattern": "^(0|[1-9][0-9]{0,18})$"})
+                let text = json!({"type": "string", "format": "uint64", "pattern": "^(0|[1-9][0-9]{0,19})$"});
+                let number = json!({"type": "integer", "minimum": 0, "maximum": u64::MAX});
+                match direction {
+                    Direction::Answer => text,
+                    // A number is taken as well, for those whose numbers are that large.
+                    Direction::Request => json!({"anyOf": [text, number]}),
+                }
             }
             Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
                 json!({"type": "string", "format": "int64", "pattern": "^(0|-?[1-9][0-9]{0,17})$"})
