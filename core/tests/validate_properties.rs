@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use proptest::{prelude::*, strategy::ValueTree};
 use switchyard_core::{
     ids::ClusterName,
@@ -137,18 +138,51 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_window()(
+        days in proptest::sample::subsequence(spec::Weekday::ALL.to_vec(), 0..=7), twice in 0..8u32,
+        from in like(&["00:00", "09:30", "23:59"]), to in like(&["00:00", "04:00", "24:00"]),
+        time_zone in like(&["UTC", "Europe/Berlin", "America/New_York"]),
+    ) -> spec::MaintenanceWindow {
+        let mut days = if days.is_empty() && twice < 7 { spec::Weekday::ALL.to_vec() } else { days };
+        days.extend((twice == 0).then_some(spec::Weekday::Mon));
+        spec::MaintenanceWindow { days, from, to, time_zone }
+    }
+}
+
+prop_compose! {
+    fn any_safety()(
+        deregistration_budget_percent in within(0, 100), freeze in any::<bool>(),
+        min_active_clusters in prop_oneof![6 => Just(1), 1 => within(1, 5)], max_step_percent in within(1, 100),
+        min_step_interval_seconds in within(0, 86_400), maintenance_windows in list(any_window()),
+    ) -> spec::Safety {
+        spec::Safety {
+            deregistration_budget_percent, freeze, min_active_clusters, max_step_percent, min_step_interval_seconds,
+            maintenance_windows,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_capacity()(
+        peak_requests_per_second in within(1, 10_000_000), requests_per_second_per_target in within(1, 100_000),
+    ) -> spec::Capacity {
+        spec::Capacity { peak_requests_per_second, requests_per_second_per_target }
+    }
+}
+
+prop_compose! {
     fn any_manifest()(
         name in like(&["checkout", "a.b"]), namespace in like(&["shop"]), listener in any_listener(),
         matches in any_match(), backend in any_backend(), order in within(1, 49_000),
         clusters in proptest::collection::vec((like(&["a", "b", "c", "d", "e", "f", "g", "h"]), within(0, 999)), 0..7),
-        budget in within(0, 100), freeze in any::<bool>(),
+        safety in prop_oneof![2 => Just(spec::Safety::default()), 1 => any_safety()],
+        capacity in proptest::option::of(any_capacity()),
     ) -> ClusterTrafficPolicy {
         let metadata = spec::Metadata { name, namespace };
         let spec = spec::PolicySpec {
             listener, matches, order, backend, mode: Mode::Weighted,
             clusters: clusters.into_iter().map(|(name, weight)| spec::Cluster { name, weight }).collect(),
-            safety: spec::Safety { deregistration_budget_percent: budget, freeze, ..spec::Safety::default() },
-            capacity: None,
+            safety, capacity,
         };
         ClusterTrafficPolicy { api_version: spec::API_VERSION.into(), kind: spec::KIND.into(), metadata, spec }
     }
@@ -177,7 +211,29 @@ fn judge(policy: &ValidatedPolicy) -> Result<(), String> {
     let most = if policy.protocol_version == "GRPC" { 0..100 } else { 200..500 };
     let codes = check.matcher.split([',', '-']).all(|code| code.parse().is_ok_and(|code: u32| most.contains(&code)));
     ok(codes && !check.matcher.contains('+'), "success codes")?;
+    judge_safety(policy).map_err(|what| format!("{what}: {policy:?}"))?;
     judge_conditions(&policy.conditions).map_err(|what| format!("{what}: {policy:?}"))
+}
+
+fn judge_safety(policy: &ValidatedPolicy) -> Result<(), &'static str> {
+    let rules = &policy.safety;
+    let active = policy.clusters.iter().filter(|(_, weight)| weight.get() > 0).count();
+    let holds = [
+        ((1..=active).contains(&(rules.min_active_clusters as usize)), "active clusters"),
+        ((1..=100).contains(&rules.max_step_percent), "step"),
+        (rules.min_step_interval_seconds <= 86_400, "interval"),
+        (rules.windows.len() <= 20, "number of windows"),
+        // None of them is one that never opens.
+        (rules.windows.iter().all(|window| window.next_start(Timestamp::UNIX_EPOCH).is_some()), "windows"),
+        (
+            policy.capacity.as_ref().is_none_or(|capacity| {
+                (1..=10_000_000).contains(&capacity.peak_requests_per_second)
+                    && (1..=100_000).contains(&capacity.requests_per_second_per_target)
+            }),
+            "capacity",
+        ),
+    ];
+    holds.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, what)| Err(what))
 }
 
 fn judge_conditions(conditions: &[Condition]) -> Result<(), String> {
