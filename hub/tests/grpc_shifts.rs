@@ -288,8 +288,10 @@ async fn a_shift_is_paused_resumed_approved_promoted_and_refuses_what_does_not_f
     assert_eq!(hub.shifts().pause_shift(nobody).await.unwrap_err().code(), Code::NotFound);
     let nameless = api::PauseShiftRequest { id: String::new(), ..pause() };
     assert_eq!(violations(&hub.shifts().pause_shift(nameless).await.unwrap_err())[0].field, "id");
-    let long = api::PauseShiftRequest { reason: "x".repeat(1025), ..pause() };
-    assert_eq!(violations(&hub.shifts().pause_shift(long).await.unwrap_err())[0].field, "reason");
+    for reason in ["x".repeat(1025), "a\0b".to_owned()] {
+        let odd = api::PauseShiftRequest { reason, ..pause() };
+        assert_eq!(violations(&hub.shifts().pause_shift(odd).await.unwrap_err())[0].field, "reason");
+    }
     hub.stop().await;
 }
 

@@ -220,8 +220,8 @@ pub(super) fn caller_faults(caller: &Caller) -> Vec<Violation> {
     if caller.actor.is_empty() || caller.actor.chars().count() > 256 {
         add("actor", &caller.actor, "is not the name of a caller", "use 1 to 256 characters");
     }
-    if caller.reason.chars().count() > 1024 {
-        add("reason", &caller.reason, "is too long", "use at most 1024 characters");
+    if caller.reason.chars().count() > 1024 || caller.reason.contains('\0') {
+        add("reason", &caller.reason, "is too long, or holds U+0000", "use at most 1024 characters");
     }
     violations
 }

@@ -3,6 +3,7 @@
 //! whatever replica: the store lets core decide in the transaction that writes.
 
 mod preview;
+mod reads;
 mod rollback;
 mod show;
 mod spec;
@@ -12,14 +13,9 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use jiff::Timestamp;
-use prost::Message;
 use switchyard_core::{
-    ids::{PolicyKey, ShiftId},
-    shift::{
-        Guard, Origin, Shift,
-        machine::{By, Command, command},
-        validate::ShiftPlan,
-    },
+    ids::ShiftId,
+    shift::{Guard, Origin, Shift, machine::Command, validate::ShiftPlan},
 };
 use switchyard_proto::api::v1::{self as proto, shift_service_server::ShiftService};
 use tokio::sync::mpsc;
@@ -31,14 +27,12 @@ use super::{
     Reading,
     caller::{caller, identity},
     errors::ApiError,
-    page,
     planning::Planning,
-    required,
     rights::{GateSources, may_override},
 };
 use crate::{
     feed::Picture,
-    store::{Caller, ShiftError, ShiftFilter, ShiftPage, Store},
+    store::{Caller, Store},
 };
 use preview::Preview;
 use show::to_proto_shift;
@@ -47,11 +41,6 @@ pub(super) use preview::active_on;
 pub(super) use show::to_proto_finding;
 pub(super) use spec::bounded;
 
-/// Shifts on one page; see the .proto file.
-const DEFAULT_PAGE: u32 = 50;
-const MOST_PAGE: u32 = 200;
-/// Bytes of one page: half of what gRPC clients take in one message by default. A page ends early rather than not arriving.
-const MOST_PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// What waits for one watcher: the next state is looked up only when this one is taken.
 const WATCH_OUTBOX: usize = 1;
 
@@ -155,53 +144,6 @@ impl Shifts {
         self.parts.planning.off_thread(look).await
     }
 
-    /// From the picture, or for old ones from the store.
-    async fn find(&self, id: &ShiftId) -> Result<(Arc<Shift>, Arc<Picture>), ApiError> {
-        let picture = self.picture()?;
-        if let Some(shift) = picture.shifts.get(id) {
-            return Ok((Arc::clone(shift), picture));
-        }
-        let found = self.parts.store.shift_get(id).await?;
-        Ok((found.map(Arc::new).ok_or_else(|| ApiError::NoShift(id.clone()))?, picture))
-    }
-
-    async fn get(&self, request: &proto::GetShiftRequest) -> Result<proto::GetShiftResponse, ApiError> {
-        let (shift, picture) = self.find(&shift_id(&request.id)?).await?;
-        Ok(proto::GetShiftResponse { shift: Some(to_proto_shift(&shift, &picture)) })
-    }
-
-    async fn list(&self, request: &proto::ListShiftsRequest) -> Result<proto::ListShiftsResponse, ApiError> {
-        let filter = ShiftFilter {
-            namespace: super::optional("namespace", &request.namespace)?,
-            policy: request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?,
-            active: request.active,
-        };
-        let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
-        let after = after(&request.page_token)?;
-        let picture = self.picture()?;
-        let most = u32::try_from(size).unwrap_or(MOST_PAGE);
-        let ShiftPage { shifts, next } = match self.parts.store.shifts_list(&filter, after.as_ref(), most).await {
-            Ok(page) => page,
-            // Shifts under way and those that ended last are in memory too; where a page begins is not.
-            Err(error) if error.is_unavailable() && after.is_none() => remembered(&picture, &filter, size),
-            Err(error) => return Err(error.into()),
-        };
-        let mut page = proto::ListShiftsResponse::default();
-        let mut next = next.map(|id| page::token(&[id.as_str()])).unwrap_or_default();
-        let mut bytes = 0;
-        for (i, shift) in shifts.iter().enumerate() {
-            let shown = to_proto_shift(shift, &picture);
-            bytes += shown.encoded_len();
-            if i > 0 && bytes > MOST_PAGE_BYTES {
-                next = page::token(&[shifts[i - 1].id.as_str()]);
-                break;
-            }
-            page.shifts.push(shown);
-        }
-        page.next_page_token = next;
-        Ok(page)
-    }
-
     async fn command(&self, who: &Who, id: &str, command: Command) -> Result<proto::Shift, ApiError> {
         self.tell(&who.caller, &shift_id(id)?, &command).await
     }
@@ -211,134 +153,10 @@ impl Shifts {
         tracing::info!(shift = %id, ?command, state = %shift.state, actor = caller.actor, "a shift was given a command");
         self.written(&shift).await
     }
-
-    async fn rollback(
-        &self,
-        who: Who,
-        request: proto::RollbackShiftRequest,
-    ) -> Result<proto::RollbackShiftResponse, ApiError> {
-        let overrides = spec::from_proto_overrides("overrides", &request.overrides).map_err(ApiError::Invalid)?;
-        let target = rollback_target(&request)?;
-        self.may_cross(&who, &overrides)?;
-        // The first call may have made a shift that is now the policy's running one: a repetition must not take that back.
-        let answered =
-            if request.dry_run { None } else { self.parts.store.shift_answered(&who.caller.request_id).await? };
-        if let Some(first) = answered {
-            self.must_answer(&first, &target, &who.caller).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(self.written(&first).await?), ..Default::default() });
-        }
-        let shift = self.rollback_of(&target).await?;
-        if shift.is_active() {
-            return self.abort_for_rollback(&who.caller, &shift, request.dry_run).await;
-        }
-        let (picture, now) = (self.picture()?, Timestamp::now());
-        let (plan, origin) = rollback::back(&shift, &picture, overrides, &request.reason, now)?;
-        if request.dry_run {
-            let (shift, Preview { findings, plans, notes }) = self.dry_run(&plan, origin, &who.caller).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes });
-        }
-        let shift = self.store_new(&plan, &origin, &who.caller).await?;
-        Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() })
-    }
-
-    /// Refuses a request id whose first answer was to something else.
-    async fn must_answer(&self, first: &Shift, target: &RollbackTarget, caller: &Caller) -> Result<(), ApiError> {
-        let fits = match target {
-            RollbackTarget::Policy(key) => first.moves.iter().any(|one| one.policy == *key),
-            RollbackTarget::Shift(id) if first.id == *id => true,
-            RollbackTarget::Shift(id) => match &first.origin {
-                Origin::Rollback { of } => of == id,
-                Origin::Resource { .. } => false,
-                Origin::Call => rollback::undoes(first, &*self.find(id).await?.0),
-            },
-        };
-        if fits {
-            return Ok(());
-        }
-        let (request_id, method) = (caller.request_id.clone(), "RollbackShift".to_owned());
-        Err(ShiftError::RequestReused { request_id, method }.into())
-    }
-
-    /// The shift that is to be taken back.
-    async fn rollback_of(&self, target: &RollbackTarget) -> Result<Arc<Shift>, ApiError> {
-        let key = match target {
-            RollbackTarget::Shift(id) => return Ok(self.find(id).await?.0),
-            RollbackTarget::Policy(key) => key,
-        };
-        let picture = self.picture()?;
-        let stored = picture.policies.get(key).ok_or_else(|| ApiError::NotFound(key.clone()))?;
-        if let Some(active) = preview::active_on(&picture, key) {
-            return Ok(Arc::clone(active));
-        }
-        let last = self.parts.store.shift_last_succeeded(&stored.record.uid).await?;
-        last.map(Arc::new).ok_or_else(|| ApiError::NothingToRollBack(key.clone()))
-    }
-
-    async fn abort_for_rollback(
-        &self,
-        caller: &Caller,
-        shift: &Shift,
-        dry_run: bool,
-    ) -> Result<proto::RollbackShiftResponse, ApiError> {
-        if !dry_run {
-            let shift = self.tell(caller, &shift.id, &Command::Abort).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() });
-        }
-        let (picture, now) = (self.picture()?, Timestamp::now());
-        let by = By { actor: &caller.actor, reason: &caller.reason };
-        let (shift, writes) = command(shift.clone(), &Command::Abort, by, now)
-            .map_err(|refusal| ShiftError::Refused { shift: shift.id.clone(), refusal })?;
-        let (planning, observed) = (self.parts.planning.clone(), self.parts.planning.observed()?);
-        let look = move || {
-            let preview = preview::look_back(&writes, &picture, &observed, planning.sheet(&picture), now);
-            (to_proto_shift(&shift, &picture), preview)
-        };
-        let (shift, Preview { findings, plans, notes }) = self.parts.planning.off_thread(look).await?;
-        Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes })
-    }
-}
-
-/// The first page from memory, while the store is away.
-fn remembered(picture: &Picture, filter: &ShiftFilter, size: usize) -> ShiftPage {
-    let wanted = |shift: &Shift| {
-        (shift.is_active() || !filter.active)
-            && shift.moves.iter().any(|one| {
-                filter.namespace.as_ref().is_none_or(|namespace| *namespace == one.policy.namespace)
-                    && filter.policy.as_ref().is_none_or(|policy| *policy == one.policy)
-            })
-    };
-    let mut shifts: Vec<&Arc<Shift>> = picture.shifts.values().filter(|shift| wanted(shift)).collect();
-    shifts.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-    let next = shifts.get(size).map(|_| shifts[size - 1].id.clone());
-    ShiftPage { shifts: shifts.into_iter().take(size).map(|shift| Shift::clone(shift)).collect(), next }
-}
-
-/// What a rollback names.
-enum RollbackTarget {
-    Shift(ShiftId),
-    Policy(PolicyKey),
-}
-
-fn rollback_target(request: &proto::RollbackShiftRequest) -> Result<RollbackTarget, ApiError> {
-    match (&request.policy, request.id.is_empty()) {
-        (None, false) => Ok(RollbackTarget::Shift(shift_id(&request.id)?)),
-        (Some(policy), true) => Ok(RollbackTarget::Policy(required(Some(policy))?)),
-        (Some(_), false) => Err(ApiError::violation("id, policy", &request.id, "are both given", "give exactly one")),
-        (None, true) => {
-            let remedy = "give exactly one of id and policy";
-            Err(ApiError::violation("id, policy", "", "are both missing", remedy))
-        }
-    }
 }
 
 fn shift_id(id: &str) -> Result<ShiftId, ApiError> {
     id.parse().map_err(|error| ApiError::field("id", error))
-}
-
-/// The last shift of the page before.
-fn after(token: &str) -> Result<Option<ShiftId>, ApiError> {
-    let Some(parts) = page::parse(token, 1)? else { return Ok(None) };
-    parts[0].parse().map(Some).map_err(|_| page::not_ours(token))
 }
 
 /// The step that is approved, from 0; none: the one that waits.

@@ -1,29 +1,149 @@
-//! Which shift takes a finished one back. Pure. Tests: `hub/tests/grpc_shifts_follow.rs`.
+//! RollbackShift: of a running shift an abort, of one that succeeded a new shift to the weights from before. Which of the two is
+//! found out before the write, so a repeated request is answered from its first answer before anything is looked up. Tests:
+//! `hub/tests/grpc_shifts_follow.rs`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use switchyard_core::{
-    ids::{Namespace, PolicyKey},
+    ids::{Namespace, PolicyKey, ShiftId},
     shift::{
         Guard, Move, Origin, Shift, ShiftSpec, State, by_cluster,
+        machine::{By, Command, command},
         spec::PolicyTarget,
         validate::{ShiftPlan, validate},
     },
 };
+use switchyard_proto::api::v1 as proto;
 
-use crate::{feed::Picture, grpc::errors::ApiError};
+use super::{
+    Shifts, Who,
+    preview::{self, Preview},
+    shift_id,
+    show::to_proto_shift,
+    spec,
+};
+use crate::{
+    feed::Picture,
+    grpc::{errors::ApiError, required},
+    store::{Caller, ShiftError},
+};
 
 /// For so long after its end a shift is taken back without waiting for the rules that slow a way forward down: a day, so that
 /// whoever finds the fault in the morning has the quick way still. Later the recorded weights are as old as any other plan.
 const ROLLBACK_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Shifts {
+    pub(super) async fn rollback(
+        &self,
+        who: Who,
+        request: proto::RollbackShiftRequest,
+    ) -> Result<proto::RollbackShiftResponse, ApiError> {
+        let overrides = spec::from_proto_overrides("overrides", &request.overrides).map_err(ApiError::Invalid)?;
+        let target = rollback_target(&request)?;
+        self.may_cross(&who, &overrides)?;
+        // The first call may have made a shift that is now the policy's running one: a repetition must not take that back.
+        let answered =
+            if request.dry_run { None } else { self.parts.store.shift_answered(&who.caller.request_id).await? };
+        if let Some(first) = answered {
+            self.must_answer(&first, &target, &who.caller).await?;
+            return Ok(proto::RollbackShiftResponse { shift: Some(self.written(&first).await?), ..Default::default() });
+        }
+        let shift = self.rollback_of(&target).await?;
+        if shift.is_active() {
+            return self.abort_for_rollback(&who.caller, &shift, request.dry_run).await;
+        }
+        let (picture, now) = (self.picture()?, Timestamp::now());
+        let (plan, origin) = back(&shift, &picture, overrides, &request.reason, now)?;
+        if request.dry_run {
+            let (shift, Preview { findings, plans, notes }) = self.dry_run(&plan, origin, &who.caller).await?;
+            return Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes });
+        }
+        let shift = self.store_new(&plan, &origin, &who.caller).await?;
+        Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() })
+    }
+
+    /// Refuses a request id whose first answer was to something else.
+    async fn must_answer(&self, first: &Shift, target: &RollbackTarget, caller: &Caller) -> Result<(), ApiError> {
+        let fits = match target {
+            RollbackTarget::Policy(key) => first.moves.iter().any(|one| one.policy == *key),
+            RollbackTarget::Shift(id) if first.id == *id => true,
+            RollbackTarget::Shift(id) => match &first.origin {
+                Origin::Rollback { of } => of == id,
+                Origin::Resource { .. } => false,
+                Origin::Call => undoes(first, &self.find(id).await?.0),
+            },
+        };
+        if fits {
+            return Ok(());
+        }
+        let (request_id, method) = (caller.request_id.clone(), "RollbackShift".to_owned());
+        Err(ShiftError::RequestReused { request_id, method }.into())
+    }
+
+    /// The shift that is to be taken back.
+    async fn rollback_of(&self, target: &RollbackTarget) -> Result<Arc<Shift>, ApiError> {
+        let key = match target {
+            RollbackTarget::Shift(id) => return Ok(self.find(id).await?.0),
+            RollbackTarget::Policy(key) => key,
+        };
+        let picture = self.picture()?;
+        let stored = picture.policies.get(key).ok_or_else(|| ApiError::NotFound(key.clone()))?;
+        if let Some(active) = preview::active_on(&picture, key) {
+            return Ok(Arc::clone(active));
+        }
+        let last = self.parts.store.shift_last_succeeded(&stored.record.uid).await?;
+        last.map(Arc::new).ok_or_else(|| ApiError::NothingToRollBack(key.clone()))
+    }
+
+    async fn abort_for_rollback(
+        &self,
+        caller: &Caller,
+        shift: &Shift,
+        dry_run: bool,
+    ) -> Result<proto::RollbackShiftResponse, ApiError> {
+        if !dry_run {
+            let shift = self.tell(caller, &shift.id, &Command::Abort).await?;
+            return Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() });
+        }
+        let (picture, now) = (self.picture()?, Timestamp::now());
+        let by = By { actor: &caller.actor, reason: &caller.reason };
+        let (shift, writes) = command(shift.clone(), &Command::Abort, by, now)
+            .map_err(|refusal| ShiftError::Refused { shift: shift.id.clone(), refusal })?;
+        let (planning, observed) = (self.parts.planning.clone(), self.parts.planning.observed()?);
+        let look = move || {
+            let preview = preview::look_back(&writes, &picture, &observed, planning.sheet(&picture), now);
+            (to_proto_shift(&shift, &picture), preview)
+        };
+        let (shift, Preview { findings, plans, notes }) = self.parts.planning.off_thread(look).await?;
+        Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes })
+    }
+}
+
+/// What a rollback names.
+enum RollbackTarget {
+    Shift(ShiftId),
+    Policy(PolicyKey),
+}
+
+fn rollback_target(request: &proto::RollbackShiftRequest) -> Result<RollbackTarget, ApiError> {
+    match (&request.policy, request.id.is_empty()) {
+        (None, false) => Ok(RollbackTarget::Shift(shift_id(&request.id)?)),
+        (Some(policy), true) => Ok(RollbackTarget::Policy(required(Some(policy))?)),
+        (Some(_), false) => Err(ApiError::violation("id, policy", &request.id, "are both given", "give exactly one")),
+        (None, true) => {
+            let remedy = "give exactly one of id and policy";
+            Err(ApiError::violation("id, policy", "", "are both missing", remedy))
+        }
+    }
+}
 
 /// The shift back to the weights from before this one, and who asks for it: within [`ROLLBACK_WINDOW`] a rollback, which core lets
 /// pass the rules that slow down; later a call like any other.
 ///
 /// # Errors
 /// [`ApiError`] when it did not succeed, or policies of it are gone.
-pub fn back(
+fn back(
     shift: &Shift,
     picture: &Picture,
     overrides: Vec<Guard>,
@@ -54,7 +174,7 @@ pub fn back(
 }
 
 /// True when this shift goes to where the other one came from.
-pub fn undoes(back: &Shift, shift: &Shift) -> bool {
+fn undoes(back: &Shift, shift: &Shift) -> bool {
     let same = |(back, one): (&Move, &Move)| back.uid == one.uid && by_cluster(&back.to) == by_cluster(&one.from);
     back.moves.len() == shift.moves.len() && back.moves.iter().zip(&shift.moves).all(same)
 }
