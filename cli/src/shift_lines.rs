@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     model::{
-        Note, Shift,
+        Note, Shift, State,
         shift::{GateStatus, Phase, ShiftEvent, Weights},
     },
     render::short,
@@ -22,12 +22,12 @@ pub struct Line {
 pub fn lines(before: Option<&Shift>, now: &Shift) -> Vec<Line> {
     let mut lines = Vec::new();
     let events = new_events(before, now);
-    for (index, event) in events.iter().enumerate() {
-        let present = index + 1 == events.len() && event.state == now.status.state;
-        lines.push(Line { at: event.at, text: event_line(now, event, present) });
-    }
+    lines.extend(events.iter().map(|event| Line { at: event.at, text: event_line(now, event) }));
     let status = &now.status;
-    let told = events.last().is_some_and(|event| event.message == status.message && event.state == status.state);
+    // An event often says already what is waited for: "...; the settle time runs".
+    let told = status.history.last().is_some_and(|event| {
+        (event.state, &event.reason) == (status.state, &status.reason) && event.message.contains(&status.message)
+    });
     let same = before.is_some_and(|before| waits(before) == waits(now));
     if !told && !same && !status.message.is_empty() {
         lines.push(Line { at: None, text: format!("{}: {}", head(now), why(&status.message, &status.reason)) });
@@ -37,7 +37,7 @@ pub fn lines(before: Option<&Shift>, now: &Shift) -> Vec<Line> {
             .filter(|before| before.status.step == status.step)
             .and_then(|before| before.status.gates.iter().find(|old| old.name == gate.name));
         if let Some(text) = gate_news(old, gate) {
-            lines.push(Line { at: gate.measured_at, text: format!("{}: {text}", head(now)) });
+            lines.push(Line { at: None, text: format!("{}: {text}", head(now)) });
         }
     }
     if before.is_none_or(|before| before.status.notes.is_empty()) {
@@ -75,23 +75,22 @@ pub fn head(shift: &Shift) -> String {
 
 /// `Baking 2/4 (25%)`, with what stands over it.
 pub fn place(shift: &Shift) -> String {
-    let status = &shift.status;
-    let mut text = status.state.to_string();
-    if status.step > 0 && status.steps > 0 {
-        text.push_str(&format!(" {}/{}", status.step, status.steps));
-        if let Some(percent) = shift.percent() {
-            text.push_str(&format!(" ({percent}%)"));
-        }
-    }
-    if status.paused.is_some() {
-        text.push_str(" PAUSED");
-    }
-    text
+    let paused = if shift.status.paused.is_some() { " PAUSED" } else { "" };
+    format!("{}{paused}", place_of(shift, shift.status.state, shift.status.step))
 }
 
-/// What the shift asks for now: `shop/checkout blue=75,green=25; shop/cart blue=1,green=0`.
+fn place_of(shift: &Shift, state: State, step: u32) -> String {
+    if step == 0 {
+        return state.to_string();
+    }
+    let percent = shift.percent(step).map(|percent| format!(" ({percent}%)")).unwrap_or_default();
+    format!("{state} {step}/{}{percent}", shift.status.steps)
+}
+
+/// What the shift asks for now: `shop/checkout blue=75,green=25; shop/cart blue=1,green=0`. Policies that it does not move any more
+/// (their spec took over, or they are gone) have no weights.
 pub fn weights_now(shift: &Shift) -> String {
-    let moves = shift.status.moves.iter();
+    let moves = shift.status.moves.iter().filter(|one| !one.present.is_empty());
     moves.map(|one| format!("{} {}", one.policy, pairs(&one.present))).collect::<Vec<_>>().join("; ")
 }
 
@@ -100,13 +99,13 @@ pub fn pairs(weights: &Weights) -> String {
     weights.iter().map(|(cluster, weight)| format!("{cluster}={weight}")).collect::<Vec<_>>().join(",")
 }
 
-fn event_line(shift: &Shift, event: &ShiftEvent, present: bool) -> String {
-    let head = if present {
-        head(shift)
-    } else {
-        let step = if event.step > 0 { format!(" {}/{}", event.step, shift.status.steps) } else { String::new() };
-        format!("shift {} {}{step}", shift.id, event.state)
-    };
+fn event_line(shift: &Shift, event: &ShiftEvent) -> String {
+    let status = &shift.status;
+    // The weights of a step are told with each event of it, as long as they are what the shift asks for now.
+    let same = (event.step, event.state.is_back()) == (status.step, status.state.is_back());
+    let weights = if same { weights_now(shift) } else { String::new() };
+    let comma = if weights.is_empty() { "" } else { ", " };
+    let head = format!("shift {} {}{comma}{weights}", shift.id, place_of(shift, event.state, event.step));
     let by = if event.actor.is_empty() { String::new() } else { format!(", by {}", event.actor) };
     format!("{head}: {}{by}", why(&event.message, &event.reason))
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    Note, PolicyRef, State,
+    Note, PolicyRef,
     fixtures::{self, SHIFT, event, later},
 };
 
@@ -54,11 +54,28 @@ fn what_happened_while_nobody_watched_is_told_in_order() {
         later(&before, State::Stepping, 1, "StepRequested", "step 1 of 3 asks for shop/checkout blue=75,green=25");
     let two = later(&one, State::Baking, 1, "StepProgrammed", "the weights of step 1 were read back");
     let lines = lines(Some(&before), &two);
-    let expected =
-        format!("shift {SHIFT} Stepping 1/3: step 1 of 3 asks for shop/checkout blue=75,green=25 (StepRequested)");
+    let expected = format!(
+        "shift {SHIFT} Stepping 1/3 (25%), shop/checkout blue=75,green=25: step 1 of 3 asks for shop/checkout \
+         blue=75,green=25 (StepRequested)"
+    );
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!(lines[0].text, expected);
     assert!(lines[1].text.contains("Baking 1/3 (25%)"), "{lines:?}");
+}
+
+#[test]
+fn weights_are_told_only_with_events_at_which_they_were_asked_for() {
+    let first = fixtures::shift(State::Pending, 0);
+    let one = later(&first, State::Baking, 1, "StepProgrammed", "read back");
+    let two = later(&one, State::Aborting, 1, "GateFailed", "gate errors failed");
+    let mut back = later(&two, State::Failed, 1, "Restored", "the recorded weights were read back");
+    for one in &mut back.status.moves {
+        one.present = one.from.clone();
+    }
+    let told = lines(Some(&first), &back);
+    assert!(told[0].text.contains(" Baking 1/3 (25%): read back"), "{told:?}");
+    assert!(told[1].text.contains(" Aborting 1/3 (25%), shop/checkout blue=100,green=0: gate"), "{told:?}");
+    assert!(told[2].text.contains(" Failed 1/3 (25%), shop/checkout blue=100,green=0: the"), "{told:?}");
 }
 
 #[test]
@@ -83,6 +100,18 @@ fn what_is_waited_for_is_told_when_it_changes_although_nothing_happened() {
         format!("shift {SHIFT} Baking 1/3 (25%), shop/checkout blue=75,green=25: shop/checkout is frozen (Held)");
     assert_eq!(texts(&lines(Some(&before), &now)), [expected]);
     assert_eq!(lines(Some(&now), &now), []);
+}
+
+#[test]
+fn what_an_event_said_already_is_not_said_again() {
+    let before = baking();
+    let message = "the last weights are in force at AWS; the settle time runs";
+    let mut now = later(&before, State::Converging, 3, "Settling", message);
+    now.status.message = "the settle time runs".into();
+    assert_eq!(lines(Some(&before), &now).len(), 1);
+    let mut held = now.clone();
+    held.status.message = "listener/1 is throttled".into();
+    assert_eq!(lines(Some(&now), &held).len(), 1);
 }
 
 #[test]
@@ -133,6 +162,16 @@ fn what_outlives_the_shift_is_told_once() {
     let expected = format!("shift {SHIFT}: note for shop/checkout: OpenStreams: WebSockets stay with blue");
     assert_eq!(told.last().map(|line| line.text.as_str()), Some(expected.as_str()));
     assert_eq!(lines(Some(&now), &now), []);
+}
+
+#[test]
+fn a_policy_that_left_the_shift_is_shown_without_weights() {
+    let mut now = baking();
+    let mut left = now.status.moves[0].clone();
+    left.policy.name = "cart".into();
+    left.present.clear();
+    now.status.moves.push(left);
+    assert_eq!(weights_now(&now), "shop/checkout blue=75,green=25");
 }
 
 #[test]

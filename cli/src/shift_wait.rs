@@ -68,9 +68,16 @@ impl ShiftWait {
         Self { aim, last: None, connected: true, unknown: 0 }
     }
 
-    /// A wait for the shift that a call answered with: what is true already needs no watch.
+    /// A wait for the shift that a call made: what is true already needs no watch.
     pub fn start(aim: Aim, answered: &Shift) -> Stepped {
         Self::new(aim).look(answered.clone())
+    }
+
+    /// The same for a shift that was there before the call: of what happened only the last, which is the call, is news.
+    pub fn go_on(aim: Aim, answered: &Shift) -> Stepped {
+        let mut before = answered.clone();
+        before.status.history.pop();
+        Self { last: Some(before), ..Self::new(aim) }.look(answered.clone())
     }
 
     pub fn step(mut self, news: ShiftNews) -> Stepped {

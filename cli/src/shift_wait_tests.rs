@@ -114,6 +114,17 @@ fn a_shift_that_is_over_when_the_call_answers_needs_no_watch() {
 }
 
 #[test]
+fn of_a_shift_that_was_there_before_the_call_only_the_call_is_told() {
+    let way = way();
+    let going_on = ShiftWait::go_on(CONVERGED, &way[4]);
+    let told: Vec<String> = going_on.lines.into_iter().map(|line| line.text).collect();
+    assert!(told.len() == 1 && told[0].contains("AwaitingApproval 1"), "{told:?}");
+    assert!(going_on.changed && going_on.ending.is_none());
+    let next = going_on.wait.step(seen(&way[5]));
+    assert_eq!(next.lines.len(), 1, "{:?}", next.lines);
+}
+
+#[test]
 fn an_older_picture_from_another_replica_is_not_looked_at() {
     let way = way();
     let script = vec![seen(&way[5]), seen(&way[3]), seen(&way[10])];

@@ -9,7 +9,7 @@ use super::{
     follow::{Waited, seconds},
     request_id,
     shift_act::{answered, find_active},
-    shift_follow::{End, Following, Last, budget},
+    shift_follow::{Answered, End, Following, Last, budget},
 };
 use crate::{
     args::{Asking, Flip, Format, Rollback, Shift as ShiftArgs, Strategy as StrategyArgs, Target},
@@ -235,12 +235,16 @@ async fn finish(
         // The first line is the id and nothing else, and it is there before the wait: whatever happens to this program then.
         write(&format!("{}\n", shift.id))?;
     }
-    for one in &made.notes {
+    // A wait tells them with the shift.
+    for one in made.notes.iter().filter(|_| aim.is_none()) {
         progress(&render::note_sentence(one));
     }
     let end = match aim {
         None => None,
-        Some(aim) => Some(follow(context, hub, &shift, aim, started).await?),
+        Some(aim) => {
+            let answered = Answered { shift: &shift, new: aim != Aim::Back };
+            Some(follow(context, hub, answered, aim, started).await?)
+        }
     };
     let last = end.as_ref().and_then(|end| end.last.clone()).unwrap_or(shift);
     match &end {
@@ -263,7 +267,14 @@ pub fn tell(failure: Option<Failure>) -> Option<Exit> {
 }
 
 /// Follows a shift that a call answered with, at most as long as `--timeout` or its own bake times say.
-pub async fn follow(context: &Context, hub: &Hub, shift: &Shift, aim: Aim, started: Instant) -> Result<End, Failure> {
+pub async fn follow(
+    context: &Context,
+    hub: &Hub,
+    answered: Answered<'_>,
+    aim: Aim,
+    started: Instant,
+) -> Result<End, Failure> {
+    let shift = answered.shift;
     let budget = context.global.timeout.unwrap_or_else(|| budget(shift));
     let deadline = started + budget;
     if aim != Aim::Goal(Goal::Accepted) {
@@ -285,7 +296,7 @@ pub async fn follow(context: &Context, hub: &Hub, shift: &Shift, aim: Aim, start
         deadline: Some(deadline),
         first_answer: None,
     };
-    following.run(Some(shift)).await
+    following.run(Some(answered)).await
 }
 
 fn summary(made: &Made) -> String {

@@ -9,7 +9,7 @@ use super::{
     follow::Waited,
     request_id,
     shift::{follow, resolve, tell},
-    shift_follow::{Following, Last},
+    shift_follow::{Answered, Following, Last},
 };
 use crate::{
     args::{Abort, About, Approve, Format, GoOn, Watch},
@@ -85,7 +85,7 @@ async fn act(context: &Context, about: About, act: Act, aim: Option<Aim>) -> Res
     let shift = answered(&what, shift)?;
     let end = match aim {
         None => None,
-        Some(aim) => Some(follow(context, &hub, &shift, aim, started).await?),
+        Some(aim) => Some(follow(context, &hub, Answered { shift: &shift, new: false }, aim, started).await?),
     };
     match &end {
         Some(end) if context.output.streams() => json_line(&Last::new(Some(&request_id), Some(&shift), Some(end)))?,

@@ -42,6 +42,14 @@ pub struct Following<'a> {
     pub first_answer: Option<Instant>,
 }
 
+/// What a call answered, before the shift is watched.
+#[derive(Clone, Copy)]
+pub struct Answered<'a> {
+    pub shift: &'a Shift,
+    /// True: the call made it. False: it was there before.
+    pub new: bool,
+}
+
 /// One line of the stream.
 #[derive(Serialize)]
 struct Change<'a> {
@@ -87,11 +95,11 @@ fn bake(step: &Step) -> u64 {
 }
 
 impl Following<'_> {
-    /// Follows it to the end of the wait. `answered` is what the call said of the shift, if there was a call.
+    /// Follows it to the end of the wait.
     ///
     /// # Errors
     /// Only when stdout cannot be written: everything else is an `End`, since the call itself was made.
-    pub async fn run(&self, answered: Option<&Shift>) -> Result<End, Failure> {
+    pub async fn run(&self, answered: Option<Answered<'_>>) -> Result<End, Failure> {
         let mut watch = self.hub.watch_shift(self.id);
         let mut this = Run { following: self, started: Instant::now(), still: still(), lost: None };
         let ended = this.watch(&mut watch, answered).await;
@@ -116,13 +124,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn watch(&mut self, watch: &mut ShiftWatch, answered: Option<&Shift>) -> Result<End, Failure> {
+    async fn watch(&mut self, watch: &mut ShiftWatch, answered: Option<Answered<'_>>) -> Result<End, Failure> {
         let mut stop = Stop::listen();
         let mut redraw = interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let aim = self.following.aim;
         let mut stepped = match answered {
-            Some(shift) => ShiftWait::start(aim, shift),
+            Some(Answered { shift, new: true }) => ShiftWait::start(aim, shift),
+            Some(Answered { shift, new: false }) => ShiftWait::go_on(aim, shift),
             None => Stepped { wait: ShiftWait::new(aim), lines: vec![], changed: false, ending: None },
         };
         loop {

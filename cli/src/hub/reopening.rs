@@ -75,3 +75,56 @@ async fn bounded<T>(
         Err(_) => Err(Status::unavailable(format!("no answer within {CONNECT:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_answer_is_not_asked_for_again_by_a_caller_that_looks_at_its_clock() {
+        let mut stream = Reopening::<()>::new();
+        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+        let (mut answer, answered) = (Some(answer), Cell::new(Some(answered)));
+        let open = || {
+            let answered = answered.take().expect("it is asked for once");
+            async {
+                let _ = answered.await;
+                Err(Status::not_found("nothing of that name"))
+            }
+        };
+        let mut looks = 0;
+        let status = loop {
+            tokio::select! {
+                biased;
+                raw = stream.next(open) => match raw {
+                    Raw::Broken(status) => break status,
+                    Raw::Opened | Raw::Message(()) => panic!("the stream cannot be opened"),
+                },
+                // The clock: the opening is dropped here, and asked for again in the next round.
+                () = tokio::task::yield_now() => {
+                    looks += 1;
+                    if looks == 3 {
+                        drop(answer.take());
+                    }
+                }
+            }
+        };
+        assert_eq!(status.message(), "nothing of that name");
+        assert!(looks >= 3, "{looks}");
+    }
+
+    #[tokio::test]
+    async fn pauses_grow_up_to_the_longest() {
+        let mut stream = Reopening::<()>::new();
+        let pauses: Vec<u128> = (0..7)
+            .map(|_| {
+                let pause = stream.pause.as_millis();
+                stream.lost();
+                pause
+            })
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
+}

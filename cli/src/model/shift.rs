@@ -180,6 +180,11 @@ impl State {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Aborted | Self::Superseded | Self::Failed)
     }
+
+    /// The weights from before are asked for again, or nothing is asked for any more.
+    pub fn is_back(self) -> bool {
+        matches!(self, Self::Aborting | Self::Aborted | Self::Superseded | Self::Failed)
+    }
 }
 
 impl Shift {
@@ -189,9 +194,9 @@ impl Shift {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// The way of the step under way in percent, where the steps are known.
-    pub fn percent(&self) -> Option<u32> {
-        let index = usize::try_from(self.status.step).ok()?.checked_sub(1)?;
+    /// The way of a step, from 1, in percent, where the steps are known.
+    pub fn percent(&self, step: u32) -> Option<u32> {
+        let index = usize::try_from(step).ok()?.checked_sub(1)?;
         self.spec.strategy.steps.get(index).map(|step| step.percent)
     }
 }

@@ -156,15 +156,18 @@ fn ago(at: Option<Timestamp>, now: Timestamp) -> String {
 fn moves(shift: &Shift) -> Table {
     let mut table = Table::new(&["POLICY", "FROM", "TO", "ASKED NOW", "AT LB"]);
     for one in &shift.status.moves {
+        // Its spec took over, or it is gone: the shift neither asks nor answers for it.
+        let left = one.present.is_empty();
         let settled = one.programmed.as_ref() == Some(&one.present);
+        let unknown = if left { "" } else { "?" };
         table.row(vec![
             Cell::left(&one.policy),
             Cell::left(pairs(&one.from)),
             Cell::left(pairs(&one.to)),
-            Cell::left(pairs(&one.present)),
+            Cell::left(if left { "(not moved any more)".to_owned() } else { pairs(&one.present) }),
             Cell::toned(
-                one.programmed.as_ref().map_or("?".to_owned(), pairs),
-                if settled { Tone::Good } else { Tone::Doubt },
+                one.programmed.as_ref().map_or(unknown.to_owned(), pairs),
+                if settled || left { Tone::Good } else { Tone::Doubt },
             ),
         ]);
     }
