@@ -19,7 +19,7 @@ use crate::{
 
 /// For this long a status that knows nothing (right after a take-over, or while a write is read back) does not replace one
 /// that was known: callers would see a policy fall back that never moved. After it, not knowing is the news.
-const UNKNOWN_IS_NO_NEWS: Duration = Duration::from_secs(15);
+pub(super) const UNKNOWN_IS_NO_NEWS: Duration = Duration::from_secs(15);
 
 impl Engine {
     pub(super) async fn save(&mut self, epoch: Epoch, picture: &Picture, plan: &RegionPlan) {

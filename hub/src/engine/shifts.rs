@@ -33,6 +33,7 @@ use tracing::{debug, info, warn};
 use super::{
     cycle::{Engine, Unread},
     measuring::{Ended, GateKey, Measuring},
+    record::UNKNOWN_IS_NO_NEWS,
 };
 use crate::{
     analysis::Departed,
@@ -88,11 +89,13 @@ struct Update {
     shift: Shift,
     writes: Vec<WeightWrite>,
     taken: Vec<Measured>,
+    /// What AWS has of one of its policies is not known at this moment.
+    unknown: bool,
 }
 
 /// Whether a shift is to be stored.
 #[derive(Debug, PartialEq, Eq)]
-enum ToStore {
+enum Storing {
     Nothing,
     Now,
     At(Instant),
@@ -146,14 +149,15 @@ impl Engine {
         for gate in outcome.due {
             self.measure(&outcome.shift, gate, &policies, seen);
         }
-        let update = Update { before: shift.clone(), shift: outcome.shift, writes: outcome.writes, taken };
-        match self.term.shifts.to_store(&update, Instant::now()) {
-            ToStore::Nothing => None,
-            ToStore::At(at) => {
+        let unknown = policies.values().any(|view| view.programmed.is_none());
+        let update = Update { before: shift.clone(), shift: outcome.shift, writes: outcome.writes, taken, unknown };
+        match self.term.shifts.storing(&update, Instant::now()) {
+            Storing::Nothing => None,
+            Storing::At(at) => {
                 moved.at(at);
                 None
             }
-            ToStore::Now => Some(update),
+            Storing::Now => Some(update),
         }
     }
 
@@ -257,20 +261,24 @@ impl ShiftTerm {
         self.saved.get(&shift.id).is_none_or(|saved| shift.version >= *saved)
     }
 
-    fn to_store(&mut self, update: &Update, now: Instant) -> ToStore {
-        let Update { before, shift, writes, .. } = update;
+    fn storing(&mut self, update: &Update, now: Instant) -> Storing {
+        let Update { before, shift, writes, unknown, .. } = update;
         let same = |words: &Shift| writes.is_empty() && *words == *before;
         if same(shift) {
             self.other_words.remove(&before.id);
-            return ToStore::Nothing;
+            return Storing::Nothing;
         }
-        if same(&Shift { why: before.why, message: before.message.clone(), ..shift.clone() }) {
-            let at = *self.other_words.entry(before.id.clone()).or_insert(now) + WORDS_PAUSE;
+        // Every write to a listener makes all of its rules unknown until they were read: what was true before is not taken
+        // back for that.
+        let programmed = if *unknown { before.programmed } else { shift.programmed };
+        let pause = if programmed == shift.programmed { WORDS_PAUSE } else { UNKNOWN_IS_NO_NEWS };
+        if same(&Shift { why: before.why, message: before.message.clone(), programmed, ..shift.clone() }) {
+            let at = *self.other_words.entry(before.id.clone()).or_insert(now) + pause;
             if at > now {
-                return ToStore::At(at);
+                return Storing::At(at);
             }
         }
-        ToStore::Now
+        Storing::Now
     }
 
     fn stored(&mut self, before: &Shift, taken: &[Measured]) {

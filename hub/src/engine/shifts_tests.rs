@@ -229,7 +229,7 @@ fn a_shift_is_not_looked_at_again_before_the_picture_shows_what_was_stored() {
 }
 
 fn update(before: Shift, shift: Shift) -> Update {
-    Update { before, shift, writes: Vec::new(), taken: Vec::new() }
+    Update { before, shift, writes: Vec::new(), taken: Vec::new(), unknown: false }
 }
 
 #[test]
@@ -238,16 +238,28 @@ fn words_alone_are_stored_only_once_they_have_differed_for_a_while() {
     let before = stepping();
     let waits = |why: &str| Shift { why: ShiftReason::Held, message: why.to_owned(), ..before.clone() };
     let mut after =
-        |part: u32, shift: Shift| term.to_store(&update(before.clone(), shift), start + WORDS_PAUSE * part / 2);
-    assert_eq!(after(0, waits("a")), ToStore::At(start + WORDS_PAUSE));
-    assert_eq!(after(1, waits("b")), ToStore::At(start + WORDS_PAUSE), "other words do not begin anew");
-    assert_eq!(after(2, waits("b")), ToStore::Now);
-    assert_eq!(after(2, before.clone()), ToStore::Nothing);
-    assert_eq!(after(3, waits("a")), ToStore::At(start + WORDS_PAUSE * 5 / 2), "a new wait");
-    assert_eq!(after(3, Shift { state: State::Baking, ..waits("a") }), ToStore::Now, "more than words");
+        |part: u32, shift: Shift| term.storing(&update(before.clone(), shift), start + WORDS_PAUSE * part / 2);
+    assert_eq!(after(0, waits("a")), Storing::At(start + WORDS_PAUSE));
+    assert_eq!(after(1, waits("b")), Storing::At(start + WORDS_PAUSE), "other words do not begin anew");
+    assert_eq!(after(2, waits("b")), Storing::Now);
+    assert_eq!(after(2, before.clone()), Storing::Nothing);
+    assert_eq!(after(3, waits("a")), Storing::At(start + WORDS_PAUSE * 5 / 2), "a new wait");
+    assert_eq!(after(3, Shift { state: State::Baking, ..waits("a") }), Storing::Now, "more than words");
     let writes = Cycle::new((100, 0), (100, 0)).observe(&shift()).writes;
     let written = Update { writes, ..update(before.clone(), before.clone()) };
-    assert_eq!(term.to_store(&written, start), ToStore::Now);
+    assert_eq!(term.storing(&written, start), Storing::Now);
+}
+
+#[test]
+fn weights_that_were_read_back_are_not_taken_back_for_a_moment_in_which_nothing_is_known() {
+    let (mut term, start) = (ShiftTerm::default(), Instant::now());
+    let before = Shift { state: State::Converging, programmed: true, ..stepping() };
+    let after = Shift { programmed: false, why: ShiftReason::Settling, ..before.clone() };
+    let known = update(before.clone(), after.clone());
+    let unknown = Update { unknown: true, ..update(before, after) };
+    assert_eq!(term.storing(&unknown, start), Storing::At(start + UNKNOWN_IS_NO_NEWS));
+    assert_eq!(term.storing(&unknown, start + UNKNOWN_IS_NO_NEWS), Storing::Now, "then not knowing is the news");
+    assert_eq!(term.storing(&known, start), Storing::Now, "somebody changed the rule");
 }
 
 #[test]
