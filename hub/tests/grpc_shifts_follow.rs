@@ -179,6 +179,19 @@ async fn a_finished_shift_is_taken_back_by_a_new_one_and_a_repetition_does_not_t
 }
 
 #[tokio::test]
+async fn twenty_equal_rollbacks_at_once_make_one_shift_and_none_takes_it_back() {
+    let hub = hub_with(&["web"]).await;
+    let id = create(&hub, flip("web", "green")).await.unwrap().id;
+    drive(&hub, &id).await;
+    let request = back("web");
+    let calls = (0..20).map(|_| roll(&hub, request.clone()));
+    let answers: Vec<api::Shift> = futures::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert!(answers.iter().all(|shift| shift.id == answers[0].id && shift.rollback_of == id));
+    assert_eq!(status(&get(&hub, &answers[0].id).await.unwrap()).state(), ShiftState::Pending);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn for_a_day_a_rollback_does_not_wait_for_rules_that_slow_down_and_later_it_does() {
     let hub = hub().await;
     let text = manifest("web", &[("blue", 100), ("green", 0)]);

@@ -9,7 +9,7 @@ use switchyard_core::{
     ids::{Namespace, PolicyKey, ShiftId},
     shift::{
         Guard, Move, Origin, Shift, ShiftSpec, State, by_cluster,
-        machine::{By, Command, command},
+        machine::{By, Command, Refusal, command},
         spec::PolicyTarget,
         validate::{ShiftPlan, validate},
     },
@@ -42,25 +42,66 @@ impl Shifts {
         let overrides = spec::from_proto_overrides("overrides", &request.overrides).map_err(ApiError::Invalid)?;
         let target = rollback_target(&request)?;
         self.may_cross(&who, &overrides)?;
-        // The first call may have made a shift that is now the policy's running one: a repetition must not take that back.
-        let answered =
-            if request.dry_run { None } else { self.parts.store.shift_answered(&who.caller.request_id).await? };
-        if let Some(first) = answered {
-            self.must_answer(&first, &target, &who.caller).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(self.written(&first).await?), ..Default::default() });
-        }
-        let shift = self.rollback_of(&target).await?;
-        if shift.is_active() {
-            return self.abort_for_rollback(&who.caller, &shift, request.dry_run).await;
-        }
-        let (picture, now) = (self.picture()?, Timestamp::now());
-        let (plan, origin) = back(&shift, &picture, overrides, &request.reason, now)?;
+        let (caller, wanted) = (&who.caller, Wanted { target, overrides, reason: request.reason });
         if request.dry_run {
-            let (shift, Preview { findings, plans, notes }) = self.dry_run(&plan, origin, &who.caller).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes });
+            return self.rollback_dry_run(caller, wanted).await;
         }
-        let shift = self.store_new(&plan, &origin, &who.caller).await?;
-        Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() })
+        // The first call may have made a shift that is now the policy's running one: a repetition must not take that back.
+        let answered = match self.answered(caller, &wanted.target).await? {
+            Some(first) => first,
+            None => self.rollback_anew(caller, wanted).await?,
+        };
+        Ok(proto::RollbackShiftResponse { shift: Some(answered), ..Default::default() })
+    }
+
+    async fn rollback_anew(&self, caller: &Caller, wanted: Wanted) -> Result<proto::Shift, ApiError> {
+        let target = wanted.target.clone();
+        match self.take_back(caller, wanted).await {
+            // An equal request may have been at it at the same time: what it made is the answer to this one too.
+            Err(reused @ ApiError::Shift(ShiftError::RequestReused { .. })) => {
+                self.answered(caller, &target).await?.ok_or(reused)
+            }
+            other => other,
+        }
+    }
+
+    async fn take_back(&self, caller: &Caller, wanted: Wanted) -> Result<proto::Shift, ApiError> {
+        let mut shift = self.rollback_of(&wanted.target).await?;
+        if shift.is_active() {
+            match self.tell(caller, &shift.id, &Command::Abort).await {
+                // It came to its end between the look and the command.
+                Err(ApiError::Shift(ShiftError::Refused { refusal: Refusal::Ended(_), .. })) => {
+                    let ended = self.parts.store.shift_get(&shift.id).await?;
+                    shift = Arc::new(ended.ok_or_else(|| ApiError::NoShift(shift.id.clone()))?);
+                }
+                told => return told,
+            }
+        }
+        let (plan, origin) = back(&shift, &*self.picture()?, wanted.overrides, &wanted.reason, Timestamp::now())?;
+        self.store_new(&plan, &origin, caller).await
+    }
+
+    async fn rollback_dry_run(
+        &self,
+        caller: &Caller,
+        wanted: Wanted,
+    ) -> Result<proto::RollbackShiftResponse, ApiError> {
+        let shift = self.rollback_of(&wanted.target).await?;
+        let (shift, Preview { findings, plans, notes }) = if shift.is_active() {
+            self.abort_dry_run(caller, &shift).await?
+        } else {
+            let (picture, now) = (self.picture()?, Timestamp::now());
+            let (plan, origin) = back(&shift, &picture, wanted.overrides, &wanted.reason, now)?;
+            self.dry_run(&plan, origin, caller).await?
+        };
+        Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes })
+    }
+
+    /// The first answer to this request id, as it was; refused when that was to something else.
+    async fn answered(&self, caller: &Caller, target: &RollbackTarget) -> Result<Option<proto::Shift>, ApiError> {
+        let Some(first) = self.parts.store.shift_answered(&caller.request_id).await? else { return Ok(None) };
+        self.must_answer(&first, target, caller).await?;
+        self.written(&first).await.map(Some)
     }
 
     /// Refuses a request id whose first answer was to something else.
@@ -96,16 +137,7 @@ impl Shifts {
         last.map(Arc::new).ok_or_else(|| ApiError::NothingToRollBack(key.clone()))
     }
 
-    async fn abort_for_rollback(
-        &self,
-        caller: &Caller,
-        shift: &Shift,
-        dry_run: bool,
-    ) -> Result<proto::RollbackShiftResponse, ApiError> {
-        if !dry_run {
-            let shift = self.tell(caller, &shift.id, &Command::Abort).await?;
-            return Ok(proto::RollbackShiftResponse { shift: Some(shift), ..Default::default() });
-        }
+    async fn abort_dry_run(&self, caller: &Caller, shift: &Shift) -> Result<(proto::Shift, Preview), ApiError> {
         let (picture, now) = (self.picture()?, Timestamp::now());
         let by = By { actor: &caller.actor, reason: &caller.reason };
         let (shift, writes) = command(shift.clone(), &Command::Abort, by, now)
@@ -115,12 +147,19 @@ impl Shifts {
             let preview = preview::look_back(&writes, &picture, &observed, planning.sheet(&picture), now);
             (to_proto_shift(&shift, &picture), preview)
         };
-        let (shift, Preview { findings, plans, notes }) = self.parts.planning.off_thread(look).await?;
-        Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes })
+        self.parts.planning.off_thread(look).await
     }
 }
 
+/// What a caller wants to be taken back, and how.
+struct Wanted {
+    target: RollbackTarget,
+    overrides: Vec<Guard>,
+    reason: String,
+}
+
 /// What a rollback names.
+#[derive(Clone)]
 enum RollbackTarget {
     Shift(ShiftId),
     Policy(PolicyKey),
