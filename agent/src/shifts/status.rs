@@ -73,9 +73,14 @@ impl ShiftStatus {
         self.ended == Some(true)
     }
 
-    /// Fills the conditions from the rest. Each is as old as the state, which is when any of them may last have changed.
+    /// Fills the conditions from the rest. Each is as old as the state, which is when any of them may last have changed; without that
+    /// there are none, since Kubernetes refuses a condition without a time, and the whole status with it.
     #[must_use]
     pub fn with_conditions(mut self) -> Self {
+        let Some(since) = self.since.clone() else {
+            self.conditions = Vec::new();
+            return self;
+        };
         let succeeded = self.has_ended() && self.state.as_deref() == Some("Succeeded");
         let held =
             [self.programmed == Some(true), self.converged == Some(true), succeeded, self.has_ended() && !succeeded];
@@ -85,7 +90,7 @@ impl ShiftStatus {
             reason: self.reason.clone().unwrap_or_else(|| "Unknown".to_owned()),
             message: self.message.clone().unwrap_or_default(),
             observed_generation: self.observed_generation,
-            last_transition_time: self.since.clone().unwrap_or_default(),
+            last_transition_time: since.clone(),
         };
         self.conditions = CONDITION_TYPES.into_iter().zip(held).map(condition).collect();
         self
@@ -150,6 +155,7 @@ mod tests {
             state: Some(state.to_owned()),
             reason: Some("Because".to_owned()),
             message: Some("for people".to_owned()),
+            since: Some("2026-01-02T03:04:05Z".to_owned()),
             step: Some(step),
             steps: Some(3),
             ..ShiftStatus::default()
@@ -171,6 +177,11 @@ mod tests {
         }
         let baking = ShiftStatus { programmed: Some(true), ..status("Baking", 1) };
         assert_eq!(holding(baking), ["Programmed"]);
+    }
+
+    #[test]
+    fn without_a_time_there_are_no_conditions() {
+        assert_eq!(ShiftStatus { since: None, ..status("Refused", 0) }.with_conditions().conditions, []);
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct ShiftSpec {
     pub gates: Vec<Gate>,
     /// Safety rules that this shift may cross; needs a reason and the right to do so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(length(max = 6)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = 9)))]
     pub overrides: Vec<Guard>,
     /// Why, for the audit log.
     #[serde(default, skip_serializing_if = "String::is_empty")]

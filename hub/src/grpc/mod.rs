@@ -13,6 +13,7 @@ mod planning;
 mod policies;
 mod rights;
 mod safety;
+mod shift_sources;
 mod shifts;
 mod sources;
 
@@ -28,7 +29,7 @@ use switchyard_proto::{
     FILE_DESCRIPTOR_SET,
     agent::v1::{
         agent_service_server::AgentServiceServer, policy_source_service_server::PolicySourceServiceServer,
-        target_health_service_server::TargetHealthServiceServer,
+        shift_source_service_server::ShiftSourceServiceServer, target_health_service_server::TargetHealthServiceServer,
     },
     api::v1::{
         PolicyRef, audit_service_server::AuditServiceServer, cluster_service_server::ClusterServiceServer,
@@ -235,6 +236,18 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let shift_sources = shift_sources::ShiftSources::new(shift_sources::ShiftSourceParts {
+        store: parts.store.clone(),
+        feed: parts.feed.clone(),
+        epoch: parts.epoch.clone(),
+        sources: Arc::clone(&parts.policy_sources),
+        gate_sources: Arc::clone(&parts.gate_sources),
+        override_callers: Arc::clone(&parts.override_callers),
+        registry: agents::Registry::default(),
+        metrics: parts.metrics.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
     let planning = planning::Planning::new(parts.observed.clone(), parts.epoch.clone(), parts.settings.clone());
     let policies = policies::Policies::new(policies::PolicyParts {
         store: parts.store.clone(),
@@ -258,6 +271,7 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
     serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
     serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
     serving.set_serving::<PolicySourceServiceServer<sources::Sources>>().await;
+    serving.set_serving::<ShiftSourceServiceServer<shift_sources::ShiftSources>>().await;
     serving.set_serving::<PolicyServiceServer<policies::Policies>>().await;
     serving.set_serving::<ClusterServiceServer<clusters::Clusters>>().await;
     serving.set_serving::<ShiftServiceServer<shifts::Shifts>>().await;
@@ -273,6 +287,7 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
         .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
+        .add_service(ShiftSourceServiceServer::new(shift_sources).max_decoding_message_size(MOST_BYTES))
         .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
         .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_BYTES))
         .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_BYTES))

@@ -34,6 +34,9 @@ pub enum End {
     /// The store does not answer.
     #[error("the hub has not read its store yet; try again")]
     NotReady,
+    /// What did not fit before fits now.
+    #[error("the hub has room for more TrafficShifts of this cluster again; connect again and report them")]
+    Room,
     /// A field is out of bounds.
     #[error(transparent)]
     Malformed(Violation),
@@ -67,7 +70,7 @@ pub enum End {
 impl End {
     /// False for what happens in every restart.
     pub fn is_fault(&self) -> bool {
-        !matches!(self, End::AgentClosed | End::Shutdown | End::Transport(_))
+        !matches!(self, End::AgentClosed | End::Shutdown | End::Room | End::Transport(_))
     }
 
     /// How it is counted.
@@ -78,7 +81,7 @@ impl End {
             End::TakenOver | End::OlderHub { .. } => Code::FailedPrecondition,
             End::NotReading | End::HelloLate => Code::DeadlineExceeded,
             End::Malformed(_) | End::OutOfOrder { .. } | End::Sequence { .. } => Code::InvalidArgument,
-            End::Shutdown | End::NotReady => Code::Unavailable,
+            End::Shutdown | End::NotReady | End::Room => Code::Unavailable,
             End::Store(error) if error.is_unavailable() => Code::Unavailable,
             End::Store(_) | End::Defect => Code::Internal,
         }

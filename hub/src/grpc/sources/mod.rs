@@ -20,6 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
+pub(super) use end::End;
+
 use super::agents::Registry;
 use crate::{feed::Feed, metrics::Metrics, store::Store};
 

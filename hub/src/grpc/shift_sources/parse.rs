@@ -1,0 +1,154 @@
+//! From the messages of a stream of shifts to checked types. What is a key is refused when it is out of bounds, naming the field: the
+//! stream ends. What is the content of one resource becomes a refusal of that resource, since the user who wrote it must see why,
+//! and the others must not wait for it. Pure.
+
+use std::collections::BTreeSet;
+
+use switchyard_core::{
+    ids::{ClusterName, Epoch, IdError, Namespace, PolicyName, ResourceUid, cut},
+    policy::Violation,
+    shift::{ShiftSpec, machine::Command, validate, validate::ShiftPlan},
+    source::words,
+};
+use switchyard_proto::agent::v1::{self as proto, sync_shifts_request::Message};
+use uuid::Uuid;
+
+use crate::grpc::{
+    rights::{GateSources, may_override, unknown_sources},
+    shifts::bounded,
+    sources::End,
+};
+
+/// Bytes of one spec; the contract of the .proto file.
+const MOST_SPEC: usize = 64 * 1024;
+
+/// ShiftSourceHello.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Who.
+    pub cluster: ClusterName,
+    /// The agent process.
+    pub instance: Uuid,
+    /// The highest epoch that it has seen.
+    pub highest_epoch: Epoch,
+}
+
+/// A resource, checked.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: String,
+    /// Which it is.
+    pub uid: ResourceUid,
+    /// Of its spec.
+    pub generation: u64,
+    /// What it asks for; or why that cannot be taken, in words.
+    pub asked: Result<Asked, String>,
+}
+
+/// What a valid resource asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The shift.
+    pub plan: ShiftPlan,
+    /// What it says to the shift under way.
+    pub said: Vec<Command>,
+}
+
+/// What a resource may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights<'a> {
+    /// The cluster that it stands in.
+    pub cluster: &'a ClusterName,
+    /// What gates may be measured with.
+    pub gate_sources: &'a GateSources,
+    /// Who may cross safety rules.
+    pub override_callers: &'a BTreeSet<String>,
+}
+
+fn malformed(field: &str, value: &str, problem: impl Into<String>, remedy: &str) -> End {
+    let (field, value) = (field.to_owned(), cut(value));
+    End::Malformed(Violation { field, value, problem: problem.into(), remedy: remedy.to_owned() })
+}
+
+fn id<T>(field: &str, result: Result<T, IdError>) -> Result<T, End> {
+    result.map_err(|error| malformed(field, &error.value, error.problem, error.remedy))
+}
+
+const SAME_VERSION: &str = "use an agent and a hub of versions that fit together";
+
+/// The first message.
+///
+/// # Errors
+/// [`End`] when it is none, or a field is out of bounds.
+pub fn hello(message: proto::SyncShiftsRequest) -> Result<Hello, End> {
+    let Some(Message::Hello(hello)) = message.message else {
+        return Err(End::OutOfOrder { message: "a message", place: "before ShiftSourceHello" });
+    };
+    let instance = Uuid::parse_str(&hello.agent_instance_id)
+        .map_err(|_| malformed("hello.agent_instance_id", &hello.agent_instance_id, "is no UUID", SAME_VERSION))?;
+    Ok(Hello {
+        cluster: id("hello.cluster", hello.cluster.parse())?,
+        instance,
+        highest_epoch: Epoch(hello.highest_epoch_seen),
+    })
+}
+
+/// What comes after it.
+///
+/// # Errors
+/// [`End`] when it has no place here, or a key is out of bounds.
+pub fn resource(message: proto::SyncShiftsRequest, rights: Rights<'_>) -> Result<Resource, End> {
+    let Some(Message::Resource(resource)) = message.message else {
+        return Err(End::OutOfOrder { message: "a message that is no resource", place: "after ShiftSourceHello" });
+    };
+    // A resource's name has the form of a policy's: an RFC 1123 subdomain.
+    let name: PolicyName = id("resource.name", resource.name.parse())?;
+    let namespace: Namespace = id("resource.namespace", resource.namespace.parse())?;
+    let uid = id("resource.uid", resource.uid.parse())?;
+    if resource.generation == 0 || i64::try_from(resource.generation).is_err() {
+        return Err(malformed(
+            "resource.generation",
+            &resource.generation.to_string(),
+            "is out of bounds",
+            SAME_VERSION,
+        ));
+    }
+    let asked = asked(&resource.spec_json, &namespace, rights);
+    Ok(Resource { namespace, name: name.to_string(), uid, generation: resource.generation, asked })
+}
+
+fn asked(spec: &str, namespace: &Namespace, rights: Rights<'_>) -> Result<Asked, String> {
+    if spec.len() > MOST_SPEC {
+        return Err(format!(
+            "spec has {} bytes as JSON and at most {MOST_SPEC} are taken; use several shifts",
+            spec.len()
+        ));
+    }
+    let spec: ShiftSpec = serde_json::from_str(spec)
+        .map_err(|error| format!("spec cannot be read: {error}; see kubectl explain tshift.spec"))?;
+    let mut violations = unknown_sources(&spec, rights.gate_sources);
+    let plan = match validate(&spec, namespace, true) {
+        Ok(plan) => Some(plan),
+        Err(found) => {
+            violations.extend(found);
+            None
+        }
+    };
+    let identity = format!("cluster:{}", rights.cluster);
+    if !spec.overrides.is_empty() && !may_override(rights.override_callers, &identity) {
+        violations.push(Violation {
+            field: "spec.overrides".to_owned(),
+            value: spec.overrides.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            problem: format!("cannot be asked for by resources of cluster {}", rights.cluster),
+            remedy: format!("leave it out, or start the hub with --override-callers {identity}"),
+        });
+    }
+    violations.extend(plan.as_ref().and_then(|plan| bounded(plan).err()));
+    match plan {
+        Some(plan) if violations.is_empty() => Ok(Asked { said: spec.controls(), plan }),
+        _ => Err(words(&violations)),
+    }
+}
