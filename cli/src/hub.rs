@@ -149,8 +149,8 @@ impl Hub {
         Watch { hub: self.clone(), policy: policy.clone(), stream: Reopening::new() }
     }
 
-    /// The shift that moves the policy now: one attempt, for a page that asks again and again. Nothing also when it is not known.
-    pub async fn peek_shift(&self, policy: &PolicyRef) -> Option<Shift> {
+    /// The shift that moves the policy now: one attempt, for a page that must not wait for what it can do without.
+    pub async fn peek_shift(&self, policy: &PolicyRef) -> Result<Option<Shift>, String> {
         let mut request = Request::new(pb::ListShiftsRequest {
             policy: Some(policy.into()),
             active: true,
@@ -158,8 +158,10 @@ impl Hub {
             ..pb::ListShiftsRequest::default()
         });
         request.set_timeout(CONNECT);
-        let answer = Self::shifts(self.channel.clone()).list_shifts(request).await.ok()?;
-        answer.into_inner().shifts.into_iter().next().map(Shift::from)
+        let answer = timeout(CONNECT, Self::shifts(self.channel.clone()).list_shifts(request)).await;
+        let answer =
+            answer.map_err(|_| format!("no answer within {CONNECT:?}"))?.map_err(|status| with_causes(&status))?;
+        Ok(answer.into_inner().shifts.into_iter().next().map(Shift::from))
     }
 
     /// A watch of one shift. Opens at the first `next`.

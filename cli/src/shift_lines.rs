@@ -32,6 +32,12 @@ pub fn lines(before: Option<&Shift>, now: &Shift) -> Vec<Line> {
     if !told && !same && !status.message.is_empty() {
         lines.push(Line { at: None, text: format!("{}: {}", head(now), why(&status.message, &status.reason)) });
     }
+    if waits_for_approval(now)
+        && !before.is_some_and(|before| waits_for_approval(before) && before.status.step == status.step)
+    {
+        let text = format!("{}: let it go on with `yardctl approve {} --step {}`", head(now), now.id, status.step);
+        lines.push(Line { at: None, text });
+    }
     for gate in &status.gates {
         let old = before
             .filter(|before| before.status.step == status.step)
@@ -45,6 +51,10 @@ pub fn lines(before: Option<&Shift>, now: &Shift) -> Vec<Line> {
         lines.extend(notes.map(|text| Line { at: None, text }));
     }
     lines
+}
+
+fn waits_for_approval(shift: &Shift) -> bool {
+    shift.status.state == State::AwaitingApproval && shift.status.reason == "ApprovalNeeded"
 }
 
 type Waits<'a> = (crate::model::State, u32, &'a str, &'a str);

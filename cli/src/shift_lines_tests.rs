@@ -115,6 +115,20 @@ fn what_an_event_said_already_is_not_said_again() {
 }
 
 #[test]
+fn a_step_that_waits_for_approval_is_told_once_with_the_command_that_gives_it() {
+    let before = baking();
+    let waiting = later(&before, State::AwaitingApproval, 1, "ApprovalNeeded", "step 1 waits for approval");
+    let told = lines(Some(&before), &waiting);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].text.ends_with(&format!("`yardctl approve {SHIFT} --step 1`")), "{told:?}");
+    let mut touched = waiting.clone();
+    touched.status.gates = vec![gate(Phase::Running, 1, 0, "fine")];
+    assert_eq!(lines(Some(&waiting), &touched), []);
+    let approved = later(&waiting, State::AwaitingApproval, 1, "Approved", "step 1 was approved");
+    assert_eq!(lines(Some(&waiting), &approved).len(), 1);
+}
+
+#[test]
 fn a_gate_is_told_when_its_verdict_changes_or_a_measurement_failed() {
     let mut before = baking();
     before.status.gates = vec![gate(Phase::Running, 0, 0, "")];

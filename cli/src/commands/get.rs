@@ -155,6 +155,11 @@ impl Pages {
         Ok(Some(token))
     }
 
+    /// Whether the hub has more than what came.
+    pub fn has_more(&self) -> bool {
+        self.token.is_some()
+    }
+
     pub fn came(&mut self, next: String) {
         self.token = (!next.is_empty()).then_some(next);
     }

@@ -9,7 +9,7 @@ use crate::{
     error::{Exit, Failure, Kind},
     hub::Hub,
     model::{AuditEntry, PolicyRef, Shift},
-    output::{json_line, now},
+    output::{json_line, note, now},
     parse::ShiftName,
     render,
 };
@@ -17,6 +17,8 @@ use crate::{
 /// The largest pages that the hub gives.
 const SHIFTS_A_PAGE: u32 = 200;
 const ENTRIES_A_PAGE: u32 = 1000;
+/// As `history` without `--limit`.
+const SHIFTS_IN_A_LIST: usize = 50;
 /// A table of more is not read.
 const ENTRIES_IN_A_TABLE: usize = 100;
 
@@ -39,7 +41,7 @@ pub async fn history(context: &Context, args: History) -> Result<(), Failure> {
 pub async fn get(context: &Context, name: Option<ShiftName>) -> Result<(), Failure> {
     let hub = context.hub(false)?;
     let shift = match name {
-        None => return list(context, None, false, 0).await,
+        None => return list(context, None, false, SHIFTS_IN_A_LIST).await,
         Some(ShiftName::Id(id)) => one(&hub, &id).await?,
         Some(ShiftName::Policy(name)) => {
             let policy = name.resolve(context.namespace())?;
@@ -90,9 +92,14 @@ async fn list(context: &Context, policy: Option<&PolicyRef>, active: bool, limit
         shifts.extend(answer.shifts.into_iter().map(Shift::from));
         pages.came(answer.next_page_token);
     }
+    let cut = pages.has_more() || shifts.len() > limit;
     shifts.truncate(limit);
     let list = Shifts { shifts };
-    context.output.show(&list, |paint, now| render::history(&list.shifts, paint, now))
+    context.output.show(&list, |paint, now| render::history(&list.shifts, paint, now))?;
+    if cut {
+        note(&format!("There are more: these are the {limit} newest; `yardctl history --limit 0` shows all.\n"));
+    }
+    Ok(())
 }
 
 fn page_size(wanted: usize, most: u32) -> u32 {
@@ -143,7 +150,11 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
         return Ok(());
     }
     let list = Entries { entries };
-    context.output.show(&list, |paint, _| render::audit(&list.entries, paint))
+    context.output.show(&list, |paint, _| render::audit(&list.entries, paint))?;
+    if pages.has_more() {
+        note(&format!("There are more than these {count}; --limit 0 shows all.\n"));
+    }
+    Ok(())
 }
 
 fn to_proto(at: jiff::Timestamp) -> prost_types::Timestamp {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{Context, get, shift_act::find_active};
+use super::{Context, get};
 use crate::{
     args::{Format, Status},
     changes::changes,
@@ -44,13 +44,10 @@ struct Page<'a> {
 
 /// The page is worth having without it: what went wrong is told beside it.
 async fn shift_of(hub: &Hub, reference: &PolicyRef) -> Option<Shift> {
-    match find_active(hub, reference).await {
-        Ok(shift) => shift,
-        Err(failure) => {
-            progress(&format!("whether a shift moves {reference} is not known: {}", failure.why));
-            None
-        }
-    }
+    hub.peek_shift(reference).await.unwrap_or_else(|why| {
+        progress(&format!("whether a shift moves {reference} is not known: {why}"));
+        None
+    })
 }
 
 /// Looks for the policy's shift again and again, beside the watch of the policy, which does not tell of it.
@@ -61,7 +58,7 @@ fn follow_shift(hub: Hub, reference: PolicyRef) -> tokio::sync::watch::Receiver<
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !sender.is_closed() {
             again.tick().await;
-            sender.send_replace(hub.peek_shift(&reference).await);
+            sender.send_replace(hub.peek_shift(&reference).await.ok().flatten());
         }
     });
     receiver

@@ -144,6 +144,7 @@ async fn the_history_pages_through_as_many_as_were_asked_for() {
     let ran = hub.yardctl("history shop/checkout --active --limit 3 -o json").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()["shifts"].as_array().unwrap().len(), 3);
+    assert!(ran.err.contains("these are the 3 newest"), "{ran:?}");
     let seen = hub.seen.shifts.lock().unwrap();
     assert_eq!(seen.iter().map(|request| request.page_size).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(seen[1].page_token, "a");
@@ -156,6 +157,7 @@ async fn all_shifts_of_a_namespace_are_listed() {
     let ran = hub.yardctl("get shifts -n shop").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("ID ") && ran.out.contains("blue=100,green=0"), "{ran:?}");
+    assert_eq!(ran.err, "", "nothing is left out");
     let seen = hub.seen.shifts.lock().unwrap();
     assert!(seen[0].namespace == "shop" && !seen[0].active && seen[0].policy.is_none());
 }
@@ -224,6 +226,7 @@ async fn a_table_of_the_audit_log_is_bounded_and_documents_are_not() {
     let hub = Hub::start(Script { audit: queue([entries(0..100, "more")]), ..Script::default() }).await;
     let ran = hub.yardctl("audit").await;
     assert_eq!((ran.code, ran.out.lines().count()), (0, 101), "{ran:?}");
+    assert!(ran.err.contains("more than these 100; --limit 0"), "{ran:?}");
     assert_eq!(hub.seen.audit.lock().unwrap()[0].page_size, 100);
     let script = Script { audit: queue([entries(0..1000, "a"), entries(1000..1001, "")]), ..Script::default() };
     let ran = Hub::start(script).await.yardctl("audit -o json").await;
