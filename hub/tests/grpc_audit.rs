@@ -6,7 +6,7 @@ mod store_support;
 
 use grpc_support::{Hub, hub, manifest, policy_ref, weights};
 use prost::Message;
-use shift_support::{abort, drive, request_id, steps};
+use shift_support::{abort, create, drive, request_id, steps};
 use switchyard_proto::api::v1 as api;
 use tonic::{Code, Status};
 
@@ -63,6 +63,14 @@ async fn the_course_of_a_shift_is_told_with_weights_reasons_and_overrides() {
     assert_eq!(back.to_weights, weights(&[("blue", 100), ("green", 0)]));
     let detail: serde_json::Value = serde_json::from_str(&made.detail_json).unwrap();
     assert_eq!(detail["steps"], serde_json::json!([75, 100]));
+
+    // A rollback may pass rules that slow down; that nobody asked for is no override.
+    let forward = create(&hub, steps("web", "green", &[(50, false), (100, false)])).await.unwrap().id;
+    drive(&hub, &forward).await;
+    let request = api::RollbackShiftRequest { request_id: request_id(), id: forward, ..Default::default() };
+    let back = hub.shifts().rollback_shift(request).await.unwrap().into_inner().shift.unwrap().id;
+    let told = all(&hub, api::ListAuditEntriesRequest { shift_id: back, ..Default::default() }).await;
+    assert_eq!((actions(&told), told[0].overrides.len()), (vec!["shift-create"], 0));
     hub.stop().await;
 }
 

@@ -395,7 +395,7 @@ async fn while_the_store_is_away_running_shifts_are_shown_from_memory_and_comman
     drive(&hub, &id).await;
     hub.store.close().await;
     let list = hub.shifts().list_shifts(api::ListShiftsRequest::default()).await.unwrap().into_inner().shifts;
-    assert_eq!(list.iter().map(|shift| shift.id.clone()).collect::<Vec<_>>(), [id.clone()]);
+    assert_eq!(list.iter().map(|shift| shift.id.as_str()).collect::<Vec<_>>(), [id.as_str()]);
     assert_eq!(status(&get(&hub, &id).await.unwrap()).state(), ShiftState::AwaitingApproval);
     let refused = abort(&hub, &id).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);

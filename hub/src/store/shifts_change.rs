@@ -168,7 +168,8 @@ pub(super) fn detail(shift: &Shift, moved: Option<(&Weights, &Weights)>) -> Valu
         "step": shift.step.map(|step| step + 1),
         "why": shift.why,
         "message": shift.message,
-        "overrides": shift.overrides,
+        // What the caller said; rules that are open to every rollback are nobody's word.
+        "overrides": shift.spec.overrides,
     });
     if let Some((from, to)) = moved {
         detail["from"] = json!(by_cluster(from));
