@@ -181,6 +181,9 @@ async fn calls_past_their_number_are_turned_away_and_told_when_to_come_again() {
     hub.stop().await;
 }
 
+/// A request, its headers and its body; the status and the code of the answer.
+type Refused<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
+
 #[tokio::test]
 async fn what_is_no_request_is_refused_before_any_service_hears_of_it() {
     let hub = hub().await;
@@ -188,7 +191,7 @@ async fn what_is_no_request_is_refused_before_any_service_hears_of_it() {
     let long = format!("GET /v1/policies?namespace={}", "a".repeat(9000));
     let bytes = "x".repeat(129 * 1024);
     let plain = [("content-type", "text/plain")];
-    let cases: [(&str, &[(&str, &str)], &str, u16, &str); 15] = [
+    let cases: [Refused<'_>; 15] = [
         ("GET /v1/nothing", &[], "", 404, "NOT_FOUND"),
         ("GET /", &[], "", 404, "NOT_FOUND"),
         ("GET /v1//policies", &[], "", 404, "NOT_FOUND"),
