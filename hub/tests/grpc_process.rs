@@ -17,7 +17,9 @@ use nix::{
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
-use switchyard_proto::api::v1::{self as api, policy_service_client::PolicyServiceClient};
+use switchyard_proto::api::v1::{
+    self as api, policy_service_client::PolicyServiceClient, shift_service_client::ShiftServiceClient,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
@@ -211,6 +213,60 @@ async fn with_tls_only_certificates_of_the_right_authority_get_in_and_are_named_
     let applied = line(&hub.log, "a policy was applied");
     let actor = applied["actor"].as_str().unwrap();
     assert!(actor.starts_with("certificate sha256:") && actor.ends_with(" from 127.0.0.1"), "{actor}");
+    assert!(hub.terminate().success());
+}
+
+#[tokio::test]
+async fn the_right_to_override_safety_rules_goes_with_a_certificate_that_a_flag_names() {
+    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path(), "ours");
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let flags = |callers: &str| -> Vec<String> {
+        let tls = [("--tls-cert", "ours.cert"), ("--tls-key", "ours.key"), ("--tls-client-ca", "ours.ca")];
+        let mut flags: Vec<String> = tls.iter().flat_map(|(flag, name)| [(*flag).to_owned(), file(name)]).collect();
+        flags.extend(["--override-callers".to_owned(), callers.to_owned()]);
+        flags
+    };
+    let channel = |hub: &Hub| {
+        let read = |name: &str| fs::read(file(name)).unwrap();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read("ours.ca")))
+            .identity(Identity::from_pem(read("ours.cert"), read("ours.key")));
+        Channel::from_shared(format!("https://{}", hub.grpc)).unwrap().tls_config(tls).unwrap().connect_lazy()
+    };
+    let policy = api::PolicyRef { namespace: "shop".to_owned(), name: "web".to_owned() };
+    let target = api::ShiftPolicy { policy: Some(policy), to_cluster: "green".to_owned(), ..Default::default() };
+    let request = api::CreateShiftRequest {
+        request_id: "flip".to_owned(),
+        spec: Some(api::ShiftSpec {
+            policies: vec![target],
+            overrides: vec!["MaxStepPercent".to_owned()],
+            reason: "blue burns".to_owned(),
+            ..Default::default()
+        }),
+        dry_run: false,
+    };
+
+    let mut hub = start_with(folder.path(), &flags("cluster:nowhere"));
+    line(&hub.log, "the store is read");
+    let manifest = MANIFEST
+        .replace(r#""weight": 1}"#, r#""weight": 100}, {"name": "green", "weight": 0}"#)
+        .replace(r#""clusters""#, r#""safety": {"maxStepPercent": 50}, "clusters""#);
+    let apply = api::ApplyPolicyRequest { request_id: "1".to_owned(), manifest, ..Default::default() };
+    PolicyServiceClient::new(channel(&hub)).apply_policy(apply).await.unwrap();
+    let denied = ShiftServiceClient::new(channel(&hub)).create_shift(request.clone()).await.unwrap_err();
+    assert_eq!(denied.code(), tonic::Code::PermissionDenied);
+    let identity = denied.message().split_once(' ').unwrap().0.to_owned();
+    assert!(
+        identity.starts_with("sha256:") && denied.message().ends_with(&format!("add {identity} there")),
+        "{denied:?}"
+    );
+    assert!(hub.terminate().success());
+
+    let mut hub = start_with(folder.path(), &flags(&identity));
+    line(&hub.log, "the store is read");
+    ShiftServiceClient::new(channel(&hub)).create_shift(request).await.unwrap();
     assert!(hub.terminate().success());
 }
 
