@@ -21,6 +21,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Chunk sizes of a RegisterTargets call that AWS refuses because of one of its targets: one bad address fails a whole call.
 const CHUNKS: [usize; 3] = [MOST_TARGETS_A_CALL, 20, 1];
 
+/// How the keys of changed rules begin: as [`Action::operation`] has it.
+const MODIFY_RULE: &str = "ModifyRule ";
+
 /// What tells one step of a policy from another across plans.
 pub fn step_key(action: &Action) -> String {
     let operation = action.operation();
@@ -108,6 +111,12 @@ pub fn may_try(memory: &PolicyMemory, action: &Action, now: Timestamp) -> bool {
     memory.failures.get(&step_key(action)).is_none_or(|failure| failure.not_before <= now)
 }
 
+/// Something else is asked for now: what became of changes of the rule before says nothing of the next one, and a way back must
+/// not wait for the end of a wait that the way forward earned.
+pub fn forget_rule_changes(memory: &mut PolicyMemory) {
+    memory.failures.retain(|key, _| !key.starts_with(MODIFY_RULE));
+}
+
 /// How many targets a RegisterTargets call on this group may hold, given the refusals before it.
 pub fn register_chunk(memory: &PolicyMemory, group: &str) -> usize {
     let refused = memory.failures.get(&batch_key(group));
@@ -119,6 +128,7 @@ pub fn register_chunk(memory: &PolicyMemory, group: &str) -> usize {
 mod tests {
     use super::*;
     use crate::{
+        arn::{ListenerArn, RuleArn},
         ids::PolicyKey,
         plan::step::{GroupRef, NewTarget},
     };
@@ -160,6 +170,27 @@ mod tests {
         }
         remember(&mut memory, &step, &Outcome::Done { created: None }, Timestamp::UNIX_EPOCH);
         assert!(memory.failures.is_empty());
+    }
+
+    #[test]
+    fn other_weights_are_tried_at_once_and_other_steps_wait_on() {
+        let (now, mut memory) = (Timestamp::UNIX_EPOCH, PolicyMemory::default());
+        let arn = |kind: &str| format!("arn:aws:elasticloadbalancing:eu-central-1:123456789012:{kind}");
+        let rule = Action::ModifyRule {
+            listener: ListenerArn::new(arn("listener/app/shared/1/2")).unwrap(),
+            rule: RuleArn::new(arn("listener-rule/app/shared/1/2/3")).unwrap(),
+            forward: None,
+            conditions: Some(Vec::new()),
+        };
+        let step = Step { policy: PolicyKey::new("shop", "checkout").unwrap(), action: rule, why: String::new() };
+        let registration = register(&["10.0.0.1"]);
+        for step in [&step, &registration] {
+            remember(&mut memory, step, &refused(), now);
+        }
+        assert!(!may_try(&memory, &step.action, now));
+        forget_rule_changes(&mut memory);
+        assert!(may_try(&memory, &step.action, now));
+        assert!(!may_try(&memory, &registration.action, now));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(super) struct Term {
     pub(super) epoch: Option<Epoch>,
     pub(super) memories: BTreeMap<PolicyKey, (PolicyUid, PolicyMemory)>,
     pub(super) saved: BTreeMap<PolicyUid, (PolicyStatus, PolicyMemory)>,
+    /// The versions that were planned last.
+    versions: BTreeMap<PolicyUid, u64>,
     /// What a policy's calls touched and nobody has read since.
     pub(super) unread: BTreeMap<PolicyKey, Vec<Object>>,
     reported_orphans: BTreeSet<String>,
@@ -214,6 +216,7 @@ impl Engine {
             }
         }
         self.term.memories.retain(|key, _| picture.policies.contains_key(key));
+        self.term.try_what_is_new(picture);
         self.term.memories.iter().map(|(key, (_, memory))| (key.clone(), memory.clone())).collect()
     }
 
@@ -400,6 +403,20 @@ impl Term {
         self.memories.insert(key.clone(), (uid.clone(), memory));
     }
 
+    /// A policy that asks for something else than in the cycle before gets its rule changed without waiting.
+    fn try_what_is_new(&mut self, picture: &Picture) {
+        let mut versions = BTreeMap::new();
+        for (key, stored) in picture.policies.iter() {
+            let PolicyRecord { uid, version, .. } = &stored.record;
+            let asked_before = self.versions.get(uid).is_none_or(|before| before == version);
+            if let Some((_, memory)) = self.memories.get_mut(key).filter(|_| !asked_before) {
+                failures::forget_rule_changes(memory);
+            }
+            versions.insert(uid.clone(), *version);
+        }
+        self.versions = versions;
+    }
+
     fn take(&mut self, report: Report, now: Timestamp) {
         let Report { step, outcome, touched } = report;
         if let (Some(outcome), Some((_, memory))) = (&outcome, self.memories.get_mut(&step.policy)) {
@@ -423,3 +440,7 @@ fn next_look(plan: &RegionPlan, now: Timestamp, idle: Instant) -> Instant {
     let wait = soonest.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
     wait.map_or(idle, |wait| idle.min(Instant::now() + wait))
 }
+
+#[cfg(test)]
+#[path = "cycle_tests.rs"]
+mod tests;
