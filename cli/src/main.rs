@@ -8,6 +8,8 @@
 mod args;
 mod changes;
 mod commands;
+#[cfg(test)]
+mod docs_tests;
 mod error;
 mod gate;
 mod hub;

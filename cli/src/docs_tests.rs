@@ -1,0 +1,98 @@
+//! Every `yardctl` command in a code block of the documentation is one that this program takes: its words are parsed as typed.
+
+use std::{fs, path::Path};
+
+use clap::Parser;
+
+use crate::args::Cli;
+
+/// The files with commands for people and for CD systems.
+fn documents() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages
+        .chain([root.join("README.md")])
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+/// The commands of the code blocks, with lines that go on joined.
+fn commands(text: &str) -> Vec<String> {
+    let (mut block, mut commands, mut begun) = (None, Vec::new(), None::<String>);
+    for line in text.lines().map(str::trim) {
+        if let Some(kind) = line.strip_prefix("```") {
+            block = if block.is_some() { None } else { Some(kind) };
+            continue;
+        }
+        // A console shows what is typed after its prompt, and beside it what is answered.
+        let typed = line.strip_prefix("$ ");
+        let line = match block {
+            Some("console") if begun.is_none() && typed.is_none() => continue,
+            Some(_) => typed.unwrap_or(line),
+            None => continue,
+        };
+        let so_far = match begun.take() {
+            Some(before) => format!("{before} {line}"),
+            None if line.starts_with("yardctl ") => line.to_owned(),
+            None => match line.find("| yardctl ") {
+                Some(at) => line[at + 2..].to_owned(),
+                None => continue,
+            },
+        };
+        match so_far.strip_suffix('\\') {
+            Some(more) => begun = Some(more.trim_end().to_owned()),
+            None => commands.push(so_far),
+        }
+    }
+    commands
+}
+
+/// The words of a command as a shell makes them, up to a comment, a pipe, a redirection or the end of the command.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in command.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), c) => word.get_or_insert_default().push(c),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (None, '#') if word.is_none() => break,
+            (None, '|' | '>' | '<' | ';' | '&') => break,
+            (None, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn every_command_in_the_documentation_is_taken_by_the_program() {
+    let mut count = 0;
+    for (file, text) in documents() {
+        for command in commands(&text) {
+            let words = words(&command);
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("docs: {file}: `{command}`\n{error}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 60, "{count} commands were found: the code blocks are not read any more");
+}
+
+#[test]
+fn commands_are_found_in_code_blocks_only_and_go_on_over_lines() {
+    let text =
+        "yardctl not one\n```console\n$ yardctl a \\\n  --b\noutput\n```\n```sh\ncat x | yardctl c > d # e\n```\n";
+    assert_eq!(commands(text), ["yardctl a --b", "yardctl c > d # e"]);
+}
+
+#[test]
+fn words_are_those_of_a_shell() {
+    assert_eq!(words("yardctl a 'b c; d' e=\"f g\" '' > h"), ["yardctl", "a", "b c; d", "e=f g", ""]);
+    assert_eq!(words("yardctl a#b # c"), ["yardctl", "a#b"]);
+}
