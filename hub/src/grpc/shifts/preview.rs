@@ -89,7 +89,7 @@ pub fn look(shift: &Shift, picture: &Picture, observed: &Observed, sheet: Sheet,
     });
     Preview {
         findings: findings.iter().map(to_proto_finding).collect(),
-        plans: step_plans(steps.collect(), picture, observed, sheet, now),
+        plans: step_plans(steps.collect(), picture, observed, sheet, (now, PATIENCE)),
         notes,
     }
 }
@@ -103,7 +103,7 @@ pub fn look_back(
     now: Timestamp,
 ) -> Preview {
     let writes = writes.iter().map(|write| (write.policy.clone(), write.weights.clone())).collect();
-    Preview { plans: step_plans(vec![(0, 0, writes)], picture, observed, sheet, now), ..Preview::default() }
+    Preview { plans: step_plans(vec![(0, 0, writes)], picture, observed, sheet, (now, PATIENCE)), ..Preview::default() }
 }
 
 type Policies<'a> = BTreeMap<PolicyKey, (&'a PolicyRecord, &'a PolicyMemory)>;
@@ -165,13 +165,13 @@ fn step_plans(
     picture: &Picture,
     observed: &Observed,
     mut sheet: Sheet,
-    now: Timestamp,
+    (now, patience): (Timestamp, Duration),
 ) -> Vec<proto::StepPlan> {
     let mut observed = observed.clone();
     let (mut made, mut noted): (Vec<plan::Step>, Vec<(PolicyKey, Note)>) = (Vec::new(), Vec::new());
     let (mut plans, started) = (Vec::new(), Instant::now());
     for (step, percent, asked) in steps {
-        let shown = if started.elapsed() > PATIENCE {
+        let shown = if started.elapsed() >= patience {
             not_planned(&asked, now)
         } else {
             asked.iter().for_each(|(policy, weights)| sheet.ask(policy, weights));
@@ -232,5 +232,40 @@ fn program(observed: &mut Observed, picture: &Picture, policy: &PolicyKey, asked
         if weight.carries() || in_rule.contains_key(group) {
             in_rule.insert(group.clone(), weight);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use switchyard_core::ids::Epoch;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::grpc::planning::Planning;
+
+    #[test]
+    fn steps_for_which_there_is_no_time_tell_their_weights_instead_of_their_calls() {
+        let settings = plan::Settings {
+            hub_id: "test".parse().unwrap(),
+            account_id: "123456789012".to_owned(),
+            region: "eu-central-1".to_owned(),
+            settle: Duration::ZERO,
+            epoch: Epoch(0),
+        };
+        let (_observed, observed) = watch::channel(Arc::default());
+        let (_epoch, epoch) = watch::channel(None);
+        let sheet = || Planning::new(observed.clone(), epoch.clone(), settings.clone()).sheet(&Picture::empty());
+        let policy = PolicyKey::new("shop", "web").unwrap();
+        let weight = |name: &str, weight| (name.parse().unwrap(), Weight::new(weight).unwrap());
+        let steps = || vec![(1, 5, vec![(policy.clone(), vec![weight("blue", 95), weight("green", 5)])])];
+        let plans = |patience| {
+            let time = (Timestamp::UNIX_EPOCH, patience);
+            step_plans(steps(), &Picture::empty(), &Observed::default(), sheet(), time)
+        };
+        let hasty = plans(Duration::ZERO).remove(0);
+        let note = &hasty.plan.unwrap().notes[0];
+        assert_eq!((hasty.step, hasty.percent, note.reason.as_str()), (1, 5, "NotPlanned"));
+        assert!(note.message.starts_with("the step asks for blue=95,green=5;"), "{}", note.message);
+        assert_eq!(plans(PATIENCE).remove(0).plan.unwrap().notes, []);
     }
 }
