@@ -13,7 +13,7 @@ const NAME: &str = "switchyard-agent";
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// API group, resource, verbs.
-const PERMISSIONS: [(&str, &str, &[&str]); 8] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 10] = [
     ("", "services", READ),
     ("", "pods", READ),
     ("", "nodes", READ),
@@ -21,6 +21,8 @@ const PERMISSIONS: [(&str, &str, &[&str]); 8] = [
     ("", "pods/status", &["get", "patch"]),
     ("switchyard.dev", "clustertrafficpolicies", READ),
     ("switchyard.dev", "clustertrafficpolicies/status", &["get", "patch"]),
+    ("switchyard.dev", "trafficshifts", READ),
+    ("switchyard.dev", "trafficshifts/status", &["get", "patch"]),
     ("events.k8s.io", "events", &["create", "patch"]),
 ];
 const READ: &[&str] = &["get", "list", "watch"];

@@ -9,4 +9,5 @@ mod install;
 mod kubelets;
 mod policies;
 mod rbac;
+mod shifts;
 mod views;

@@ -18,18 +18,18 @@ use switchyard_tests::{
     world::World,
 };
 
-const POLICY: &str = "shop/checkout";
+pub(super) const POLICY: &str = "shop/checkout";
 const DEFINITION: &str = "clustertrafficpolicies.switchyard.dev";
 
 /// A world whose hub takes policies from clusters that are not in it.
-struct Place {
-    world: World,
-    agents: Agents,
+pub(super) struct Place {
+    pub(super) world: World,
+    pub(super) agents: Agents,
 }
 
 /// The agents of the sources; their logs are shown when the test fails.
 #[derive(Default)]
-struct Agents(Vec<Agent>);
+pub(super) struct Agents(pub(super) Vec<Agent>);
 
 impl Drop for Agents {
     fn drop(&mut self) {
@@ -42,9 +42,9 @@ impl Drop for Agents {
 }
 
 /// A cluster that has nothing but policies, and the hub's name for it.
-struct Source {
-    name: &'static str,
-    kube: RealKube,
+pub(super) struct Source {
+    pub(super) name: &'static str,
+    pub(super) kube: RealKube,
     client: Client,
 }
 
@@ -66,7 +66,7 @@ fn lenient_definition() -> Value {
 
 impl Source {
     /// With the definition and the namespace shop.
-    async fn start(name: &'static str) -> Self {
+    pub(super) async fn start(name: &'static str) -> Self {
         let kube = RealKube::start(Options::default()).await.expect("a control plane");
         let client = kube.client().await.expect("a client");
         let source = Self { name, kube, client };
@@ -82,14 +82,14 @@ impl Source {
     }
 
     /// Runs kubectl, which has to succeed; gives what it printed.
-    async fn kubectl(&self, arguments: &[&str]) -> String {
+    pub(super) async fn kubectl(&self, arguments: &[&str]) -> String {
         let finished = self.kube.kubectl(arguments).await.expect("kubectl runs");
         assert_eq!(finished.code, 0, "kubectl {arguments:?}\n{finished}");
         finished.stdout
     }
 
     /// As a person applies it.
-    async fn apply(&self, policy: &Policy) {
+    pub(super) async fn apply(&self, policy: &Policy) {
         let arguments = ["apply", "-f", "-"];
         let finished = self.kube.kubectl_with(&arguments, &policy.yaml()).await.expect("kubectl runs");
         assert_eq!(finished.code, 0, "{}\n{finished}", policy.yaml());
@@ -116,7 +116,7 @@ impl Source {
     }
 
     /// Waits until these weights are served, in this generation.
-    async fn serves(&self, weights: &str, generation: u64) -> Value {
+    pub(super) async fn serves(&self, weights: &str, generation: u64) -> Value {
         self.shows(&format!("{weights} as served in generation {generation}"), |status| {
             status["programmed"] == weights
                 && status["weights"] == weights
@@ -137,7 +137,7 @@ impl Source {
     }
 
     /// Waits for an Event whose note holds this text.
-    async fn tells(&self, kind: &str, reason: &str, text: &str) {
+    pub(super) async fn tells(&self, kind: &str, reason: &str, text: &str) {
         wait::until(&format!("an Event {kind} {reason} with {text:?}"), async || {
             let events = self.events().await;
             let found = events.iter().any(|event| event.0 == kind && event.1 == reason && event.2.contains(text));
@@ -147,25 +147,25 @@ impl Source {
     }
 }
 
-fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+pub(super) fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
     let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
 }
 
-fn is(status: &Value, kind: &str, value: &str) -> bool {
+pub(super) fn is(status: &Value, kind: &str, value: &str) -> bool {
     condition(status, kind)["status"] == value
 }
 
-fn policy(blue: u32, green: u32) -> Policy {
+pub(super) fn policy(blue: u32, green: u32) -> Policy {
     Policy::new("checkout", &[("blue", blue), ("green", green)])
 }
 
-fn weights(blue: u32, green: u32) -> BTreeMap<String, u32> {
+pub(super) fn weights(blue: u32, green: u32) -> BTreeMap<String, u32> {
     BTreeMap::from([("blue".to_owned(), blue), ("green".to_owned(), green)])
 }
 
 impl Place {
-    async fn start(sources: &[&Source]) -> Self {
+    pub(super) async fn start(sources: &[&Source]) -> Self {
         let mut world = World::start().await;
         for source in sources {
             world.hub.add_argument(&format!("--policy-source={}", source.name));
@@ -181,7 +181,7 @@ impl Place {
     }
 
     /// Starts an agent of the source, with its log in a folder of its own.
-    fn start_agent(&mut self, source: &Source, log: &str) {
+    pub(super) fn start_agent(&mut self, source: &Source, log: &str) {
         let folder = self.world.folder().join(log);
         std::fs::create_dir_all(&folder).expect("a folder");
         let (info, hub) = (self.world.sandbox.info(), self.world.hub.grpc_url());
@@ -189,7 +189,7 @@ impl Place {
         self.agents.0.push(agent.expect("the agent starts"));
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         for agent in &mut self.agents.0 {
             agent.stop().await.expect("the agent ends well");
         }

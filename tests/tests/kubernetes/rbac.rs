@@ -31,8 +31,8 @@ struct Permission {
     group: String,
     resource: String,
     verb: String,
-    /// The one object that it is about; none: all.
-    object: Option<String>,
+    /// The objects that it is about; none: all.
+    objects: Vec<String>,
 }
 
 fn words(of: &Value) -> Vec<String> {
@@ -53,7 +53,7 @@ fn permissions(role: &Value) -> Vec<Permission> {
                 group: group.clone(),
                 resource: resource.clone(),
                 verb,
-                object: words(&rule["resourceNames"]).first().cloned(),
+                objects: words(&rule["resourceNames"]),
             }));
         }
     }
@@ -68,8 +68,8 @@ impl Permission {
             .filter(|other| (&other.group, &other.resource, &other.verb) != (&self.group, &self.resource, &self.verb));
         let rule = |kept: Permission| {
             let mut rule = json!({"apiGroups": [kept.group], "resources": [kept.resource], "verbs": [kept.verb]});
-            if let Some(object) = kept.object {
-                rule["resourceNames"] = json!([object]);
+            if !kept.objects.is_empty() {
+                rule["resourceNames"] = json!(kept.objects);
             }
             rule
         };
@@ -237,7 +237,7 @@ impl Place {
             "" => resource.to_owned(),
             group => format!("{resource}.{group}"),
         };
-        if let Some(object) = &permission.object {
+        if let Some(object) = permission.objects.first() {
             what = format!("{what}/{object}");
         }
         let user = format!("--as={ACCOUNT}");
@@ -267,6 +267,20 @@ impl Place {
     async fn weigh(&self, weight: u32) {
         let patch = json!({"spec": {"clusters": [{"name": "blue", "weight": weight}]}}).to_string();
         kubectl(&self.kube, &["-n", "shop", "patch", "ctp", "checkout", "--type=merge", "-p", &patch]).await;
+    }
+
+    /// Asks for a shift to where the traffic is already.
+    async fn shift(&self, number: u32) {
+        let shift = json!({"apiVersion": "switchyard.dev/v1alpha1", "kind": "TrafficShift",
+            "metadata": {"name": format!("shift-{number}"), "namespace": "shop"},
+            "spec": {"policies": [{"name": "checkout", "to": "blue"}]}});
+        self.kube.apply(&shift.to_string()).await;
+    }
+
+    async fn shifted(&self, number: u32) {
+        let name = format!("trafficshift/shift-{number}");
+        let arguments = ["-n", "shop", "wait", "--for=condition=Complete", &name, "--timeout=60s"];
+        kubectl(&self.kube, &arguments).await;
     }
 
     async fn shows(&self, weights: &str) {
@@ -350,6 +364,7 @@ async fn provoke(place: &mut Place, permission: &Permission, weight: u32) {
         }
         ("pods/status", _) => place.roll_pods(&weight.to_string()).await,
         ("clustertrafficpolicies/status" | "events", _) => place.weigh(weight).await,
+        ("trafficshifts/status", _) => place.shift(weight).await,
         _ => place.restart_agent().await,
     }
 }
@@ -388,6 +403,7 @@ async fn each_one_is_missed(place: &mut Place) {
         match permission.resource.as_str() {
             "pods/status" => place.rolled().await,
             "clustertrafficpolicies/status" | "events" => place.shows(&format!("blue={weight}")).await,
+            "trafficshifts/status" => place.shifted(weight).await,
             "secrets" | "mutatingwebhookconfigurations" => place.webhook_is_trusted().await,
             _ => place.world.connected().await,
         }

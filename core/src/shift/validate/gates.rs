@@ -101,9 +101,10 @@ fn cloud_watch(field: &str, watch: &CloudWatchGate, report: &mut Report) -> Opti
 fn is_statistic(word: &str) -> bool {
     // As AWS writes them: p95, p99.9, p99.99.
     let digits = |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    let percentile = |rest: &str| match rest.split_once('.') {
+    let form = |rest: &str| match rest.split_once('.') {
         Some((whole, fraction)) => digits(whole, 2) && digits(fraction, 2),
         None => digits(rest, 2),
     };
+    let percentile = |rest: &str| form(rest) && rest.bytes().any(|b| (b'1'..=b'9').contains(&b));
     matches!(word, "Sum" | "Average" | "Minimum" | "Maximum") || word.strip_prefix('p').is_some_and(percentile)
 }
