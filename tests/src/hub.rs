@@ -134,6 +134,12 @@ impl Hub {
         self.arguments.push(argument.to_owned());
     }
 
+    /// Sets a variable for the next start; none: takes it away.
+    pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// Starts it without waiting.
     ///
     /// # Errors

@@ -303,6 +303,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Puts one pod into a mode.
+    ///
+    /// # Errors
+    /// When the sandbox refuses it.
+    pub async fn set_mode_of(&self, pod: &str, mode: &str) -> anyhow::Result<()> {
+        let path = self.at(&format!("/pods/{NAMESPACE}/{pod}/mode"));
+        self.control.post::<Value>(&path, &json!({"mode": mode})).await?;
+        Ok(())
+    }
+
     /// Something happens to the API server: `stop`, `start`, `restart`, `hang`, `compact`, `wipe`, `restore`.
     ///
     /// # Errors

@@ -153,6 +153,18 @@ impl Builder {
         world.all_connected().await?;
         Ok(world)
     }
+
+    /// As [`Builder::start`], with `shop/checkout` applied and served with these weights.
+    ///
+    /// # Panics
+    /// When a part does not come up.
+    pub async fn with_policy(self, weights: &[(&str, u32)]) -> World {
+        let world = self.start().await.expect("the world starts");
+        world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
+        world.all_healthy("shop/checkout").await;
+        world.hub_knows("shop/checkout").await;
+        world
+    }
 }
 
 impl World {
@@ -185,11 +197,7 @@ impl World {
     /// # Panics
     /// When a part does not come up.
     pub async fn with_policy_on(kubernetes: Kubernetes, weights: &[(&str, u32)]) -> Self {
-        let world = Self::start_on(kubernetes).await;
-        world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
-        world.all_healthy("shop/checkout").await;
-        world.hub_knows("shop/checkout").await;
-        world
+        Builder { kubernetes, ..Builder::default() }.with_policy(weights).await
     }
 
     /// Where its logs are.

@@ -18,7 +18,7 @@ use switchyard_tests::{
 const POLICY: &str = "shop/checkout";
 
 /// Waits until a replica says that it holds the lease, or that it does not.
-async fn holds_the_lease(hub: &Hub, held: bool) {
+pub async fn holds_the_lease(hub: &Hub, held: bool) {
     let pages = Client::new(hub.http_url());
     let line = format!("switchyard_hub_lease_held {}", u8::from(held));
     wait::until(&format!("{} to show {line}", hub.http_url()), async || {
