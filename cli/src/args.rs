@@ -114,10 +114,12 @@ pub enum Command {
     /// Hold a shift where it is, in both directions
     Pause(About),
     /// Let a paused shift go on
+    #[command(after_help = EXIT_CODES)]
     Resume(GoOn),
     /// Let a shift that awaits approval go on
     Approve(Approve),
     /// Skip what is left of bake times, gates, approvals and evidence; safety rules hold all the same
+    #[command(after_help = EXIT_CODES)]
     Promote(GoOn),
     /// Take a running shift back: to the weights from before, in one step
     Abort(Abort),
@@ -288,6 +290,15 @@ mod tests {
         for code in 0..=9 {
             assert!(help.contains(&format!("\n  {code}  ")), "--help lacks exit code {code}");
             assert!(docs.contains(&format!("| {code} |")), "docs/yardctl.md lacks exit code {code}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_that_waits_for_a_shift_names_the_exit_codes() {
+        for name in ["flip", "shift", "resume", "approve", "promote", "abort", "rollback", "watch"] {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(name).unwrap().render_long_help().to_string();
+            assert!(help.contains("  8  superseded"), "{name}: {help}");
         }
     }
 

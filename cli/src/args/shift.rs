@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use switchyard_proto::api::v1 as pb;
 
-use super::Change;
+use super::{Change, EXIT_CODES};
 use crate::{
     gate,
     parse::{self, PolicyName, ShiftName},
@@ -53,6 +53,7 @@ pub struct Asking {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Flip {
     /// Policies that move together: NAME or NAMESPACE/NAME
     #[arg(required = true, value_name = "POLICY", value_parser = parse::policy_name)]
@@ -64,6 +65,7 @@ pub struct Flip {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Shift {
     /// Policies that move together: NAME or NAMESPACE/NAME
     #[arg(value_name = "POLICY", value_parser = parse::policy_name, required_unless_present = "file")]
@@ -132,6 +134,7 @@ pub struct GoOn {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Approve {
     #[command(flatten)]
     pub go_on: GoOn,
@@ -141,6 +144,7 @@ pub struct Approve {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Abort {
     #[command(flatten)]
     pub about: About,
@@ -150,6 +154,7 @@ pub struct Abort {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Rollback {
     /// The id of the shift, or NAME or NAMESPACE/NAME of a policy: its running shift, or the last one that succeeded
     #[arg(value_name = "SHIFT|POLICY", value_parser = parse::shift_name)]
@@ -173,6 +178,7 @@ pub struct Rollback {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Watch {
     /// The id of the shift, or NAME or NAMESPACE/NAME of a policy: the shift that moves it now
     #[arg(value_name = "SHIFT|POLICY", value_parser = parse::shift_name)]
