@@ -1,6 +1,6 @@
 //! The API over HTTP and JSON, for callers without gRPC. One transcoder for all calls: a table says which method and path is which
-//! call ([`routes`]), the descriptors of the .proto files say how JSON becomes a message and back ([`transcode`]), and the call goes
-//! through the very services that the gRPC port serves ([`call`]), so that who may do what, and what is answered, is decided in one
+//! call ([`routes`]), the descriptors of the .proto files say how JSON becomes a message and back (`transcode.rs`), and the call goes
+//! through the very services that the gRPC port serves (`call.rs`), so that who may do what, and what is answered, is decided in one
 //! place. It decides nothing about policies or traffic: it must not import `store`, `engine`, `elb` or `feed`.
 //!
 //! Every input is bounded: head, path, body, time, connections, calls and streams. Tests: `hub/tests/gateway*.rs`, and with
