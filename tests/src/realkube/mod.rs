@@ -1,5 +1,5 @@
 //! A real Kubernetes control plane as processes of a test: etcd, kube-apiserver with TLS and RBAC, and, where asked for,
-//! kube-controller-manager with the controllers of Deployments, EndpointSlices, service accounts, namespaces and garbage. There
+//! kube-controller-manager with the controllers of Deployments, Jobs, EndpointSlices, service accounts, namespaces and garbage. There
 //! is no scheduler and no kubelet: pods get a node, an address and a status from the sandbox (see `world`) or from the test.
 //!
 //! The programs are those of `scripts/kube-tools.sh`, found by `SWITCHYARD_KUBE_TOOLS`; without it every start fails and says so.

@@ -12,10 +12,11 @@ pub const ETCD_PORT: u16 = 2_379;
 const ETCD_PEERS_PORT: u16 = 2_380;
 
 /// What the controllers of a test have to do; all others would only use up time. Names as kube-controller-manager has them.
-const CONTROLLERS: [&str; 8] = [
+const CONTROLLERS: [&str; 9] = [
     "deployment-controller",
     "replicaset-controller",
     "endpointslice-controller",
+    "job-controller",
     "serviceaccount-controller",
     "serviceaccount-token-controller",
     "namespace-controller",
