@@ -48,12 +48,16 @@ const RETRY: Duration = Duration::from_secs(1);
 /// about a write that is being read back, and a step is not to wait for them to be stored.
 const WORDS_PAUSE: Duration = Duration::from_millis(500);
 
+/// A picture that does not show after this time what was stored is one of a store that lost it, such as after a fail-over to a
+/// standby that was behind: what it shows is the truth then. Pictures come within seconds of each write.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
 /// What is kept about shifts for one term of the lease.
 #[derive(Default)]
 pub(super) struct ShiftTerm {
     pub(super) measuring: Measuring,
-    /// The version of what was stored last; an older one in the picture is not looked at.
-    saved: BTreeMap<ShiftId, u64>,
+    /// The version of what was stored last, and when; an older one in the picture is not looked at before [`LOST_AFTER`].
+    saved: BTreeMap<ShiftId, (u64, Instant)>,
     /// Since when a shift waits for something else than what is stored.
     other_words: BTreeMap<ShiftId, Instant>,
     /// The state in which each was seen last, to count changes; none: nothing was seen in this term.
@@ -122,8 +126,9 @@ impl Engine {
         let switches: Vec<GatingSwitch> = seen.picture.switches.iter().map(|stored| stored.switch.clone()).collect();
         let mut updates = Vec::new();
         for shift in seen.picture.shifts.values().filter(|shift| shift.is_active()) {
-            if self.term.shifts.may_look(shift) {
-                updates.extend(self.look(shift, seen, &switches, &mut moved));
+            match self.term.shifts.not_before(shift, Instant::now()) {
+                Some(at) => moved.at(at),
+                None => updates.extend(self.look(shift, seen, &switches, &mut moved)),
             }
         }
         if let Some(at) = self.term.shifts.measuring.prove_again().filter(|at| *at > Instant::now()) {
@@ -216,7 +221,7 @@ impl Engine {
         };
         for update in &updates {
             if won.contains(&update.shift.id) {
-                self.term.shifts.stored(&update.before, &update.taken);
+                self.term.shifts.stored(&update.before, &update.taken, Instant::now());
                 moved.written.extend(update.writes.iter().map(|write| write.policy.clone()));
                 moved.stored = true;
                 log(update);
@@ -256,9 +261,10 @@ impl ShiftTerm {
         self.seen = Some(shifts.iter().map(|(id, shift)| (id.clone(), shift.state)).collect());
     }
 
-    /// False until the picture shows what was stored last.
-    fn may_look(&self, shift: &Shift) -> bool {
-        self.saved.get(&shift.id).is_none_or(|saved| shift.version >= *saved)
+    /// When it may be looked at, as long as the picture does not show what was stored last; none: now.
+    fn not_before(&self, shift: &Shift, now: Instant) -> Option<Instant> {
+        let (saved, at) = self.saved.get(&shift.id)?;
+        Some(*at + LOST_AFTER).filter(|until| shift.version < *saved && *until > now)
     }
 
     fn storing(&mut self, update: &Update, now: Instant) -> Storing {
@@ -281,8 +287,8 @@ impl ShiftTerm {
         Storing::Now
     }
 
-    fn stored(&mut self, before: &Shift, taken: &[Measured]) {
-        self.saved.insert(before.id.clone(), before.version.saturating_add(1));
+    fn stored(&mut self, before: &Shift, taken: &[Measured], now: Instant) {
+        self.saved.insert(before.id.clone(), (before.version.saturating_add(1), now));
         self.other_words.remove(&before.id);
         self.measuring.stored(&before.id, taken);
     }

@@ -219,13 +219,27 @@ fn a_policy_that_the_store_has_no_more_is_not_shown() {
 
 #[test]
 fn a_shift_is_not_looked_at_again_before_the_picture_shows_what_was_stored() {
-    let mut term = ShiftTerm::default();
+    let (mut term, now) = (ShiftTerm::default(), Instant::now());
     let before = shift();
-    assert!(term.may_look(&before));
-    term.stored(&before, &[]);
-    assert!(!term.may_look(&before), "a picture from before the save");
-    assert!(term.may_look(&Shift { version: before.version + 1, ..before.clone() }));
-    assert!(term.may_look(&Shift { version: before.version + 2, ..before }), "somebody else moved it since");
+    assert_eq!(term.not_before(&before, now), None);
+    term.stored(&before, &[], now);
+    assert_eq!(term.not_before(&before, now), Some(now + LOST_AFTER), "a picture from before the save");
+    assert_eq!(term.not_before(&Shift { version: before.version + 1, ..before.clone() }, now), None);
+    assert_eq!(
+        term.not_before(&Shift { version: before.version + 2, ..before }, now),
+        None,
+        "somebody else moved it since"
+    );
+}
+
+#[test]
+fn a_shift_whose_last_save_the_store_has_lost_is_looked_at_as_the_store_has_it() {
+    let (mut term, start) = (ShiftTerm::default(), Instant::now());
+    let before = shift();
+    term.stored(&before, &[], start);
+    let second = Duration::from_secs(1);
+    assert_eq!(term.not_before(&before, start + LOST_AFTER - second), Some(start + LOST_AFTER));
+    assert_eq!(term.not_before(&before, start + LOST_AFTER), None);
 }
 
 fn update(before: Shift, shift: Shift) -> Update {
