@@ -9,7 +9,7 @@ use futures::future::join_all;
 use serde_json::json;
 use store_support::{
     Db, NEVER_STALE, apply, audit_of, caller, cluster, database, eventually, fence, fresh, key, manifest,
-    shifts::{asked, create, drive, flip, halves, look, pairs, plan, stored},
+    shifts::{asked, create, drive, flip, halves, look, look_without, pairs, plan, stored},
     valid,
 };
 use switchyard_core::{
@@ -302,6 +302,62 @@ async fn weights_are_not_saved_for_a_policy_that_has_other_clusters_or_is_anothe
         assert_eq!(asked(&db.store, name).await, pairs(&[("blue", 100), ("green", 0)]), "all or none");
     }
     assert_eq!(save(&outcome.writes).await, [made.id]);
+}
+
+#[tokio::test]
+async fn a_switch_or_a_freeze_that_was_answered_holds_a_save_that_was_under_way_and_no_way_back() {
+    let db = database().await;
+    policies(&db, &["a", "b"]).await;
+    let held = fence(&db.store).await;
+    let (one, other) = (create(&db.store, &flip(&["a"], "green")).await.unwrap(), in_first_step(&db, &["b"]).await);
+    let forward = look(&db.store, &one).await;
+    assert!(!forward.writes.is_empty());
+    let step = ShiftUpdate { before_version: 1, shift: &forward.shift, writes: &forward.writes };
+    let (name, covers) = ("night".parse().unwrap(), ["shop/*".to_owned()]);
+    db.store.switch_set(&fresh(), &name, Some(&covers), false, 0).await.unwrap();
+    assert_eq!(db.store.shifts_save(held, &[step]).await.unwrap(), []);
+    assert_eq!(asked(&db.store, "a").await, pairs(&[("blue", 100), ("green", 0)]));
+    let back = db.store.shift_command(&fresh(), &other.id, &Command::Abort).await.unwrap();
+    assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 100), ("green", 0)]), "{back:?}");
+
+    db.store.switch_set(&fresh(), &name, None, true, 0).await.unwrap();
+    let freeze = |freeze: bool| with_safety("a", &[("blue", 100), ("green", 0)], json!({"freeze": freeze}));
+    apply(&db.store, &freeze(true)).await;
+    assert_eq!(db.store.shifts_save(held, &[step]).await.unwrap(), []);
+    apply(&db.store, &freeze(false)).await;
+    assert_eq!(db.store.shifts_save(held, &[step]).await.unwrap(), std::slice::from_ref(&one.id));
+    assert_eq!(asked(&db.store, "a").await, pairs(&[("blue", 0), ("green", 100)]));
+}
+
+#[tokio::test]
+async fn a_step_back_is_saved_although_a_switch_is_off() {
+    let db = database().await;
+    policies(&db, &["a", "b"]).await;
+    let shift = in_first_step(&db, &["a", "b"]).await;
+    let (name, covers) = ("night".parse().unwrap(), ["shop/*".to_owned()]);
+    db.store.switch_set(&fresh(), &name, Some(&covers), false, 0).await.unwrap();
+    sqlx::query("delete from policies where name = 'a'").execute(&db.raw).await.unwrap();
+    assert!(drive(&db.store, fence(&db.store).await, &shift.id).await);
+    assert_eq!(stored(&db.store, &shift.id).await.state, State::Aborting);
+    assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 100), ("green", 0)]));
+}
+
+#[tokio::test]
+async fn a_policy_that_is_only_missing_in_the_engines_picture_does_not_leave_its_shift() {
+    let db = database().await;
+    policies(&db, &["a", "b"]).await;
+    let shift = in_first_step(&db, &["a", "b"]).await;
+    let held = fence(&db.store).await;
+    let without_a = look_without(&db.store, &shift, &["a"]).await;
+    assert_eq!(without_a.shift.why, ShiftReason::PolicyDeleted);
+    let update = ShiftUpdate { before_version: 2, shift: &without_a.shift, writes: &without_a.writes };
+    assert_eq!(db.store.shifts_save(held, &[update]).await.unwrap(), []);
+    // As a newer version may write it: this one cannot read it, and so does not know that it is gone.
+    let newer = "update policies set manifest = '{\"apiVersion\": \"switchyard.dev/v9\"}' where name = 'a'";
+    sqlx::query(newer).execute(&db.raw).await.unwrap();
+    assert_eq!(db.store.shifts_save(held, &[update]).await.unwrap(), []);
+    assert_eq!(stored(&db.store, &shift.id).await, shift);
+    assert_eq!(asked(&db.store, "b").await, pairs(&[("blue", 50), ("green", 50)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -80,8 +80,13 @@ fn view_of(stored: &StoredPolicy) -> PolicyView {
 
 /// What the engine would make of a shift now.
 pub async fn look(store: &Store, shift: &Shift) -> Outcome {
+    look_without(store, shift, &[]).await
+}
+
+/// The same, when its picture lacks these policies.
+pub async fn look_without(store: &Store, shift: &Shift, missing: &[&str]) -> Outcome {
     let mut policies: BTreeMap<PolicyKey, PolicyView> = BTreeMap::new();
-    for one in &shift.moves {
+    for one in shift.moves.iter().filter(|one| !missing.contains(&one.policy.name.as_str())) {
         if let Some(stored) = store.policy_get(&one.policy).await.unwrap() {
             policies.insert(one.policy.clone(), view_of(&stored));
         }
