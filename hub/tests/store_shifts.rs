@@ -13,7 +13,7 @@ use store_support::{
     valid,
 };
 use switchyard_core::{
-    ids::{Epoch, ShiftId},
+    ids::{Epoch, ShiftId, Weight},
     policy::{ClusterTrafficPolicy, PolicyMemory, Programmed},
     shift::{
         Guard, Origin, Shift, ShiftReason, State,
@@ -528,6 +528,36 @@ fn resource(uid: &str) -> Origin {
         name: "to-green".to_owned(),
         uid: uid.parse().unwrap(),
     }
+}
+
+#[tokio::test]
+async fn weights_that_are_not_read_back_yet_count_for_the_interval_between_steps() {
+    let db = database().await;
+    let safety = json!({"maxStepPercent": 30, "minStepIntervalSeconds": 60});
+    let (policy, _) = apply(&db.store, &with_safety("a", &[("blue", 100), ("green", 0)], safety)).await;
+    let read_back = async |blue: u32, green: u32| {
+        let weights = [("blue", blue), ("green", green)];
+        let weights = weights.map(|(name, weight)| (cluster(name), Weight::new(weight).unwrap())).into();
+        let programmed = Programmed { weights, since: jiff::Timestamp::UNIX_EPOCH };
+        let memory = PolicyMemory { programmed: Some(programmed), ..PolicyMemory::default() };
+        let version = db.store.policy_get(&key("a")).await.unwrap().unwrap().record.version;
+        let (conditions, clusters, notes) = (vec![], vec![], vec![]);
+        let status = PolicyStatus { observed_version: version, conditions, clusters, rule: None, notes };
+        db.store.policy_status_save(fence(&db.store).await, &policy.record.uid, &status, &memory).await.unwrap();
+    };
+    let set = async |blue: u32, green: u32| {
+        let wanted = [("blue".to_owned(), blue), ("green".to_owned(), green)];
+        db.store.policy_set_weights(&fresh(), &key("a"), &wanted, 0).await
+    };
+    read_back(100, 0).await;
+    set(75, 25).await.unwrap();
+    let error = set(50, 50).await.unwrap_err();
+    assert!(
+        matches!(&error, ApplyError::Held { findings } if findings.iter().all(|f| f.guard == Guard::MinStepInterval)),
+        "{error:?}"
+    );
+    read_back(75, 25).await;
+    set(50, 50).await.expect("read back, and that long ago");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::json;
 use switchyard_core::{
     ids::{ClusterName, PolicyKey, PolicyUid, Weight},
     policy::{ClusterTrafficPolicy, PolicyRecord, ValidatedPolicy},
-    shift::validate::rules,
+    shift::{by_cluster, validate::rules},
 };
 
 use super::{
@@ -333,7 +333,13 @@ impl Store {
         let switches = self.switches_in_txn(conn).await?;
         let now = self.now(conn).await?;
         let (none, from) = (BTreeSet::new(), record.requested());
-        let rules = rules(record, &present.memory, &switches, &none, now);
+        let mut rules = rules(record, &present.memory, &switches, &none, now);
+        // What was asked for last and is not read back yet has moved too: else any number of calls would pass before AWS sees one.
+        let in_force =
+            present.memory.programmed.as_ref().is_some_and(|programmed| programmed.weights == by_cluster(&from));
+        if !in_force {
+            rules.moved_at = rules.moved_at.map(|at| at.max(present.updated_at));
+        }
         let mut findings = rules.moment(0);
         findings.extend(rules.shape(0, &from, wanted));
         if findings.is_empty() { Ok(()) } else { Err(ApplyError::Held { findings }) }

@@ -115,8 +115,7 @@ impl Store {
     async fn leavers_are_lost(&self, conn: &mut Conn, before: &Shift, after: &Shift) -> Result<bool, StoreError> {
         let leaves = |(was, one): &(&Move, &Move)| !was.left && one.left;
         for (was, _) in before.moves.iter().zip(&after.moves).filter(leaves) {
-            let as_it_was =
-                WeightWrite { policy: was.policy.clone(), uid: was.uid.clone(), weights: was.from.clone() };
+            let as_it_was = WeightWrite { policy: was.policy.clone(), uid: was.uid.clone(), weights: was.from.clone() };
             let present = self.policy_in_txn(conn, &was.policy).await?;
             if present.is_some_and(|present| suits(&present, &as_it_was)) {
                 return Ok(false);
@@ -127,12 +126,7 @@ impl Store {
 
     /// True when a way forward is held by a switch or a freeze that the engine's picture did not show yet: whoever was answered
     /// that a switch is off sees no step after it. What holds by time alone is judged by one clock only, the engine's.
-    async fn held_by_now(
-        &self,
-        conn: &mut Conn,
-        update: &ShiftUpdate<'_>,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    async fn held_by_now(&self, conn: &mut Conn, update: &ShiftUpdate<'_>, now: Timestamp) -> Result<bool, StoreError> {
         let shift = update.shift;
         if update.writes.is_empty() || shift.goes_back() {
             return Ok(false);
