@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    expressions::{Table, filled_document},
+    expressions::{filled_document, table},
     fields::{only, only_in_each},
     jobs::Running,
     scene::{self, Scene},
@@ -17,7 +17,7 @@ const METRIC: &str = "name interval initialDelay count successCondition failureC
 /// The Job that the controller makes of the template's metric.
 fn job() -> Value {
     let template = scene::yaml(FILE);
-    let table = Table::from([("args.policy", scene::POLICY.to_owned()), ("args.to", "green".to_owned())]);
+    let table = table([("args.policy", scene::POLICY.to_owned()), ("args.to", "green".to_owned())]);
     let filled = filled_document(&template["spec"]["metrics"][0]["provider"]["job"], "{{", "}}", &table);
     json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "served"}, "spec": filled["spec"]})
 }

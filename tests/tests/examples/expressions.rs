@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// What expressions stand for.
-pub type Table<'a> = BTreeMap<&'a str, String>;
+pub type Table = BTreeMap<String, String>;
+
+/// A table of these.
+pub fn table<const N: usize>(pairs: [(&str, String); N]) -> Table {
+    pairs.into_iter().map(|(expression, value)| (expression.to_owned(), value)).collect()
+}
 
 /// Replaces every expression between `open` and `close`.
 ///
 /// # Panics
 /// When one is not in the table.
-pub fn filled(text: &str, open: &str, close: &str, table: &Table<'_>) -> String {
+pub fn filled(text: &str, open: &str, close: &str, table: &Table) -> String {
     let mut rest = text;
     let mut done = String::new();
     while let Some((before, after)) = rest.split_once(open) {
@@ -26,7 +31,7 @@ pub fn filled(text: &str, open: &str, close: &str, table: &Table<'_>) -> String 
 }
 
 /// The same in every text of a document.
-pub fn filled_document(document: &Value, open: &str, close: &str, table: &Table<'_>) -> Value {
+pub fn filled_document(document: &Value, open: &str, close: &str, table: &Table) -> Value {
     let inner = |value: &Value| filled_document(value, open, close, table);
     match document {
         Value::String(text) => Value::String(filled(text, open, close, table)),
@@ -37,7 +42,7 @@ pub fn filled_document(document: &Value, open: &str, close: &str, table: &Table<
 }
 
 /// Replaces what the table has and leaves the rest: for texts in which the same marks mean something else, too.
-pub fn known_filled(text: &str, open: &str, close: &str, table: &Table<'_>) -> String {
+pub fn known_filled(text: &str, open: &str, close: &str, table: &Table) -> String {
     let mut done = text.to_owned();
     for (expression, value) in table {
         done = done.replace(&format!("{open}{expression}{close}"), value);
@@ -47,7 +52,7 @@ pub fn known_filled(text: &str, open: &str, close: &str, table: &Table<'_>) -> S
 
 #[test]
 fn expressions_are_replaced_and_unknown_ones_noticed() {
-    let table = Table::from([("a.b", "1".to_owned()), ("c", "2".to_owned())]);
+    let table = table([("a.b", "1".to_owned()), ("c", "2".to_owned())]);
     assert_eq!(filled("x ${{ a.b }}-${{c}} y", "${{", "}}", &table), "x 1-2 y");
     assert_eq!(known_filled("$(c) $(date) $(a.b)", "$(", ")", &table), "2 $(date) 1");
     let unknown = std::panic::catch_unwind(|| filled("${{ d }}", "${{", "}}", &Table::new()));

@@ -7,7 +7,7 @@ use switchyard_tests::process::Finished;
 use tempfile::TempDir;
 
 use crate::{
-    expressions::{Table, filled},
+    expressions::{Table, filled, table},
     fields::{only, only_in_each},
     scene::{self, Scene},
     shell::{self, Variables},
@@ -24,7 +24,7 @@ const STEP: &str = "id if name uses run working-directory shell with env continu
 struct Run<'a> {
     scene: &'a Scene,
     job: Value,
-    table: Table<'static>,
+    table: Table,
     variables: Variables,
     folder: TempDir,
 }
@@ -32,7 +32,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(scene: &'a Scene, id: &str, bake: &str) -> Self {
         let job = scene::yaml(FILE)["jobs"]["shift"].clone();
-        let table = Table::from([
+        let table = table([
             ("github.run_id", id.to_owned()),
             ("inputs.to", "green".to_owned()),
             ("secrets.SWITCHYARD_CA", scene.credential("ca.crt")),
@@ -75,8 +75,7 @@ impl<'a> Run<'a> {
         self.variables.extend(pairs(&folder.join("GITHUB_ENV")));
         for (name, value) in pairs(&folder.join("GITHUB_OUTPUT")) {
             let expression = format!("steps.{}.outputs.{name}", step["id"].as_str().expect("an id"));
-            // A handful of texts for the life of a test.
-            self.table.insert(expression.leak(), value);
+            self.table.insert(expression, value);
         }
         finished
     }
@@ -86,7 +85,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn extend(variables: &mut Variables, env: &Value, table: &Table<'_>) {
+fn extend(variables: &mut Variables, env: &Value, table: &Table) {
     for (name, value) in env.as_object().into_iter().flatten() {
         let text = value.as_str().expect("a text");
         variables.insert(name.clone(), filled(text, "${{", "}}", table));

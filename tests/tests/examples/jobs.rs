@@ -17,7 +17,7 @@ use switchyard_tests::{
 };
 
 use crate::{
-    expressions::{Table, filled},
+    expressions::filled,
     scene::Scene,
     shell::{self, Variables},
 };
@@ -109,10 +109,9 @@ impl<'a> Running<'a> {
             // The Secret is mounted there.
             variables.insert(variable.name.clone(), value.replacen(MOUNT, &credentials.display().to_string(), 1));
         }
-        let table: Table<'_> = variables.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         let words =
             [container.command.clone().unwrap_or_default(), container.args.clone().unwrap_or_default()].concat();
-        let words: Vec<String> = words.iter().map(|word| filled(word, "$(", ")", &table)).collect();
+        let words: Vec<String> = words.iter().map(|word| filled(word, "$(", ")", &variables)).collect();
         let mut command = shell::command(self.scene, &words[0], &credentials, &variables);
         command.args(&words[1..]);
         command

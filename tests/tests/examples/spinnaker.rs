@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    expressions::{Table, filled_document},
+    expressions::{Table, filled_document, table},
     fields::only_in_each,
     scene::{self, Scene},
     shell::{self, Variables},
@@ -29,13 +29,13 @@ enum Ending {
 struct Execution<'a> {
     scene: &'a Scene,
     stages: Vec<Value>,
-    table: Table<'static>,
+    table: Table,
 }
 
 impl<'a> Execution<'a> {
     fn new(scene: &'a Scene, id: &str, to: &str) -> Self {
         let pipeline: Value = serde_json::from_str(&scene::read(FILE)).expect("JSON");
-        let table = Table::from([("execution['id']", id.to_owned()), ("parameters['to']", to.to_owned())]);
+        let table = table([("execution['id']", id.to_owned()), ("parameters['to']", to.to_owned())]);
         Self { scene, stages: pipeline["stages"].as_array().cloned().expect("stages"), table }
     }
 
@@ -74,7 +74,7 @@ impl<'a> Execution<'a> {
         let text = |field: &str| stage[field].as_str().expect("a text").to_owned();
         let (status, body) = self.call(&stage, &text("method"), &text("url"), &stage["payload"]).await;
         if let Some(id) = body["shift"]["id"].as_str() {
-            self.table.insert(ID, id.to_owned());
+            self.table.insert(ID.to_owned(), id.to_owned());
         }
         (status, body)
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use switchyard_tests::process::Finished;
 
 use crate::{
-    expressions::{Table, filled, known_filled},
+    expressions::{filled, known_filled, table},
     fields::{only, only_in_each},
     scene::{self, Scene},
     shell::{self, Variables},
@@ -25,7 +25,7 @@ async fn task_run(scene: &Scene, uid: &str, bake: &str) -> (Finished, String, St
     fs::create_dir_all(&folder).expect("a folder");
     let given =
         [("hub", scene.url()), ("policy", scene::POLICY.into()), ("to", "green".into()), ("bake", bake.to_owned())];
-    let mut table = Table::from([
+    let mut table = table([
         ("workspaces.credentials.path", scene.credentials().display().to_string()),
         ("context.taskRun.uid", uid.to_owned()),
         ("results.shift.path", folder.join("shift").display().to_string()),
@@ -35,8 +35,7 @@ async fn task_run(scene: &Scene, uid: &str, bake: &str) -> (Finished, String, St
         let name = param["name"].as_str().expect("a name");
         let value = given.iter().find(|(given, _)| *given == name).map(|(_, value)| value.clone());
         let value = value.or_else(|| param["default"].as_str().map(str::to_owned));
-        // A handful of texts for the life of a test.
-        table.insert(format!("params.{name}").leak(), value.unwrap_or_else(|| panic!("{name} is needed")));
+        table.insert(format!("params.{name}"), value.unwrap_or_else(|| panic!("{name} is needed")));
     }
     let step = &task["spec"]["steps"][0];
     let mut variables = Variables::new();
