@@ -43,6 +43,8 @@ pub enum Job {
     Refuse {
         /// The resource.
         uid: ResourceUid,
+        /// The generation that is at fault.
+        generation: u64,
         /// Why.
         why: String,
     },
@@ -143,7 +145,7 @@ impl Desk {
         let job = match (&entry.standing, &entry.resource.asked) {
             (Standing::Made(_), Ok(asked)) => Job::Say { resource, asked: Box::new(asked.clone()) },
             (_, Ok(asked)) => Job::Make { resource, asked: Box::new(asked.clone()) },
-            (_, Err(why)) => Job::Refuse { uid: uid.clone(), why: why.clone() },
+            (_, Err(why)) => Job::Refuse { uid: uid.clone(), generation: resource.generation, why: why.clone() },
         };
         Some((uid, job))
     }

@@ -53,7 +53,7 @@ fn work(desk: &mut Desk, now: Duration, done: Done) -> &'static str {
     let (kind, generation) = match job {
         Job::Make { resource, .. } => ("make", resource.generation),
         Job::Say { resource, .. } => ("say", resource.generation),
-        Job::Refuse { .. } => ("refuse", 0),
+        Job::Refuse { generation, .. } => ("refuse", generation),
         Job::Read(_) => ("read", 0),
     };
     desk.done(&uid, generation, done, now, AT);
@@ -155,6 +155,20 @@ fn a_resource_at_fault_is_remembered_as_refused() {
         (status.state.as_str(), status.message.as_str(), status.ended),
         ("Refused", "spec.policies is empty", true)
     );
+}
+
+#[test]
+fn a_resource_that_came_to_be_at_fault_while_its_shift_runs_is_looked_up_once() {
+    // Its gate names a source that the hub was started without this time, say.
+    let faulty = |generation| Resource { asked: Err("no such source".to_owned()), ..resource("u", generation) };
+    let mut desk = Desk::default();
+    desk.report(faulty(1), Duration::ZERO, AT);
+    assert_eq!(work(&mut desk, Duration::ZERO, Done::Shift(shift(State::Baking))), "refuse");
+    assert!(desk.next_job(SECOND * 3600).is_none(), "its shift goes on");
+    assert_eq!(told(&mut desk)[0].state, "Baking");
+    desk.report(faulty(2), SECOND, AT);
+    assert_eq!(work(&mut desk, SECOND, Done::Shift(shift(State::Baking))), "refuse");
+    assert!(desk.next_job(SECOND * 3600).is_none());
 }
 
 #[test]

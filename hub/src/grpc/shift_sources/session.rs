@@ -298,7 +298,8 @@ impl Session<'_> {
         let (uid, job) = self.desk.next_job(self.started.elapsed())?;
         let generation = match &job {
             Job::Make { resource, .. } | Job::Say { resource, .. } => resource.generation,
-            Job::Refuse { .. } | Job::Read(_) => 0,
+            Job::Refuse { generation, .. } => *generation,
+            Job::Read(_) => 0,
         };
         Some(self.work(uid, generation, job))
     }
@@ -328,7 +329,7 @@ async fn carry_out(store: &Store, cluster: &ClusterName, job: Job) -> Done {
             let caller = caller(cluster, &resource, &asked.plan.spec.reason);
             store.shift_resource_said(&caller, cluster, &resource.uid, resource.generation, &asked.said).await
         }
-        Job::Refuse { uid, why } => match store.shift_resource_refuse(cluster, &uid, &why).await {
+        Job::Refuse { uid, why, .. } => match store.shift_resource_refuse(cluster, &uid, &why).await {
             // What was made of it before this hub found a fault in it goes on.
             Ok(memory) => match memory.shift {
                 Some(shift) => return read(store, &shift).await,
