@@ -9,7 +9,11 @@ use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 use tonic::{Code, Status, TimeoutExpired};
 
-use crate::model::{Finding, Violation};
+use crate::{
+    finding::{Crossing, finding_block},
+    model::{Finding, Violation},
+    text::plain,
+};
 
 /// Exit codes of the process. They are part of the interface: CD systems branch on them. See docs/yardctl.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,10 @@ pub struct Failure {
     pub violations: Vec<Violation>,
     /// Safety rules and facts that stand in the way of a shift. Boxed: every result of this program has room for a failure.
     pub findings: Box<[Finding]>,
+    /// How these can be crossed.
+    pub crossing: Crossing,
+    /// The hub's verdict, where it gave one.
+    pub code: Option<Code>,
 }
 
 impl Failure {
@@ -82,6 +90,8 @@ impl Failure {
             remedy: remedy.into(),
             violations: vec![],
             findings: Box::default(),
+            crossing: Crossing::default(),
+            code: None,
         }
     }
 
@@ -101,32 +111,12 @@ impl Failure {
                 plain(&violation.remedy),
             ));
         }
-        self.findings.iter().for_each(|finding| text.push_str(&finding_block(finding)));
+        self.findings.iter().for_each(|finding| text.push_str(&finding_block(finding, self.crossing)));
         if !self.remedy.is_empty() {
             text.push_str(&format!("remedy: {}\n", plain(&self.remedy)));
         }
         text
     }
-}
-
-/// A finding in the form of a violation, with the flag that crosses it, if it may be crossed.
-pub fn finding_block(finding: &Finding) -> String {
-    let remedy = match (finding.overridden, finding.overridable) {
-        (true, _) => "none needed: it is crossed on purpose".to_owned(),
-        (false, true) => {
-            format!("add --override {} --reason TEXT to cross it, if you have the right to", finding.guard)
-        }
-        (false, false) => "cannot be overridden".to_owned(),
-    };
-    let until = finding.until.map(|at| format!("; it ends by itself at {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
-    format!(
-        "  {} of {}, step {}\n    problem: {}\n    remedy:  {}\n",
-        plain(&finding.guard),
-        plain(&finding.policy.to_string()),
-        finding.step,
-        plain(&finding.message),
-        plain(&format!("{remedy}{}", until.unwrap_or_default())),
-    )
 }
 
 /// A failure as a document for `-o json|yaml`.
@@ -155,12 +145,6 @@ impl Report {
     }
 }
 
-/// One line without control characters. Texts come from other machines (an agent's error message travels through
-/// the hub to this terminal), and an escape sequence in them must not reach the terminal.
-pub fn plain(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 /// What the call was, which decides what an unanswered one means.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
@@ -172,6 +156,10 @@ pub enum Kind<'a> {
 
 /// The failure for a status that a call ended with. `what` reads like "cannot set weights of shop/checkout".
 pub fn from_status(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
+    Failure { code: Some(status.code()), ..told(what, hub, kind, status) }
+}
+
+fn told(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
     let again = match kind {
         Kind::Read => String::new(),
         Kind::Write { request_id } => {
@@ -226,7 +214,8 @@ fn findings(status: &Status) -> Vec<Finding> {
 /// Safety rules or facts stand in the way; nothing was stored.
 fn held(what: &str, status: &Status) -> Failure {
     let remedy = "nothing was changed; see what would be done with --dry-run";
-    Failure { findings: findings(status).into(), ..Failure::new(Exit::Conflict, what, with_causes(status), remedy) }
+    // The hub's message goes on to repeat the findings after its first words.
+    Failure { findings: findings(status).into(), ..Failure::new(Exit::Conflict, what, first_words(status), remedy) }
 }
 
 fn refused(what: &str, status: &Status) -> Failure {
@@ -245,9 +234,12 @@ fn refused(what: &str, status: &Status) -> Failure {
         return Failure::new(exit, what, with_causes(status), remedy);
     }
     // The hub's message goes on to repeat the violations after its first words.
+    Failure { violations, ..Failure::new(Exit::Invalid, what, first_words(status), "") }
+}
+
+fn first_words(status: &Status) -> String {
     let message = with_causes(status);
-    let first = message.split(": ").next().unwrap_or_default();
-    Failure { violations, ..Failure::new(Exit::Invalid, what, first, "") }
+    message.split_once(": ").map_or(message.as_str(), |(first, _)| first).to_owned()
 }
 
 fn conflict(what: &str, status: &Status) -> Failure {

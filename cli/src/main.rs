@@ -2,7 +2,7 @@
 //!
 //! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
 //! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
-//! `changes`, `wait`, `shift_lines` and `shift_wait` decide (no IO), `render` and `output` show, `commands` put these together.
+//! `changes`, `wait`, `shift_lines`, `shift_wait` and `shift_advice` decide (no IO), `render` and `output` show, `commands` put these together.
 //! The program must never link a database or an AWS client: it knows only what the hub tells it.
 
 mod args;
@@ -11,6 +11,7 @@ mod commands;
 #[cfg(test)]
 mod docs_tests;
 mod error;
+mod finding;
 mod gate;
 mod hub;
 mod manifest;
@@ -20,9 +21,11 @@ mod parse;
 #[cfg(test)]
 mod reasons_tests;
 mod render;
+mod shift_advice;
 mod shift_file;
 mod shift_lines;
 mod shift_wait;
+mod text;
 mod wait;
 
 use std::process::ExitCode;

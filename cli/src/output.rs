@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::{
     args::{ColorChoice, Format},
-    error::{Exit, Failure, plain},
+    error::{Exit, Failure},
     render::Paint,
+    text::{escaped, has_obeyed, plain},
 };
 
 /// Whether the terminal's last line is one that the next text must replace. A flag of the process, since the terminal is, too.
@@ -48,12 +49,9 @@ impl Output {
     pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce(Paint, Timestamp) -> String) -> Result<(), Failure> {
         match self.format {
             Format::Table => write(&table(self.paint, now())),
-            Format::Json => {
-                let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
-                write(&format!("{text}\n"))
-            }
+            Format::Json => write(&pretty(value)?),
             Format::Jsonl => json_line(value),
-            Format::Yaml => write(&serde_norway::to_string(value).map_err(|error| unwritable(&error))?),
+            Format::Yaml => write(&yaml(value)?),
         }
     }
 }
@@ -61,7 +59,18 @@ impl Output {
 /// One JSON object on one line.
 pub fn json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| unwritable(&error))?;
-    write(&format!("{text}\n"))
+    write(&format!("{}\n", escaped(&text)))
+}
+
+fn pretty<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
+    Ok(format!("{}\n", escaped(&text)))
+}
+
+/// A plain scalar of YAML has no escapes. Where it would need them the document is JSON, which YAML is, too.
+fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_norway::to_string(value).map_err(|error| unwritable(&error))?;
+    if has_obeyed(&text) { pretty(value) } else { Ok(text) }
 }
 
 /// Writes to stdout. A reader that went away (`| head`) got what it wanted: that ends the program quietly.
@@ -135,4 +144,20 @@ pub fn on_terminal() -> bool {
 /// Lines of the terminal; as many as are asked for when that cannot be known.
 pub fn terminal_rows() -> usize {
     terminal_size::terminal_size().map_or(usize::MAX, |(_, terminal_size::Height(rows))| rows.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_holds_nothing_that_a_terminal_obeys_and_has_the_same_value() {
+        for reason in ["plain", "two\nlines", "turned \u{202e}round", "escape \u{9b}1m"] {
+            let value = serde_json::json!({"reason": reason, "weights": {"blue": 100}});
+            let text = yaml(&value).unwrap();
+            assert!(!has_obeyed(&text), "{text:?}");
+            assert_eq!(serde_norway::from_str::<serde_json::Value>(&text).unwrap(), value, "{text}");
+        }
+        assert_eq!(yaml(&serde_json::json!({"reason": "plain"})).unwrap(), "reason: plain\n");
+    }
 }

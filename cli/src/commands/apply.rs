@@ -12,12 +12,13 @@ use super::{
 };
 use crate::{
     args::{Apply, Change, Format},
-    error::{Exit, Failure, Kind, Report, plain},
+    error::{Exit, Failure, Kind, Report},
     hub::Hub,
     manifest::{self, Document},
     model::{Plan, Policy},
     output::{note, write},
     render::{self, Paint, Tone},
+    text::plain,
     wait::Until,
 };
 

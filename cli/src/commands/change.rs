@@ -12,6 +12,7 @@ use super::{
 use crate::{
     args::{Change, Weights},
     error::{Exit, Failure, Kind},
+    finding::Crossing,
     hub::Hub,
     model::{Plan, Policy, PolicyRef},
     output::{note, progress},
@@ -61,10 +62,19 @@ pub async fn weights(context: &Context, args: Weights) -> Result<Option<Exit>, F
         .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {
             Hub::policies(channel).set_weights(request).await
         })
-        .await?;
+        .await
+        .map_err(crossed_by_a_flip)?;
     let policy = present(&what, answer.policy)?;
     let changed = Changed { request_id: id, dry_run, policy, plan: answer.plan.map(Plan::from), wait: None };
     finish(context, &hub, changed, args.wait.map(Until::True), deadline, "accepted").await
+}
+
+/// Of safety rules this command crosses none, and its dry run shows no more than the refusal.
+fn crossed_by_a_flip(failure: Failure) -> Failure {
+    if failure.findings.is_empty() {
+        return failure;
+    }
+    Failure { crossing: Crossing::Flip, remedy: "nothing was changed".into(), ..failure }
 }
 
 pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: bool) -> Result<Option<Exit>, Failure> {

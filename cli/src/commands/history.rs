@@ -42,12 +42,12 @@ pub async fn get(context: &Context, name: Option<ShiftName>) -> Result<(), Failu
     let hub = context.hub(false)?;
     let shift = match name {
         None => return list(context, None, false, SHIFTS_IN_A_LIST).await,
-        Some(ShiftName::Id(id)) => one(&hub, &id).await?,
+        Some(ShiftName::Id(id)) => shift_act::find(&hub, &id).await?,
         Some(ShiftName::Policy(name)) => {
             let policy = name.resolve(context.namespace())?;
             // The list may leave out what only the detailed view shows.
             match shift_act::newest(&hub, &policy, false).await? {
-                Some(shift) => one(&hub, &shift.id).await?,
+                Some(shift) => shift_act::find(&hub, &shift.id).await?,
                 None => {
                     let what = format!("cannot show a shift of {policy}");
                     let remedy = "see which there are with `yardctl history`";
@@ -57,14 +57,6 @@ pub async fn get(context: &Context, name: Option<ShiftName>) -> Result<(), Failu
         }
     };
     context.output.show(&shift, |paint, now| render::shift(&shift, paint, now))
-}
-
-async fn one(hub: &Hub, id: &str) -> Result<Shift, Failure> {
-    let what = format!("cannot read shift {id}");
-    let message = pb::GetShiftRequest { id: id.into() };
-    let send = async |channel, request| Hub::shifts(channel).get_shift(request).await;
-    let answer = hub.call(&what, Kind::Read, message, send).await?;
-    shift_act::answered(&what, answer.shift.map(Shift::from))
 }
 
 /// At most `limit`, newest first; 0: all.

@@ -1,14 +1,16 @@
 //! `flip`, `shift` and `rollback`: calls that make a shift, and the wait for it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Context,
     follow::{Waited, seconds},
     request_id,
-    shift_act::{answered, find_active},
+    shift_act::{answered, find, find_active},
     shift_follow::{Answered, End, Following, Last, budget},
 };
 use crate::{
@@ -22,10 +24,14 @@ use crate::{
     },
     output::{json_line, note, progress, write},
     parse::{self, PolicyName, ShiftName},
-    render, shift_file,
+    render, shift_advice, shift_file,
     shift_wait::Aim,
+    text::{count, plain},
     wait::Goal,
 };
+
+/// How long a rollback is looked at beside the call: people wait for it in an incident.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What `-o json|yaml` shows of a call that makes a shift.
 #[derive(Serialize)]
@@ -204,8 +210,14 @@ pub async fn rollback(context: &Context, args: Rollback) -> Result<Option<Exit>,
         .await?;
     let shift = answer.shift.map(Shift::from);
     // A running shift is not followed by a new one: it goes back itself, and never converges.
-    let forward = shift.as_ref().is_none_or(|shift| !shift.rollback_of.is_empty());
-    let aim = args.wait.map(|goal| if forward || goal == Goal::Accepted { Aim::Goal(goal) } else { Aim::Back });
+    let same = shift.as_ref().is_some_and(|shift| match &args.shift {
+        ShiftName::Id(id) => shift.id == *id,
+        ShiftName::Policy(_) => shift_advice::turned_back(shift),
+    });
+    let aim = args.wait.map(|goal| if same && goal != Goal::Accepted { Aim::Back } else { Aim::Goal(goal) });
+    if let Some(shift) = &shift {
+        warn(&hub, &args.shift, shift, same).await;
+    }
     let made = Made {
         request_id: request,
         dry_run: args.dry_run,
@@ -216,6 +228,22 @@ pub async fn rollback(context: &Context, args: Rollback) -> Result<Option<Exit>,
         wait: None,
     };
     finish(context, &hub, &what, made, aim, started).await
+}
+
+/// Says when this rollback is not what it looks like. The call was made: that it cannot be looked at must not fail or delay it.
+async fn warn(hub: &Hub, named: &ShiftName, back: &Shift, same: bool) {
+    let id = match named {
+        _ if same => None,
+        ShiftName::Id(id) => Some(id),
+        ShiftName::Policy(_) => Some(&back.rollback_of).filter(|id| !id.is_empty()),
+    };
+    let of = match id {
+        Some(id) => timeout(LOOK, find(hub, id)).await.ok().and_then(Result::ok),
+        None => same.then(|| back.clone()),
+    };
+    for said in of.iter().flat_map(|of| shift_advice::of_rollback(back, of)) {
+        progress(&format!("ATTENTION: {said}"));
+    }
 }
 
 /// Shows a dry run; or the shift, follows it if asked to, and shows how that ended.
@@ -233,7 +261,7 @@ async fn finish(
     let shift = answered(what, made.shift.clone())?;
     if context.output.format == Format::Table {
         // The first line is the id and nothing else, and it is there before the wait: whatever happens to this program then.
-        write(&format!("{}\n", shift.id))?;
+        write(&format!("{}\n", plain(&shift.id)))?;
     }
     // A wait tells them with the shift.
     for one in made.notes.iter().filter(|_| aim.is_none()) {
@@ -314,7 +342,8 @@ fn show_dry_run(context: &Context, what: &str, made: &Made) -> Result<Option<Exi
     if blocking == 0 {
         return Ok(None);
     }
-    let why = format!("{blocking} findings stand in the way");
+    let verb = if blocking == 1 { "stands" } else { "stand" };
+    let why = format!("{} {verb} in the way", count(blocking, "finding"));
     let remedy = "deal with what is listed; nothing was changed";
     Ok(tell(Some(Failure::new(Exit::Conflict, format!("{what} (dry run)"), why, remedy))))
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 use tokio::time::Instant;
+use tonic::Code;
 
 use super::{
     Context,
@@ -15,9 +16,10 @@ use crate::{
     args::{Abort, About, Approve, Format, GoOn, Watch},
     error::{Exit, Failure, Kind},
     hub::Hub,
-    model::{PolicyRef, Shift},
+    model::{PolicyRef, Shift, State},
     output::{json_line, progress},
-    render,
+    parse::ShiftName,
+    render, shift_advice,
     shift_wait::Aim,
     wait::Goal,
 };
@@ -76,13 +78,18 @@ async fn act(context: &Context, about: About, act: Act, aim: Option<Aim>) -> Res
     let started = Instant::now();
     let hub = context.hub(aim.is_some())?;
     let what = format!("cannot {} {}", act.word(), render::shift_name(&about.shift, context.namespace()));
-    let id = resolve(context, &hub, &what, &about.shift).await?;
+    let id = match resolve(context, &hub, &what, &about.shift).await {
+        Err(failure) if matches!(act, Act::Abort) => return Err(nothing_to_abort(context, &hub, &about, failure).await),
+        id => id?,
+    };
     let request_id = request_id(about.request_id);
     if aim.is_some() {
         progress(&format!("asking to {} shift {id}, request {request_id}", act.word()));
     }
-    let shift = call(&hub, &what, act, &request_id, id, about.reason).await?;
-    let shift = answered(&what, shift)?;
+    let shift = match call(&hub, &what, act, &request_id, id.clone(), about.reason).await {
+        Err(failure) if matches!(act, Act::Abort) => ended_before(&hub, &id, failure).await?,
+        shift => answered(&what, shift?)?,
+    };
     let end = match aim {
         None => None,
         Some(aim) => Some(follow(context, &hub, Answered { shift: &shift, new: false }, aim, started).await?),
@@ -100,6 +107,43 @@ async fn act(context: &Context, about: About, act: Act, aim: Option<Aim>) -> Res
         }
     }
     Ok(tell(end.and_then(|end| end.failure)))
+}
+
+/// An abort that came too late: the shift, when that went back itself, so that a job may repeat an abort.
+async fn ended_before(hub: &Hub, id: &str, failure: Failure) -> Result<Shift, Failure> {
+    if failure.code != Some(Code::FailedPrecondition) {
+        return Err(failure);
+    }
+    let Ok(shift) = find(hub, id).await else { return Err(failure) };
+    if let Some(said) = shift_advice::back_already(&shift) {
+        progress(&said);
+        return Ok(shift);
+    }
+    if shift.status.state == State::Succeeded {
+        let remedy = format!("it has succeeded: take it back with `yardctl rollback {id}`");
+        return Err(Failure { remedy, ..failure });
+    }
+    Err(failure)
+}
+
+/// Who wants to take back what moves, and finds that nothing does, wants to know how the last one ended.
+async fn nothing_to_abort(context: &Context, hub: &Hub, about: &About, failure: Failure) -> Failure {
+    let (Exit::NotFound, ShiftName::Policy(name)) = (failure.exit, &about.shift) else { return failure };
+    let Ok(policy) = name.resolve(context.namespace()) else { return failure };
+    match newest(hub, &policy, false).await {
+        Ok(Some(last)) if last.status.state == State::Succeeded => {
+            let why = format!("{}; its last one, {}, has succeeded", failure.why, last.id);
+            let remedy = format!("take that back with `yardctl rollback {policy}`");
+            Failure { why, remedy, ..failure }
+        }
+        Ok(Some(last)) => {
+            let status = &last.status;
+            let why = format!("{}; its last one, {}, is {} ({})", failure.why, last.id, status.state, status.reason);
+            Failure { why, ..failure }
+        }
+        // The look was only for the text.
+        Ok(None) | Err(_) => failure,
+    }
 }
 
 async fn call(
@@ -167,6 +211,14 @@ pub async fn watch(context: &Context, args: Watch) -> Result<Option<Exit>, Failu
         crate::output::write(&format!("{}\n", render::shift_line(shift)))?;
     }
     Ok(tell(end.failure))
+}
+
+/// The shift with this id.
+pub async fn find(hub: &Hub, id: &str) -> Result<Shift, Failure> {
+    let what = format!("cannot read shift {id}");
+    let message = pb::GetShiftRequest { id: id.to_owned() };
+    let send = async |channel, request| Hub::shifts(channel).get_shift(request).await;
+    answered(&what, hub.call(&what, Kind::Read, message, send).await?.shift.map(Shift::from))
 }
 
 /// The shift that moves the policy now.

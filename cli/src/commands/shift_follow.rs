@@ -10,10 +10,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, 
 use super::follow::{STILL, Stop, Waited, rounded, seconds};
 use crate::{
     error::{Exit, Failure, Report},
+    finding::Crossing,
     hub::{Hub, ShiftNews, ShiftWatch},
-    model::{Shift, State, shift_spec::Step},
+    model::{Shift, shift_spec::Step},
     output::{clear_live, json_line, live, live_columns, now, progress, progress_at},
-    shift_lines,
+    shift_advice, shift_lines,
     shift_wait::{Aim, Ending, ShiftWait, Stepped},
 };
 
@@ -205,11 +206,13 @@ impl Run<'_> {
                 self.end("reached", String::new(), last, None)
             }
             Ending::Ended => {
-                let status = last.as_ref().map(|last| last.status.clone()).unwrap_or_default();
+                let shift = last.clone().unwrap_or_default();
+                let status = &shift.status;
                 let why = format!("it is {} ({}): {}", status.state, status.reason, status.message);
                 let what = format!("shift {id} ended without what was waited for ({})", self.following.aim.word());
-                let mut failure = Failure::new(Exit::Ended, what, &why, remedy(id, status.state, &status.reason));
-                failure.findings = status.findings.into();
+                let mut failure = Failure::new(Exit::Ended, what, &why, shift_advice::ended(&shift));
+                failure.findings = shift.status.findings.into();
+                failure.crossing = Crossing::Ended;
                 self.end("ended", why, last, Some(failure))
             }
             Ending::Unknown => {
@@ -229,9 +232,7 @@ impl Run<'_> {
             Exit::Timeout,
             format!("{} was not seen within {} ({outcome})", self.subject(), seconds(self.started.elapsed())),
             &pending,
-            format!(
-                "the shift goes on by itself: follow it with `yardctl watch {id}`, take it back with `yardctl abort {id}`"
-            ),
+            shift_advice::unfinished(id, wait.last()),
         );
         self.end(outcome, pending, wait.last().cloned(), Some(failure))
     }
@@ -256,26 +257,6 @@ impl Run<'_> {
     }
 }
 
-/// What to do after a shift that ended otherwise.
-fn remedy(id: &str, state: State, reason: &str) -> String {
-    let look = format!("see what happened with `yardctl get shift {id}`");
-    match (state, reason) {
-        (_, "RestorePending") => format!(
-            "the weights from before are asked for and were not read back yet: look with `yardctl status` of its policies; {look}"
-        ),
-        (State::Failed, "PreflightFailed") => {
-            format!("nothing was moved: deal with what stands in the way and start a new shift; {look}")
-        }
-        (State::Failed | State::Aborted, _) => format!("the weights are those from before the shift; {look}"),
-        (State::Superseded, _) => {
-            format!(
-                "the policy's spec decides about the weights now: find out who changed it with `yardctl audit`; {look}"
-            )
-        }
-        _ => look,
-    }
-}
-
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -293,7 +274,7 @@ fn draw(wait: &ShiftWait) {
 mod tests {
     use super::*;
     use crate::model::{
-        fixtures,
+        State, fixtures,
         shift_spec::{Gate, Strategy},
     };
 
@@ -309,15 +290,5 @@ mod tests {
         assert_eq!(budget(&shift), Duration::from_secs(120 + 120 + 600));
         shift.spec.strategy = Strategy::default();
         assert_eq!(budget(&shift), Duration::from_secs(600));
-    }
-
-    #[test]
-    fn every_other_end_of_a_shift_has_words_of_its_own() {
-        let of = |state, reason| remedy("x", state, reason);
-        assert!(of(State::Failed, "PreflightFailed").starts_with("nothing was moved"));
-        assert!(of(State::Failed, "RestorePending").contains("not read back yet"));
-        assert!(of(State::Failed, "Restored").contains("those from before"));
-        assert!(of(State::Aborted, "Restored").contains("those from before"));
-        assert!(of(State::Superseded, "PolicyChanged").contains("yardctl audit"));
     }
 }

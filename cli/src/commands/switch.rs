@@ -78,5 +78,5 @@ async fn delete(context: &Context, message: pb::DeleteGatingSwitchRequest) -> Re
         name: String,
     }
     let deleted = Deleted { request_id, name };
-    context.output.show(&deleted, |_, _| format!("gating switch {} was deleted\n", crate::error::plain(&deleted.name)))
+    context.output.show(&deleted, |_, _| format!("gating switch {} was deleted\n", crate::text::plain(&deleted.name)))
 }

@@ -7,8 +7,8 @@ use super::{
     table::{Cell, Paint, Table, Tone},
 };
 use crate::{
-    error::plain,
     model::{Cluster, ClusterStatus, Endpoint, Link, OwnerKind, Plan, Policy, Truth},
+    text::plain,
 };
 
 pub fn policies(policies: &[Policy], paint: Paint, now: Timestamp) -> String {

@@ -7,7 +7,7 @@ use super::{
     table::{Cell, Paint, Table, Tone},
 };
 use crate::{
-    error::{finding_block, plain},
+    finding::{Crossing, finding_block},
     model::{
         AuditEntry, Finding, GatingSwitch, Note, Shift, State, StepPlan,
         shift::{Phase, Weights},
@@ -15,6 +15,7 @@ use crate::{
     },
     parse::ShiftName,
     shift_lines::{pairs, place},
+    text::plain,
 };
 
 /// `shift ID of shop/checkout: Baking 2/4 (25%): bakes until ... (Baking)`, one line.
@@ -104,7 +105,8 @@ pub fn shift(shift: &Shift, paint: Paint, now: Timestamp) -> String {
     if !status.gates.is_empty() {
         page.push_str(&format!("\n{}", gates(shift, now).render(paint)));
     }
-    page.push_str(&findings(&status.findings, paint));
+    let crossing = if status.state.is_final() { Crossing::Ended } else { Crossing::UnderWay };
+    page.push_str(&findings(&status.findings, crossing, paint));
     page.push_str(&notes(&status.notes, paint));
     page.push_str(&events(shift, paint));
     page
@@ -223,11 +225,11 @@ fn gates(shift: &Shift, now: Timestamp) -> Table {
     table
 }
 
-fn findings(findings: &[Finding], paint: Paint) -> String {
+fn findings(findings: &[Finding], crossing: Crossing, paint: Paint) -> String {
     if findings.is_empty() {
         return String::new();
     }
-    let blocks: String = findings.iter().map(finding_block).collect();
+    let blocks: String = findings.iter().map(|finding| finding_block(finding, crossing)).collect();
     format!("\n{}\n{blocks}", paint.text(Tone::Title, "IN THE WAY"))
 }
 
@@ -284,7 +286,7 @@ pub fn dry_run(
             text.push_str(&lists::plan(plan, paint));
         }
     }
-    text.push_str(&findings(blocking, paint));
+    text.push_str(&findings(blocking, Crossing::Flag, paint));
     text.push_str(&notes(long_flows, paint));
     if blocking.is_empty() {
         text.push_str("\nNothing stands in the way.\n");

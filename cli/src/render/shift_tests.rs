@@ -101,7 +101,7 @@ HAPPENED AT           STATE     STEP  REASON          BY        MESSAGE
 }
 
 #[test]
-fn the_page_of_a_held_shift_names_each_finding_and_the_flag_that_crosses_it() {
+fn the_page_of_a_held_shift_names_each_finding_and_what_can_be_done_about_it() {
     let mut held_up = baking();
     held_up.status.findings = vec![held(), Finding { guard: "Freeze".into(), overridable: false, ..held() }];
     held_up.status.paused = Some(Pause { since: Some(now()), actor: "carol".into(), reason: "lunch".into() });
@@ -110,7 +110,7 @@ fn the_page_of_a_held_shift_names_each_finding_and_the_flag_that_crosses_it() {
         "Baking 2/3 (50%) PAUSED: ",
         "PAUSED         by carol since 2026-01-02T03:04:05Z (0s ago): lunch",
         "IN THE WAY\n  MaxStepPercent of shop/checkout, step 3\n    problem: shop/checkout: the share",
-        "add --override MaxStepPercent --reason TEXT to cross it",
+        "`yardctl abort shop/checkout` and ask for it again with --override MaxStepPercent --reason TEXT",
         "remedy:  cannot be overridden",
     ] {
         assert!(page.contains(part), "{page} lacks {part}");

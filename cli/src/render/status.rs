@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     changes::condition_line,
-    error::plain,
     model::{ClusterStatus, Condition, Link, OwnerKind, Policy, PolicyRef, Shift, Truth},
+    text::plain,
 };
 
 /// The whole page.

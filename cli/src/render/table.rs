@@ -1,6 +1,6 @@
 //! Columns of text, two spaces apart, with colours that do not count for the width. Pure.
 
-use crate::error::plain;
+use crate::text::plain;
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug)]

@@ -79,6 +79,146 @@ async fn an_abort_whose_weights_were_not_read_back_fails() {
     assert!(ran.err.contains("were not read back yet"), "{ran:?}");
 }
 
+fn got(shift: pb::Shift) -> Answer<pb::GetShiftResponse> {
+    Answer::Ok(pb::GetShiftResponse { shift: Some(shift) })
+}
+
+/// An abort that the hub refuses since the shift is in this state, from this step on, for this reason.
+fn too_late(state: ShiftState, step: u32, reason: &str) -> Script {
+    let refusal =
+        Status::failed_precondition(format!("shift {SHIFT}: the shift has ended ({state:?}); start a new one"));
+    Script {
+        act: queue([Answer::Refuse(refusal)]),
+        get_shift: queue([got(shift(5, state, step, reason))]),
+        ..Script::default()
+    }
+}
+
+#[tokio::test]
+async fn an_abort_that_is_repeated_after_its_end_ends_as_the_first_one_did() {
+    for (state, reason, said) in [
+        (ShiftState::Aborted, "Restored", "the weights are those from before the shift"),
+        (ShiftState::Failed, "PreflightFailed", "nothing was moved"),
+        (ShiftState::Superseded, "PolicyChanged", "the policy's spec decides about the weights now"),
+    ] {
+        let hub = Hub::start(too_late(state, 1, reason)).await;
+        let ran = hub.yardctl(&format!("abort {SHIFT}")).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.err.contains(&format!("shift {SHIFT} has ended already, {state:?} ({reason})")), "{ran:?}");
+        assert!(ran.err.contains(said), "{ran:?}");
+        assert!(ran.out.contains(&format!("of shop/checkout: {state:?} 1/2")), "{ran:?}");
+    }
+    let hub = Hub::start(too_late(ShiftState::Aborted, 1, "Restored")).await;
+    let ran = hub.yardctl(&format!("abort {SHIFT} --wait -o json")).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let last: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["wait"]["outcome"], &last["error"]), (&"reached".into(), &serde_json::Value::Null), "{ran:?}");
+    assert!(hub.seen.watch_shift.lock().unwrap().is_empty(), "there is nothing to wait for");
+    let hub = Hub::start(too_late(ShiftState::Aborted, 1, "RestorePending")).await;
+    assert_eq!(hub.yardctl(&format!("abort {SHIFT} --wait")).await.code, 8, "the weights were not read back");
+}
+
+#[tokio::test]
+async fn an_abort_of_what_succeeded_is_refused_with_the_rollback_that_helps() {
+    let ran =
+        Hub::start(too_late(ShiftState::Succeeded, 2, "Converged")).await.yardctl(&format!("abort {SHIFT}")).await;
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(
+        ran.err.contains(&format!("remedy: it has succeeded: take it back with `yardctl rollback {SHIFT}`")),
+        "{ran:?}"
+    );
+    assert_eq!(ran.out, "", "{ran:?}");
+}
+
+#[tokio::test]
+async fn an_abort_that_is_refused_otherwise_stays_refused() {
+    let reused = Status::already_exists("the request id was used for another call");
+    let script = Script { act: queue([Answer::Refuse(reused)]), ..too_late(ShiftState::Aborted, 1, "Restored") };
+    assert_eq!(Hub::start(script).await.yardctl(&format!("abort {SHIFT}")).await.code, 5);
+    let unreadable = Script { get_shift: queue([]), ..too_late(ShiftState::Aborted, 1, "Restored") };
+    let ran = Hub::start(unreadable).await.yardctl(&format!("abort {SHIFT}")).await;
+    assert!(ran.code == 5 && ran.err.contains("the shift has ended (Aborted)"), "how it ended is not known: {ran:?}");
+    // Only an abort has nothing to do when the shift is over.
+    let ran = Hub::start(too_late(ShiftState::Aborted, 1, "Restored")).await.yardctl(&format!("pause {SHIFT}")).await;
+    assert_eq!(ran.code, 5, "{ran:?}");
+}
+
+#[tokio::test]
+async fn an_abort_of_a_policy_that_nothing_moves_tells_how_its_last_shift_ended() {
+    let last = |state, reason| Script {
+        shifts: queue([listed(vec![]), listed(vec![shift(9, state, 2, reason)])]),
+        ..Script::default()
+    };
+    let hub = Hub::start(last(ShiftState::Succeeded, "Converged")).await;
+    let ran = hub.yardctl("abort shop/checkout").await;
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains(&format!("its last one, {SHIFT}, has succeeded")), "{ran:?}");
+    assert!(ran.err.contains("`yardctl rollback shop/checkout`"), "{ran:?}");
+    assert!(!hub.seen.shifts.lock().unwrap()[1].active, "one that has ended is looked for");
+    let ran = Hub::start(last(ShiftState::Aborted, "Restored")).await.yardctl("abort shop/checkout").await;
+    assert!(ran.code == 4 && ran.err.contains("is Aborted (Restored)"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn an_abort_that_a_freeze_holds_up_says_so_when_the_time_is_up() {
+    let mut held = shift(4, ShiftState::Aborting, 1, "AbortRequested");
+    held.status.as_mut().unwrap().message =
+        "shop/checkout: spec.safety.freeze is set: 1 call at AWS is not made; unset it to go on".into();
+    let script = Script { watch_shift: queue([Answer::Ok(vec![beat(held.clone()), ShiftBeat::Hold])]), ..acted(held) };
+    let ran = Hub::start(script).await.yardctl(&format!("abort {SHIFT} --wait --timeout 700ms")).await;
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert!(ran.err.contains("remedy: nothing moves while spec.safety.freeze is set, not back either"), "{ran:?}");
+    assert!(!ran.err.contains("yardctl abort"), "it is being taken back: {ran:?}");
+}
+
+#[tokio::test]
+async fn a_rule_in_the_way_of_a_running_shift_is_not_offered_a_flag_that_no_command_takes() {
+    let finding = pb::GuardFinding {
+        guard: "MaintenanceWindow".into(),
+        policy: Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() }),
+        step: 2,
+        message: "outside of every window".into(),
+        overridable: true,
+        ..Default::default()
+    };
+    let page = async |state, reason: &str| {
+        let mut shift = shift(3, state, 1, reason);
+        shift.status.as_mut().unwrap().findings = vec![finding.clone()];
+        let hub = Hub::start(Script { get_shift: queue([got(shift)]), ..Script::default() }).await;
+        hub.yardctl(&format!("get shift {SHIFT}")).await
+    };
+    let held = page(ShiftState::Baking, "Held").await;
+    assert!(held.out.contains("a shift under way takes no further override"), "{held:?}");
+    assert!(held.out.contains("yardctl abort shop/checkout"), "{held:?}");
+    let failed = page(ShiftState::Failed, "PreflightFailed").await;
+    assert!(failed.out.contains("ask for it again with --override MaintenanceWindow"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn text_that_would_turn_a_line_round_on_the_terminal_is_not_printed() {
+    let turned = "x\u{202e}detrever\u{2066}\u{200f}\u{1b}[2J";
+    let evil = || {
+        let mut entry = entry(1);
+        entry.reason = turned.into();
+        Answer::Ok(pb::ListAuditEntriesResponse { entries: vec![entry], next_page_token: String::new() })
+    };
+    let obeyed = ['\u{202e}', '\u{2066}', '\u{200f}', '\u{1b}'];
+    for format in ["table", "json", "jsonl", "yaml"] {
+        let ran = Hub::start(Script { audit: queue([evil()]), ..Script::default() })
+            .await
+            .yardctl(&format!("audit -o {format}"))
+            .await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("detrever") && !ran.out.contains(obeyed), "{format}: {ran:?}");
+        if format == "json" {
+            assert_eq!(ran.json()["entries"][0]["reason"], turned, "a program gets what was written");
+        }
+    }
+    let refused = Script { act: queue([Answer::Refuse(Status::failed_precondition(turned))]), ..Script::default() };
+    let ran = Hub::start(refused).await.yardctl(&format!("pause {SHIFT}")).await;
+    assert!(ran.err.contains("detrever") && !ran.err.contains(obeyed), "{ran:?}");
+}
+
 #[tokio::test]
 async fn an_approval_may_wait_for_the_end() {
     let script = Script {

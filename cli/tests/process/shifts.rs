@@ -451,6 +451,91 @@ async fn a_rollback_of_a_running_shift_waits_for_the_weights_from_before() {
     assert_eq!(hub.seen.rollback.lock().unwrap()[0].id, SHIFT);
 }
 
+fn rolled_back(shift: pb::Shift) -> Answer<pb::RollbackShiftResponse> {
+    Answer::Ok(pb::RollbackShiftResponse { shift: Some(shift), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_rollback_that_leads_forward_or_nowhere_is_announced() {
+    let new = || pb::Shift {
+        id: "019b0c3e-7c00-7000-8000-000000000002".into(),
+        rollback_of: SHIFT.into(),
+        ..shift(1, ShiftState::Pending, 0, "Created")
+    };
+    let ended = || shift(9, ShiftState::Succeeded, 2, "Converged");
+    let run = async |answer: pb::Shift, of: pb::Shift, line: &str| {
+        let script = Script {
+            rollback: queue([rolled_back(answer)]),
+            get_shift: queue([Answer::Ok(pb::GetShiftResponse { shift: Some(of) })]),
+            ..Script::default()
+        };
+        let ran = Hub::start(script).await.yardctl(line).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.err
+    };
+    for line in ["rollback shop/checkout".to_owned(), format!("rollback {SHIFT}")] {
+        assert_eq!(run(new(), ended(), &line).await, "", "an ordinary one");
+        let again = run(new(), pb::Shift { rollback_of: "release".into(), ..ended() }, &line).await;
+        let part = format!("ATTENTION: shift {SHIFT}, which is taken back now, was itself taking back shift release");
+        assert!(
+            again.contains(&part) && again.contains("leads forward again, to shop/checkout blue=0,green=100"),
+            "{again}"
+        );
+    }
+    let still = |shift: &pb::Shift| {
+        let mut still = shift.clone();
+        let moves = &mut still.status.as_mut().unwrap().moves;
+        moves[0].from = moves[0].to.clone();
+        still
+    };
+    let by_id = format!("rollback {SHIFT}");
+    let nowhere = run(still(&new()), still(&ended()), &by_id).await;
+    assert!(nowhere.contains("ATTENTION: nothing is taken back"), "{nowhere}");
+    let twice = run(still(&new()), ended(), &by_id).await;
+    assert!(twice.contains("ATTENTION: nothing is left to take back"), "{twice}");
+}
+
+#[tokio::test]
+async fn a_rollback_is_made_although_what_it_takes_back_cannot_be_looked_at() {
+    let new = || pb::Shift { rollback_of: "old".into(), ..shift(1, ShiftState::Pending, 0, "Created") };
+    for look in [Answer::Never, Answer::Refuse(Status::internal("broken"))] {
+        let script = Script { rollback: queue([rolled_back(new())]), get_shift: queue([look]), ..Script::default() };
+        let ran = Hub::start(script).await.yardctl("rollback shop/checkout").await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.starts_with(&format!("{SHIFT}\n")) && ran.err.is_empty(), "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_running_rollback_that_is_taken_back_is_waited_for_and_said_to_go_forward() {
+    let running =
+        |version, state, reason| pb::Shift { rollback_of: "release".into(), ..shift(version, state, 1, reason) };
+    for name in ["shop/checkout", SHIFT] {
+        let script = Script {
+            rollback: queue([rolled_back(running(4, ShiftState::Aborting, "AbortRequested"))]),
+            watch_shift: queue([Answer::Ok(vec![beat(running(5, ShiftState::Aborted, "Restored"))])]),
+            ..Script::default()
+        };
+        let ran = Hub::start(script).await.yardctl(&format!("rollback {name} --wait")).await;
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        assert!(ran.out.ends_with("; restored reached\n"), "{name}: {ran:?}");
+        assert!(ran.err.contains("which goes back now, was itself taking back shift release"), "{name}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_finding_of_a_dry_run_is_counted_as_one() {
+    for (findings, said) in [(1, "1 finding stands in the way"), (2, "2 findings stand in the way")] {
+        let answer = Answer::Ok(pb::CreateShiftResponse {
+            shift: Some(shift(1, ShiftState::Pending, 0, "Created")),
+            findings: vec![finding("MaxStepPercent", true); findings],
+            ..Default::default()
+        });
+        let ran = Hub::start(answers([answer])).await.yardctl("flip shop/checkout --to green --dry-run").await;
+        assert!(ran.code == 5 && ran.err.contains(said), "{ran:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_command_line_is_a_usage_error_that_names_argument_and_remedy() {
     for (words, part) in [

@@ -105,6 +105,35 @@ async fn violations_are_shown_with_field_value_problem_and_remedy() {
 }
 
 #[tokio::test]
+async fn a_safety_rule_is_crossed_by_a_flip_and_the_refusal_says_so_once() {
+    let details = pb::Findings {
+        findings: vec![pb::GuardFinding {
+            guard: "MaintenanceWindow".into(),
+            policy: Some(pb::PolicyRef { namespace: "shop".into(), name: "checkout".into() }),
+            step: 1,
+            message: "outside of every window".into(),
+            overridable: true,
+            ..Default::default()
+        }],
+    };
+    let message =
+        "safety rules stand in the way: outside of every window; a shift may override MaintenanceWindow with a reason";
+    let status = Status::with_details(Code::FailedPrecondition, message, details.encode_to_vec().into());
+    let hub = Hub::start(weights([Answer::Refuse(status)])).await;
+    let ran = hub.yardctl("weights shop/checkout blue=1").await;
+    assert_eq!(ran.code, 5, "{ran:?}");
+    let expected = "\
+error: cannot set the weights of shop/checkout: safety rules stand in the way
+  MaintenanceWindow of shop/checkout, step 1
+    problem: outside of every window
+    remedy:  yardctl weights crosses no rule: use `yardctl flip shop/checkout --weights CLUSTER=WEIGHT,.. --override \
+MaintenanceWindow --reason TEXT`, if you have the right to
+remedy: nothing was changed
+";
+    assert_eq!(ran.err, expected, "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_stale_version_is_a_conflict_that_names_the_present_one() {
     let details = pb::VersionConflict { expected_version: 3, present_version: 9 };
     let status = Status::with_details(Code::Aborted, "stale", details.encode_to_vec().into());

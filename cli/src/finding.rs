@@ -1,0 +1,93 @@
+//! Safety rules and facts that stand in the way of a shift, as text with what helps. Pure.
+
+use crate::{model::Finding, text::plain};
+
+/// How a rule can be crossed from where it is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Crossing {
+    /// By the same command with a flag.
+    #[default]
+    Flag,
+    /// `yardctl weights` crosses none, a flip does.
+    Flip,
+    /// A shift under way takes no further override.
+    UnderWay,
+    /// It has ended: by the next one.
+    Ended,
+}
+
+/// A finding in the form of a violation, with what crosses it, if it may be crossed.
+pub fn finding_block(finding: &Finding, crossing: Crossing) -> String {
+    let remedy = match (finding.overridden, finding.overridable) {
+        (true, _) => "none needed: it is crossed on purpose".to_owned(),
+        (false, true) => remedy(finding, crossing),
+        (false, false) => "cannot be overridden".to_owned(),
+    };
+    let until = finding.until.map(|at| format!("; it ends by itself at {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    format!(
+        "  {} of {}, step {}\n    problem: {}\n    remedy:  {}\n",
+        plain(&finding.guard),
+        plain(&finding.policy.to_string()),
+        finding.step,
+        plain(&finding.message),
+        plain(&format!("{remedy}{}", until.unwrap_or_default())),
+    )
+}
+
+fn remedy(finding: &Finding, crossing: Crossing) -> String {
+    let (policy, flags) = (&finding.policy, format!("--override {} --reason TEXT", finding.guard));
+    let right = "if you have the right to";
+    match crossing {
+        Crossing::Flag => format!("add {flags} to cross it, {right}"),
+        Crossing::Flip => format!(
+            "yardctl weights crosses no rule: use `yardctl flip {policy} --weights CLUSTER=WEIGHT,.. {flags}`, {right}"
+        ),
+        Crossing::UnderWay => format!(
+            "a shift under way takes no further override: take it back with `yardctl abort {policy}` and ask for it again with \
+             {flags}, {right}"
+        ),
+        Crossing::Ended => format!("ask for it again with {flags} to cross it, {right}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PolicyRef;
+
+    fn block(crossing: Crossing) -> String {
+        let finding = Finding {
+            guard: "MaintenanceWindow".into(),
+            policy: PolicyRef { namespace: "shop".into(), name: "checkout".into() },
+            step: 2,
+            message: "outside of every window".into(),
+            overridable: true,
+            ..Finding::default()
+        };
+        finding_block(&finding, crossing)
+    }
+
+    #[test]
+    fn the_remedy_is_one_that_helps_where_the_rule_is_shown() {
+        let begin = "  MaintenanceWindow of shop/checkout, step 2\n    problem: outside of every window\n    remedy:  ";
+        for (crossing, remedy) in [
+            (Crossing::Flag, "add --override MaintenanceWindow --reason TEXT to cross it, if you have the right to\n"),
+            (
+                Crossing::Flip,
+                "yardctl weights crosses no rule: use `yardctl flip shop/checkout --weights CLUSTER=WEIGHT,.. --override \
+                 MaintenanceWindow --reason TEXT`, if you have the right to\n",
+            ),
+            (
+                Crossing::UnderWay,
+                "a shift under way takes no further override: take it back with `yardctl abort shop/checkout` and ask for it \
+                 again with --override MaintenanceWindow --reason TEXT, if you have the right to\n",
+            ),
+            (
+                Crossing::Ended,
+                "ask for it again with --override MaintenanceWindow --reason TEXT to cross it, if you have the right to\n",
+            ),
+        ] {
+            assert_eq!(block(crossing), format!("{begin}{remedy}"), "{crossing:?}");
+        }
+    }
+}
