@@ -135,8 +135,12 @@ fn a_webhook_says_pass_or_fail_or_asks_to_wait() {
     let gate = gate("success: '< 0.5'");
     let says = |pass| Reading::Verdict { pass, message: "said".to_owned() };
     let phases = [Some(true), Some(false), None].map(|pass| after(&gate, &[says(pass)]).phase);
-    assert_eq!(phases, [GatePhase::Passed, GatePhase::Failed, GatePhase::NoData]);
-    assert_eq!(after(&gate, &[says(None)]).message, "said");
+    assert_eq!(phases, [GatePhase::Passed, GatePhase::Failed, GatePhase::Running]);
+    let run = after(&gate, &[says(None)]);
+    assert_eq!((run.message.as_str(), run.succeeded, run.failed, run.without_data), ("said", 0, 0, 0));
+    // One that passed waits again, until the next success.
+    assert_eq!(after(&gate, &[says(Some(true)), says(None)]).phase, GatePhase::Running);
+    assert_eq!(after(&gate, &[says(Some(true)), says(None), says(Some(true))]).phase, GatePhase::Passed);
 }
 
 #[test]
@@ -175,7 +179,7 @@ fn target_health_fails_with_too_few_and_waits_for_those_that_are_being_judged() 
     (counts.initial, counts.healthy) = (1, 2);
     stage.targets("checkout", "green", counts);
     stage.look();
-    assert_eq!((stage.state(), stage.why().as_str()), (State::Baking, "NoData"));
+    assert_eq!((stage.state(), stage.why().as_str()), (State::Baking, "GatesRunning"));
     assert!(
         stage.shift.message.contains("2 of 3 targets of green are healthy, 100 % must be"),
         "{}",
@@ -245,4 +249,31 @@ proptest! {
         };
         prop_assert_eq!(run.phase, phase);
     }
+}
+
+#[test]
+fn a_webhook_that_asks_to_wait_is_neither_without_data_nor_passed() {
+    let wait = || Reading::Verdict { pass: None, message: "the load test runs".to_owned() };
+    let pass = || Reading::Verdict { pass: Some(true), message: "all good".to_owned() };
+    let hook = plan(&format!("{GREEN}gates: [{{name: hook, webhook: {{endpoint: ci}}}}]")).steps[0].gates[0].clone();
+    let run = after(&hook, &[wait(), wait()]);
+    assert_eq!((run.phase, run.without_data, run.message.as_str()), (GatePhase::Running, 0, "the load test runs"));
+    assert_eq!(after(&hook, &[wait(), pass()]).phase, GatePhase::Passed);
+    assert_eq!(after(&hook, &[pass(), wait()]).phase, GatePhase::Running, "it took its word back");
+}
+
+#[test]
+fn the_history_says_on_what_evidence_a_step_was_left() {
+    let yaml = format!(
+        "{GREEN}gates: [{{name: errors, prometheus: {{source: main, query: up}}, success: '< 0.5'}}]\n\
+         strategy: {{canary: {{percent: 5}}}}\n"
+    );
+    let mut stage = Stage::new(&yaml, &[&record("checkout", &[("blue", 100), ("green", 0)], "")]);
+    stage.look();
+    stage.settled_look();
+    stage.measured = vec![Measured { step: 0, gate: 0, at: stage.now, reading: value(0.25) }];
+    stage.look();
+    let left = stage.shift.history.last().unwrap();
+    assert_eq!(stage.state(), State::Stepping);
+    assert!(left.message.ends_with("; gates of step 1: errors (1 succeeded, 0 failed, last 0.25)"), "{}", left.message);
 }

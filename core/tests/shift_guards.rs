@@ -9,7 +9,7 @@ use switchyard_core::{
         guard::{Finding, Rules, facts},
         view::PolicyView,
     },
-    status::{Note, Reason},
+    status::{Note, Reason, TargetCounts},
 };
 
 const GREEN: &str = "policies: [{name: checkout, to: green}]\nprogressDeadlineSeconds: 60\n";
@@ -320,7 +320,7 @@ fn a_freeze_between_steps_holds_and_what_is_not_known_waits() {
 
 #[test]
 fn capacity_is_measured_by_the_recorded_weights_so_that_a_canary_can_come_to_its_end() {
-    let view: PolicyView = view_of(&record("checkout", &TWO, ""));
+    let view: PolicyView = view_of(&record("checkout", &[("blue", 100), ("green", 0)], ""));
     let rules = Rules {
         policy: &shift_support::key("checkout"),
         safety: &view.safety,
@@ -347,4 +347,34 @@ fn the_words_of_rules_are_read_as_they_are_written() {
         assert_eq!(json, format!("\"{guard}\""));
     }
     assert_eq!("Sunshine".parse::<Guard>().unwrap_err(), "\"Sunshine\" is not a safety rule");
+}
+
+#[test]
+fn targets_without_a_verdict_are_waited_for_and_not_taken_for_dead() {
+    let mut stage = Stage::new(
+        "policies: [{name: checkout, to: green}]\n",
+        &[&record("checkout", &[("blue", 100), ("green", 0)], "")],
+    );
+    // As they are read right before the rule uses their group.
+    stage.targets("checkout", "green", TargetCounts { healthy: 0, unused: 3, ..healthy(3) });
+    stage.look();
+    assert_eq!((stage.state(), stage.why().as_str()), (State::Preflight, "NotObservedYet"));
+    stage.targets("checkout", "green", healthy(3));
+    stage.look();
+    assert_eq!(stage.state(), State::Stepping);
+}
+
+#[test]
+fn a_cluster_that_is_missing_from_what_is_known_is_waited_for() {
+    let mut stage = Stage::new(
+        "policies: [{name: checkout, to: green}]\n",
+        &[&record("checkout", &[("blue", 100), ("green", 0)], "")],
+    );
+    let known = stage.policy("checkout").clusters.clone();
+    stage.policy("checkout").clusters.retain(|side| side.cluster.as_str() == "blue");
+    stage.look();
+    assert_eq!((stage.state(), stage.why().as_str()), (State::Preflight, "NotObservedYet"));
+    stage.policy("checkout").clusters = known;
+    stage.look();
+    assert_eq!(stage.state(), State::Stepping);
 }

@@ -561,3 +561,17 @@ fn a_shift_is_read_as_it_was_written() {
     stage.settled_look();
     same(&stage);
 }
+
+#[test]
+fn a_step_is_made_only_from_where_the_shift_is() {
+    let mut stage = stage(CANARY);
+    stage.look();
+    stage.settled_look();
+    stage.wait(100);
+    // Another hand changed the rule while the step baked.
+    stage.policy("checkout").programmed = Some(false);
+    assert_eq!(stage.look().writes, []);
+    assert_eq!(now(&stage), is(State::Baking, ShiftReason::Held));
+    stage.settled_look();
+    assert_eq!((stage.state(), stage.asked("checkout").as_str()), (State::Stepping, "blue=0,green=100"));
+}

@@ -171,9 +171,19 @@ async fn a_finished_shift_is_taken_back_by_a_new_one_and_a_repetition_does_not_t
     let done = drive(&hub, &made.id).await;
     assert_eq!(status(&done).state(), ShiftState::Succeeded);
     assert_eq!(requested(&hub, "web").await, map(&[("blue", 100), ("green", 0)]));
-    // Taking the rollback back goes forward again.
-    let forward = roll(&hub, back("web")).await.unwrap();
-    assert_eq!(forward.rollback_of, made.id);
+    // Whoever types the same again does not bring the version up that was taken back.
+    let refused = roll(&hub, back("web")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&format!("yardctl rollback {}", made.id)), "{}", refused.message());
+    // Taking the rollback back on purpose is a way forward, and waits for every rule.
+    // A flip to where the traffic is already is nothing to take back, and hides nothing.
+    let again = create(&hub, flip("web", "blue")).await.unwrap().id;
+    drive(&hub, &again).await;
+    let still = roll(&hub, back("web")).await.unwrap_err();
+    assert!(still.message().contains(&made.id), "{}", still.message());
+    let by_id = api::RollbackShiftRequest { policy: None, id: made.id.clone(), ..back("web") };
+    let forward = roll(&hub, by_id).await.unwrap();
+    assert_eq!(forward.rollback_of, "");
     assert_eq!(status(&forward).moves[0].to, weights(&[("blue", 0), ("green", 100)]));
     hub.stop().await;
 }

@@ -169,6 +169,7 @@ async fn safety_rules_hold_a_shift_unless_it_crosses_them_and_that_is_on_record(
     let db = database().await;
     let weights = [("blue", 100), ("green", 0)];
     apply(&db.store, &with_safety("a", &weights, json!({"maxStepPercent": 60}))).await;
+    policies(&db, &["b"]).await;
     let error = create(&db.store, &flip(&["a"], "green")).await.unwrap_err();
     let ShiftError::Held { findings } = &error else { panic!("{error:?}") };
     assert_eq!(findings.iter().map(|finding| finding.guard).collect::<Vec<_>>(), [Guard::MaxStepPercent]);
@@ -176,12 +177,15 @@ async fn safety_rules_hold_a_shift_unless_it_crosses_them_and_that_is_on_record(
     assert_eq!(count(&db, "shifts").await, 0);
 
     let crossing = plan(json!({
-        "policies": [{"name": "a", "to": "green"}], "overrides": ["MaxStepPercent"], "reason": "the house burns"
+        "policies": [{"name": "a", "to": "green"}, {"name": "b", "to": "green"}],
+        "overrides": ["MaxStepPercent"], "reason": "the house burns"
     }));
     let made = create(&db.store, &crossing).await.unwrap();
     let row = &audit_of(&db.store, "a").await[0];
     assert_eq!((row.action.as_str(), row.overrides()), ("shift-create", vec!["MaxStepPercent".to_owned()]));
     assert_eq!(row.detail["crossed"].as_array().unwrap().len(), 1, "{row:?}");
+    let other = &audit_of(&db.store, "b").await[0];
+    assert_eq!((other.action.as_str(), other.detail["crossed"].as_array().unwrap().len()), ("shift-create", 0));
     db.store.shift_command(&fresh(), &made.id, &Command::Abort).await.unwrap();
     create(&db.store, &halves(&["a"], "green")).await.unwrap();
 }

@@ -53,7 +53,12 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         // A deletion ends the freeze: the spec that asked for it is gone, and nobody could unset it.
         let frozen = draft.record.policy.freeze && draft.record.deleting_since.is_none();
         if frozen && !wanted.is_empty() {
-            let message = format!("spec.safety.freeze is set: {} steps are not made; unset it to go on", wanted.len());
+            let calls = if wanted.len() == 1 {
+                "1 call at AWS is".to_owned()
+            } else {
+                format!("{} calls at AWS are", wanted.len())
+            };
+            let message = format!("spec.safety.freeze is set: {calls} not made; unset it to go on");
             draft.note(None, Reason::Frozen, message);
             wanted.clear();
         }

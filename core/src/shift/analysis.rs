@@ -248,6 +248,8 @@ enum Verdict {
     Success(String),
     Failure(String),
     Neither(String),
+    /// It works on it: that is no lack of data, and no success either.
+    Wait(String),
 }
 
 impl GateRun {
@@ -285,6 +287,11 @@ impl GateRun {
                 self.message = message;
                 true
             }
+            Verdict::Wait(message) => {
+                self.message = message;
+                self.phase = if self.failed > gate.failure_limit { GatePhase::Failed } else { GatePhase::Running };
+                return;
+            }
         };
         self.phase = if self.failed > gate.failure_limit {
             GatePhase::Failed
@@ -303,7 +310,7 @@ fn judge(gate: &CheckedGate, reading: &Reading) -> Verdict {
         Reading::NoData(why) => Verdict::Neither(why.clone()),
         Reading::Verdict { pass: Some(true), message } => Verdict::Success(message.clone()),
         Reading::Verdict { pass: Some(false), message } => Verdict::Failure(message.clone()),
-        Reading::Verdict { pass: None, message } => Verdict::Neither(message.clone()),
+        Reading::Verdict { pass: None, message } => Verdict::Wait(message.clone()),
         Reading::Value(value) if !value.is_finite() => Verdict::Neither(format!("{value} is no number to compare")),
         Reading::Value(value) => compare(gate, *value),
     }
@@ -337,7 +344,7 @@ pub(super) fn target_health(min_healthy_percent: u32, gaining: &[(&PolicyView, V
             }
             if u64::from(healthy) * 100 < u64::from(registered) * u64::from(min_healthy_percent) {
                 // New targets are not judged yet: that says nothing against the version they run.
-                let judged = healthy + cluster.targets.initial;
+                let judged = registered - cluster.targets.unhealthy.min(registered);
                 let pending = u64::from(judged) * 100 >= u64::from(registered) * u64::from(min_healthy_percent);
                 let message =
                     format!("{healthy} of {registered} targets of {name} are healthy, {min_healthy_percent} % must be");

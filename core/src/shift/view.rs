@@ -132,7 +132,9 @@ impl PolicyView {
             (Some(arn), Some(observed)) => {
                 observed.target_groups.get(arn).is_some_and(|group| group.targets.get().is_some())
             }
-            _ => true,
+            // Before AWS was read through once, a group that is not known may well exist.
+            (None, Some(observed)) => observed.audited_at.is_some(),
+            (_, None) => true,
         };
         let clusters = status.into_iter().flat_map(|status| &status.clusters).map(|cluster| ClusterView {
             cluster: cluster.cluster.clone(),

@@ -306,7 +306,9 @@ impl Engine {
         for policy in plan.policies.values() {
             for cluster in &policy.status.clusters {
                 held += i64::from(cluster.targets.held);
-                let waits = cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget;
+                // Targets that were read before the rule used their group are `unused`: their verdict comes with the next look.
+                let in_use = cluster.targets.unused > 0 && cluster.programmed.is_some();
+                let waits = in_use || cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget;
                 waiting.extend(cluster.target_group.iter().filter(|_| waits).cloned());
             }
             if policy.status.notes.iter().any(|note| note.reason == Reason::InvariantViolated) {

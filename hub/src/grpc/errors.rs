@@ -53,8 +53,21 @@ pub enum ApiError {
     #[error("there is no shift {0}; see which there are with ListShifts (yardctl history)")]
     NoShift(ShiftId),
     /// Nothing was ever moved.
-    #[error("policy {0} has no shift under way and none that succeeded, so there is nothing to take back")]
+    #[error("policy {0} has no shift under way and none that succeeded and moved its weights, so there is nothing to take back")]
     NothingToRollBack(PolicyKey),
+    /// The last move was a way back itself.
+    #[error(
+        "the shift that moved policy {policy} last, {last}, took {of} back; to go forward again by taking that back, name it: \
+         yardctl rollback {last}"
+    )]
+    RolledBackAlready {
+        /// Which.
+        policy: PolicyKey,
+        /// The rollback.
+        last: ShiftId,
+        /// What it took back.
+        of: ShiftId,
+    },
     /// Only what succeeded is taken back.
     #[error("shift {shift} ended as {state}: {}", went_back(*.state))]
     NotRolledBack {
@@ -188,7 +201,7 @@ pub fn to_status(error: &ApiError) -> Status {
         ApiError::NoShift(_) | ApiError::NothingToRollBack(_) | ApiError::PoliciesGone { .. } => {
             Status::not_found(text)
         }
-        ApiError::NotRolledBack { .. } => Status::failed_precondition(text),
+        ApiError::NotRolledBack { .. } | ApiError::RolledBackAlready { .. } => Status::failed_precondition(text),
         ApiError::Invalid(violations) => invalid(violations),
         ApiError::NotFound(_) | ApiError::UnknownCluster { .. } => Status::not_found(text),
         ApiError::NotLoaded | ApiError::NotObserved | ApiError::Shutdown => Status::unavailable(text),

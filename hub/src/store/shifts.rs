@@ -254,15 +254,17 @@ impl Store {
         Ok(ShiftPage { shifts: read_shifts(rows), next })
     }
 
-    /// The shift of a policy that succeeded last, whatever it came from: the one that a rollback takes back.
+    /// The shift that moved a policy last and succeeded, whatever it came from: the one that a rollback takes back. One that went to
+    /// where the weights were already does not count.
     ///
     /// # Errors
     /// [`StoreError::Unreadable`] when a newer version wrote it.
     pub async fn shift_last_succeeded(&self, policy: &PolicyUid) -> Result<Option<Shift>, StoreError> {
         // What has ended is not changed any more, so its change number is that of its end.
         let read = shift_select!(
-            "join shift_policies p on p.shift_id = s.id where p.policy_uid = $1 and s.state = 'Succeeded' \
-             order by s.change desc limit 1"
+            "join shift_policies p on p.shift_id = s.id where p.policy_uid = $1 and s.state = 'Succeeded' and \
+             exists (select 1 from jsonb_array_elements(s.doc -> 'moves') as m \
+             where m ->> 'uid' = p.policy_uid and m -> 'from' <> m -> 'to') order by s.change desc limit 1"
         );
         let read = sqlx::query_as::<_, ShiftRow>(read).bind(policy.as_str());
         self.run(Query::ShiftGet, read.fetch_optional(&self.pool)).await?.map(ShiftRow::read).transpose()

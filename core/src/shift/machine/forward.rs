@@ -14,16 +14,25 @@ use super::{
 };
 use crate::ids::{ClusterName, Weight};
 
+/// Policies whose weights are spelt out in a sentence; the moves beside it hold all.
+const MOST_IN_WORDS: usize = 3;
+
 impl Look<'_> {
     pub(super) fn enter_step(&mut self, step: usize) -> bool {
+        let evidence = self.evidence();
         self.shift.step = Some(step);
         self.shift.gates = self.shift.steps[step].gates.iter().map(|_| GateRun::default()).collect();
         self.shift.programmed = false;
         self.shift.converged = false;
         let crossed: Vec<Finding> = self.findings_crossed(step);
-        let asked = self.shift.present_moves().map(|one| words(one, &self.shift.asked(one))).collect::<Vec<_>>();
+        let all_asked = self.shift.present_moves().count();
+        let asked = self.shift.present_moves().take(MOST_IN_WORDS).map(|one| words(one, &self.shift.asked(one)));
+        let mut asked: Vec<String> = asked.collect();
+        if all_asked > MOST_IN_WORDS {
+            asked.push(format!("and {} more policies", all_asked - MOST_IN_WORDS));
+        }
         let (number, all) = (step + 1, self.shift.steps.len());
-        let message = format!("step {number} of {all} asks for {}", asked.join("; "));
+        let message = format!("step {number} of {all} asks for {}{evidence}", asked.join("; "));
         self.enter(State::Stepping, ShiftReason::StepRequested, message);
         self.shift.findings = crossed;
         self.writes = writes_of(&self.shift);
@@ -144,7 +153,7 @@ impl Look<'_> {
                 return self.wait(ShiftReason::Baking, format!("bakes until {bake_end:.0}"));
             }
             if step.approval && self.shift.approved.is_none_or(|approved| approved < index) {
-                let message = format!("step {} waits for approval", index + 1);
+                let message = format!("step {} waits for approval{}", index + 1, self.evidence());
                 return self.enter(State::AwaitingApproval, ShiftReason::ApprovalNeeded, message);
             }
         }
@@ -173,12 +182,17 @@ impl Look<'_> {
     pub(super) fn next_step(&mut self, index: usize) -> bool {
         let last = self.shift.steps.len() - 1;
         if index == last {
-            let message = "the last weights are in force at AWS; the settle time runs".to_owned();
+            let message = format!("the last weights are in force at AWS; the settle time runs{}", self.evidence());
             return self.enter(State::Converging, ShiftReason::Settling, message);
         }
         // Counts that nobody knows would be judged as zeros, and held against the step.
         if let Some(unknown) = self.unknown() {
             return self.wait_for_itself(ShiftReason::NotObservedYet, unknown);
+        }
+        // Another hand changed the rule, say: a step is made from where the shift is, not from where it was.
+        if !self.in_force() {
+            let message = self.trouble().unwrap_or_else(|| "the weights of the step are not in force".to_owned());
+            return self.wait_for_itself(ShiftReason::Held, message);
         }
         let next = self.next_index(index, last);
         let findings = self.findings(next);

@@ -56,7 +56,22 @@ impl Look<'_> {
         Some(if run.phase == GatePhase::NoData {
             (ShiftReason::NoData, format!("gate {name} has nothing to judge by, so the shift waits: {}", run.message))
         } else {
-            (ShiftReason::GatesRunning, format!("gate {name}: {done} of {count} measurements succeeded"))
+            let last = if run.message.is_empty() { String::new() } else { format!("; the last said: {}", run.message) };
+            (ShiftReason::GatesRunning, format!("gate {name}: {done} of {count} measurements succeeded{last}"))
         })
+    }
+
+    /// On what evidence the step under way is left, for the history; empty without gates.
+    pub(super) fn evidence(&self) -> String {
+        /// Gates that are spelt out.
+        const MOST: usize = 5;
+        let Some(step) = self.shift.step.filter(|_| !self.shift.promoted) else { return String::new() };
+        let gates = self.shift.steps[step].gates.iter().zip(&self.shift.gates);
+        let said = gates.take(MOST).map(|(gate, run)| {
+            let value = run.value.map(|value| format!(", last {value}")).unwrap_or_default();
+            format!("{} ({} succeeded, {} failed{value})", gate.name, run.succeeded, run.failed)
+        });
+        let said: Vec<String> = said.collect();
+        if said.is_empty() { String::new() } else { format!("; gates of step {}: {}", step + 1, said.join(", ")) }
     }
 }

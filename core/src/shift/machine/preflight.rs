@@ -61,7 +61,7 @@ impl Look<'_> {
         for one in self.shift.present_moves() {
             let Some(view) = self.policy(one) else { continue };
             let gaining = Shift::gaining(one);
-            if let Some(name) = gaining.iter().find(|name| view.cluster(name).is_some_and(|cluster| !cluster.known)) {
+            if let Some(name) = gaining.iter().find(|name| view.cluster(name).is_none_or(|cluster| !cluster.known)) {
                 return Some(format!("the targets of {name} of {} are not known yet", one.policy));
             }
         }
@@ -73,7 +73,10 @@ impl Look<'_> {
             return false;
         }
         let view = self.view.policies.get(&finding.policy);
-        let judging = |counts: &TargetCounts| counts.initial > 0 || counts.desired > counts.registered;
+        // Without a verdict: registered a moment ago, or read before the rule used the group (ELBv2's `unused`).
+        let judging = |counts: &TargetCounts| {
+            counts.healthy + counts.unhealthy < counts.registered || counts.desired > counts.registered
+        };
         view.is_some_and(|view| view.clusters.iter().any(|cluster| judging(&cluster.targets)))
     }
 
@@ -115,7 +118,7 @@ fn later_shapes(shift: &Shift, one: &Move, rules: &Rules<'_>) -> Vec<Finding> {
 
 pub(super) fn sentence(findings: &[Finding]) -> String {
     /// Findings that are spelt out; the list beside the sentence holds all.
-    const MOST: usize = 5;
+    const MOST: usize = 2;
     let shown: Vec<&str> = findings.iter().take(MOST).map(|finding| finding.message.as_str()).collect();
     let more = findings.len().saturating_sub(MOST);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };

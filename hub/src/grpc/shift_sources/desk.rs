@@ -9,12 +9,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use switchyard_core::{
     ids::{PolicyKey, ResourceUid, ShiftId},
-    shift::{Finding, Shift, validate::StartError},
+    shift::{
+        Finding, Shift,
+        validate::{ShiftPlan, StartError},
+    },
 };
 use switchyard_proto::agent::v1::TrafficShiftStatus;
 
 use super::{
-    parse::{Asked, Resource},
+    parse::Resource,
     told::{self, Standing},
 };
 use crate::store::{ShiftError, StoreError};
@@ -36,8 +39,8 @@ pub enum Job {
     Make {
         /// The resource.
         resource: Box<Resource>,
-        /// What it asks for.
-        asked: Box<Asked>,
+        /// The shift that it asks for.
+        plan: Box<ShiftPlan>,
     },
     /// Remember that it is refused.
     Refuse {
@@ -52,8 +55,6 @@ pub enum Job {
     Say {
         /// The resource.
         resource: Box<Resource>,
-        /// What it says.
-        asked: Box<Asked>,
     },
     /// Read a shift that is not in the picture any more.
     Read(ShiftId),
@@ -143,8 +144,8 @@ impl Desk {
         let uid = entry.resource.uid.clone();
         let resource = Box::new(entry.resource.clone());
         let job = match (&entry.standing, &entry.resource.asked) {
-            (Standing::Made(_), Ok(asked)) => Job::Say { resource, asked: Box::new(asked.clone()) },
-            (_, Ok(asked)) => Job::Make { resource, asked: Box::new(asked.clone()) },
+            (Standing::Made(_), _) if !resource.said.is_empty() => Job::Say { resource },
+            (_, Ok(plan)) => Job::Make { resource, plan: Box::new(plan.clone()) },
             (_, Err(why)) => Job::Refuse { uid: uid.clone(), generation: resource.generation, why: why.clone() },
         };
         Some((uid, job))
@@ -166,7 +167,7 @@ impl Desk {
                 // What a resource says was taken in when its shift was made, but not when an earlier stream had it made.
                 entry.said = if first { entry.said } else { entry.said.max(generation) };
                 entry.standing = Standing::Made(shift);
-                let unsaid = entry.said < entry.resource.generation && entry.resource.asked.is_ok();
+                let unsaid = entry.said < entry.resource.generation && !entry.resource.said.is_empty();
                 entry.due = (unsaid && !entry.standing.has_ended()).then_some(now);
             }
             Done::Refused(why) => entry.standing = Standing::Refused { why },

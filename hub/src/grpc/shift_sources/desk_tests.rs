@@ -9,7 +9,7 @@ use switchyard_proto::agent::v1::TrafficShiftStatus;
 
 use super::{
     desk::{Desk, Done, Job, MOST_RESOURCES},
-    parse::{Asked, Resource},
+    parse::Resource,
 };
 use crate::store::ShiftError;
 
@@ -28,8 +28,8 @@ fn resource(uid: &str, generation: u64) -> Resource {
     let namespace = "shop".parse().unwrap();
     let spec = spec();
     let plan = validate(&spec, &namespace, true).unwrap();
-    let asked = Ok(Asked { plan, said: spec.controls() });
-    Resource { namespace, name: "web-to-green".to_owned(), uid: uid.parse().unwrap(), generation, asked }
+    let (name, reason, said) = ("web-to-green".to_owned(), String::new(), spec.controls());
+    Resource { namespace, name, uid: uid.parse().unwrap(), generation, said, reason, asked: Ok(plan) }
 }
 
 fn shift(state: State) -> Arc<Shift> {
@@ -52,7 +52,7 @@ fn work(desk: &mut Desk, now: Duration, done: Done) -> &'static str {
     let (uid, job) = desk.next_job(now).expect("a job");
     let (kind, generation) = match job {
         Job::Make { resource, .. } => ("make", resource.generation),
-        Job::Say { resource, .. } => ("say", resource.generation),
+        Job::Say { resource } => ("say", resource.generation),
         Job::Refuse { generation, .. } => ("refuse", generation),
         Job::Read(_) => ("read", 0),
     };
@@ -158,16 +158,21 @@ fn a_resource_at_fault_is_remembered_as_refused() {
 }
 
 #[test]
-fn a_resource_that_came_to_be_at_fault_while_its_shift_runs_is_looked_up_once() {
+fn a_resource_that_came_to_be_at_fault_still_speaks_to_its_shift_and_is_looked_up_once() {
     // Its gate names a source that the hub was started without this time, say.
     let faulty = |generation| Resource { asked: Err("no such source".to_owned()), ..resource("u", generation) };
     let mut desk = Desk::default();
     desk.report(faulty(1), Duration::ZERO, AT);
     assert_eq!(work(&mut desk, Duration::ZERO, Done::Shift(shift(State::Baking))), "refuse");
+    assert_eq!(work(&mut desk, Duration::ZERO, Done::Shift(shift(State::Baking))), "say");
     assert!(desk.next_job(SECOND * 3600).is_none(), "its shift goes on");
     assert_eq!(told(&mut desk)[0].state, "Baking");
     desk.report(faulty(2), SECOND, AT);
-    assert_eq!(work(&mut desk, SECOND, Done::Shift(shift(State::Baking))), "refuse");
+    assert_eq!(work(&mut desk, SECOND, Done::Shift(shift(State::Aborting))), "say");
+    assert!(desk.next_job(SECOND * 3600).is_none());
+    // What cannot be read at all says nothing.
+    desk.report(Resource { said: Vec::new(), ..faulty(3) }, SECOND, AT);
+    assert_eq!(work(&mut desk, SECOND, Done::Shift(shift(State::Aborting))), "refuse");
     assert!(desk.next_job(SECOND * 3600).is_none());
 }
 
@@ -178,7 +183,7 @@ fn each_new_generation_is_said_once_also_when_it_comes_while_the_last_one_is_wor
     work(&mut desk, Duration::ZERO, Done::Shift(shift(State::Baking)));
     work(&mut desk, Duration::ZERO, Done::Shift(shift(State::Baking)));
     let mut paused = resource("u", 2);
-    paused.asked.as_mut().unwrap().said = vec![Command::Pause];
+    paused.said = vec![Command::Pause];
     desk.report(paused, SECOND, AT);
     let (uid, _) = desk.next_job(SECOND).expect("a job");
     desk.report(resource("u", 3), SECOND, AT);

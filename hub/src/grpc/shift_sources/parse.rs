@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use switchyard_core::{
     ids::{ClusterName, Epoch, IdError, Namespace, PolicyName, ResourceUid, cut},
     policy::Violation,
-    shift::{ShiftSpec, machine::Command, validate, validate::ShiftPlan},
+    shift::{ShiftSpec, machine::Command, spec::MOST_REASON, validate, validate::ShiftPlan},
     source::words,
 };
 use switchyard_proto::agent::v1::{self as proto, sync_shifts_request::Message};
@@ -44,17 +44,13 @@ pub struct Resource {
     pub uid: ResourceUid,
     /// Of its spec.
     pub generation: u64,
-    /// What it asks for; or why that cannot be taken, in words.
-    pub asked: Result<Asked, String>,
-}
-
-/// What a valid resource asks for.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// The shift.
-    pub plan: ShiftPlan,
-    /// What it says to the shift under way.
+    /// What it says to its shift under way, also where no new shift would be made of it any more, such as on a hub that was started
+    /// without the source of its gate; empty: it cannot be read.
     pub said: Vec<Command>,
+    /// Why, as its author said, at most [`MOST_REASON`] characters.
+    pub reason: String,
+    /// The shift that it asks for; or why that cannot be taken, in words.
+    pub asked: Result<ShiftPlan, String>,
 }
 
 /// What a resource may ask for.
@@ -116,21 +112,28 @@ pub fn resource(message: proto::SyncShiftsRequest, rights: Rights<'_>) -> Result
             SAME_VERSION,
         ));
     }
-    let asked = asked(&resource.spec_json, &namespace, rights);
-    Ok(Resource { namespace, name: name.to_string(), uid, generation: resource.generation, asked })
+    let (name, generation, spec) = (name.to_string(), resource.generation, spec(&resource.spec_json));
+    let (said, reason) = spec.as_ref().map(|spec| (spec.controls(), reason(spec))).unwrap_or_default();
+    let asked = spec.and_then(|spec| asked(&spec, &namespace, rights));
+    Ok(Resource { namespace, name, uid, generation, said, reason, asked })
 }
 
-fn asked(spec: &str, namespace: &Namespace, rights: Rights<'_>) -> Result<Asked, String> {
-    if spec.len() > MOST_SPEC {
-        return Err(format!(
-            "spec has {} bytes as JSON and at most {MOST_SPEC} are taken; use several shifts",
-            spec.len()
-        ));
+fn spec(text: &str) -> Result<ShiftSpec, String> {
+    if text.len() > MOST_SPEC {
+        let bytes = text.len();
+        return Err(format!("spec has {bytes} bytes as JSON and at most {MOST_SPEC} are taken; use several shifts"));
     }
-    let spec: ShiftSpec = serde_json::from_str(spec)
-        .map_err(|error| format!("spec cannot be read: {error}; see kubectl explain tshift.spec"))?;
-    let mut violations = unknown_sources(&spec, rights.gate_sources);
-    let plan = match validate(&spec, namespace, true) {
+    serde_json::from_str(text).map_err(|error| format!("spec cannot be read: {error}; see kubectl explain tshift.spec"))
+}
+
+/// As the audit log takes it, whatever is wrong with the rest.
+fn reason(spec: &ShiftSpec) -> String {
+    spec.reason.chars().filter(|c| *c != '\0').take(MOST_REASON).collect()
+}
+
+fn asked(spec: &ShiftSpec, namespace: &Namespace, rights: Rights<'_>) -> Result<ShiftPlan, String> {
+    let mut violations = unknown_sources(spec, rights.gate_sources);
+    let plan = match validate(spec, namespace, true) {
         Ok(plan) => Some(plan),
         Err(found) => {
             violations.extend(found);
@@ -148,7 +151,7 @@ fn asked(spec: &str, namespace: &Namespace, rights: Rights<'_>) -> Result<Asked,
     }
     violations.extend(plan.as_ref().and_then(|plan| bounded(plan).err()));
     match plan {
-        Some(plan) if violations.is_empty() => Ok(Asked { said: spec.controls(), plan }),
+        Some(plan) if violations.is_empty() => Ok(plan),
         _ => Err(words(&violations)),
     }
 }

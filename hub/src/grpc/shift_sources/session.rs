@@ -297,7 +297,7 @@ impl Session<'_> {
     fn next_job(&self) -> InFlight {
         let (uid, job) = self.desk.next_job(self.started.elapsed())?;
         let generation = match &job {
-            Job::Make { resource, .. } | Job::Say { resource, .. } => resource.generation,
+            Job::Make { resource, .. } | Job::Say { resource } => resource.generation,
             Job::Refuse { generation, .. } => *generation,
             Job::Read(_) => 0,
         };
@@ -316,18 +316,18 @@ impl Session<'_> {
 
 async fn carry_out(store: &Store, cluster: &ClusterName, job: Job) -> Done {
     let result = match job {
-        Job::Make { resource, asked } => {
+        Job::Make { resource, plan } => {
             let origin = Origin::Resource {
                 cluster: cluster.clone(),
                 namespace: resource.namespace.clone(),
                 name: resource.name.clone(),
                 uid: resource.uid.clone(),
             };
-            store.shift_create(&caller(cluster, &resource, &asked.plan.spec.reason), &asked.plan, &origin).await
+            store.shift_create(&caller(cluster, &resource), &plan, &origin).await
         }
-        Job::Say { resource, asked } => {
-            let caller = caller(cluster, &resource, &asked.plan.spec.reason);
-            store.shift_resource_said(&caller, cluster, &resource.uid, resource.generation, &asked.said).await
+        Job::Say { resource } => {
+            let caller = caller(cluster, &resource);
+            store.shift_resource_said(&caller, cluster, &resource.uid, resource.generation, &resource.said).await
         }
         Job::Refuse { uid, why, .. } => match store.shift_resource_refuse(cluster, &uid, &why).await {
             // What was made of it before this hub found a fault in it goes on.
@@ -354,7 +354,7 @@ async fn read(store: &Store, shift: &switchyard_core::ids::ShiftId) -> Done {
 }
 
 /// Who asks, in the audit log. The request id is one for each generation of the resource: what is tried again is the same request.
-fn caller(cluster: &ClusterName, resource: &Resource, reason: &str) -> Caller {
+fn caller(cluster: &ClusterName, resource: &Resource) -> Caller {
     let mut hash = Sha256::new();
     for part in [cluster.as_str(), resource.uid.as_str(), &resource.generation.to_string()] {
         hash.update(part.as_bytes());
@@ -368,7 +368,7 @@ fn caller(cluster: &ClusterName, resource: &Resource, reason: &str) -> Caller {
             .chars()
             .take(256)
             .collect(),
-        reason: reason.to_owned(),
+        reason: resource.reason.clone(),
     }
 }
 

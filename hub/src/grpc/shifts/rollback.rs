@@ -134,7 +134,13 @@ impl Shifts {
             return Ok(Arc::clone(active));
         }
         let last = self.parts.store.shift_last_succeeded(&stored.record.uid).await?;
-        last.map(Arc::new).ok_or_else(|| ApiError::NothingToRollBack(key.clone()))
+        let last = last.ok_or_else(|| ApiError::NothingToRollBack(key.clone()))?;
+        // Two people who both take a bad version back must not bring it up again.
+        if let Origin::Rollback { of } = &last.origin {
+            let (policy, last, of) = (key.clone(), last.id.clone(), of.clone());
+            return Err(ApiError::RolledBackAlready { policy, last, of });
+        }
+        Ok(Arc::new(last))
     }
 
     async fn abort_dry_run(&self, caller: &Caller, shift: &Shift) -> Result<(proto::Shift, Preview), ApiError> {
@@ -208,7 +214,10 @@ fn back(
     let namespace = shift.moves.first().map(|one| one.policy.namespace.clone());
     let namespace: Namespace = namespace.ok_or(ApiError::Internal)?;
     let plan = validate(&spec, &namespace, false).map_err(ApiError::Invalid)?;
-    let origin = if in_window(shift, now) { Origin::Rollback { of: shift.id.clone() } } else { Origin::Call };
+    // Taking a way back back is a way forward, which waits for every rule.
+    let is_forward = matches!(shift.origin, Origin::Rollback { .. });
+    let origin =
+        if in_window(shift, now) && !is_forward { Origin::Rollback { of: shift.id.clone() } } else { Origin::Call };
     Ok((plan, origin))
 }
 
