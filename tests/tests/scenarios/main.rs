@@ -33,6 +33,7 @@ mod replicas;
 mod shifts;
 mod shifts_crashes;
 mod shifts_faults;
+mod shifts_outside;
 mod shifts_refused;
 mod shifts_turned;
 mod sources;

@@ -8,6 +8,7 @@ use switchyard_tests::{
         Shifts, Weights, all_the_way, approved_step, beginning, in_force, step, stepped, to_cluster, told, weights,
         written,
     },
+    watcher::Witness,
     world::{Builder, World},
 };
 
@@ -30,6 +31,8 @@ pub struct Stage {
     pub world: World,
     pub load: Load,
     pub shifts: Shifts,
+    /// No group that carries weight is emptied, and no rule goes away; none, where one is meant to go.
+    pub witness: Option<Witness>,
     /// A place in the call log: what was written since is looked at.
     since: u64,
 }
@@ -45,7 +48,8 @@ impl Stage {
         load.more(100).await;
         let shifts = Shifts::of(&world.hub);
         let since = world.elb().position().await.expect("the call log");
-        Self { world, load, shifts, since }
+        let witness = Some(Witness::start(world.elb()));
+        Self { world, load, shifts, witness, since }
     }
 
     /// The weights that were written since this was asked last, in order.
@@ -73,6 +77,9 @@ impl Stage {
 
     pub async fn ends_well(self) {
         self.load.finish_without_failures().await;
+        if let Some(witness) = self.witness {
+            witness.finish().await;
+        }
         self.world.stop().await;
     }
 }

@@ -9,7 +9,7 @@ use switchyard_proto::api::v1::{self as api, ShiftState};
 use switchyard_tests::{
     policy::Policy,
     process::Finished,
-    shifts::{policy_ref, step, to_cluster, weights},
+    shifts::{approved_step, policy_ref, step, to_cluster, weights},
     wait,
 };
 use tonic::Code;
@@ -71,8 +71,9 @@ async fn one_shift_at_a_time_moves_a_policy_and_everybody_else_is_told_of_it() {
     assert_eq!((stage.in_force().await, stage.written().await), (share(), vec![share()]));
     stage.world.yardctl.expect(&["abort", POLICY, "--wait", "--timeout", "60s"], "").await;
     assert_eq!((stage.in_force().await, stage.written().await), (all_blue(), vec![all_blue()]));
-    let late = stage.yardctl(&["abort", id]).await;
-    says(&late, 5, &["has ended (Aborted)"]);
+    let late = stage.shifts.abort(id).await.expect_err("it has ended");
+    assert_eq!(late.code(), Code::FailedPrecondition);
+    assert!(late.message().contains("has ended (Aborted)"), "{late}");
 
     // A version that somebody changed meanwhile; then the present one.
     stage.world.yardctl.weights_until_converged(POLICY, &["blue=90", "green=10"]).await;
@@ -116,10 +117,12 @@ async fn safety_rules_and_switches_hold_shifts_unless_they_are_crossed_with_a_re
     says(&stage.yardctl(&["weights", POLICY, "blue=50", "green=50"]).await, 5, &["shop-frozen", "incident 4711"]);
     stage.nothing_moved().await;
     stage.world.yardctl.expect(&["switch", "on", "shop-frozen"], "").await;
-    let id = stage.shifts.begin(&to_cluster(&[POLICY], "green", vec![step(50, 1), step(100, 0)])).await;
+    let id = stage.shifts.begin(&to_cluster(&[POLICY], "green", vec![approved_step(50), step(100, 0)])).await;
+    stage.shifts.reaches(&id, ShiftState::AwaitingApproval, 1).await;
     stage.world.yardctl.expect(&off, "").await;
+    stage.shifts.approve(&id, 1).await.expect("the step waits for approval");
     let held = stage.shifts.until(&id, "the shift to be held", |status| status.reason == "Held").await;
-    assert_eq!((status(&held).state(), status(&held).step), (ShiftState::Baking, 1), "{held:#?}");
+    assert_eq!(status(&held).step, 1, "{held:#?}");
     assert_eq!(status(&held).findings[0].guard, "GatingSwitch");
     stage.load.more(200).await;
     assert_eq!(stage.written().await, [weights(&[("blue", 50), ("green", 50)])]);

@@ -38,8 +38,9 @@ async fn a_webhook_that_fails_takes_a_shift_back_one_that_waits_holds_it_and_one
 
     webhook.says("Wait", "the tests still run");
     let id = stage.shifts.begin(&spec(3_600)).await;
-    let waiting = stage.shifts.until(&id, "the gate to wait", |status| status.reason == "NoData").await;
-    assert!(status(&waiting).message.contains("the tests still run"), "{waiting:#?}");
+    let waits = |status: &api::ShiftStatus| status.message.contains("the tests still run");
+    let waiting = stage.shifts.until(&id, "the gate to wait", waits).await;
+    assert_eq!((status(&waiting).state(), status(&waiting).step), (ShiftState::Baking, 1), "{waiting:#?}");
     webhook.says("Pass", "");
     // It is asked again as long as the step bakes: also one that has passed can fail.
     let passed = |status: &api::ShiftStatus| status.step == 2 && status.gates.iter().all(|gate| gate.succeeded > 0);
@@ -126,6 +127,7 @@ async fn a_policy_deleted_in_the_middle_ends_its_shift_and_takes_the_other_polic
     let both = [POLICY, "shop/cart"];
     let id = stage.shifts.begin(&to_cluster(&both, "green", vec![step(20, 3_600), step(100, 0)])).await;
     stage.shifts.reaches(&id, ShiftState::Baking, 1).await;
+    stage.witness.take().expect("a witness").finish().await;
     stage.world.yardctl.expect(&["delete", "policy", "shop/cart", "--wait", "--timeout", "60s"], "").await;
     let shift = stage.shifts.ends(&id, ShiftState::Superseded).await;
     assert!(status(&shift).message.contains("shop/cart is being deleted"), "{shift:#?}");
