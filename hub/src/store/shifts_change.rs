@@ -153,7 +153,8 @@ pub(super) fn create_detail(shift: &Shift, one: &Move, findings: &[Finding]) -> 
     let (steps, origin) = (&shift.steps, &shift.origin);
     detail["steps"] = json!(steps.iter().map(|step| step.percent).collect::<Vec<_>>());
     detail["origin"] = json!(origin);
-    detail["crossed"] = json!(findings.iter().filter(|f| f.overridden).map(|f| &f.message).collect::<Vec<_>>());
+    let crossed = findings.iter().filter(|finding| finding.overridden && finding.policy == one.policy);
+    detail["crossed"] = json!(crossed.map(|finding| &finding.message).collect::<Vec<_>>());
     detail
 }
 
