@@ -41,6 +41,8 @@ pub enum GateError {
     Number(String, &'static str),
     #[error("in '{piece}': {source}")]
     Time { piece: String, source: parse::ParseError },
+    #[error("'{0}' is not a value that a gate can have; give more than 0, or leave it out for the default")]
+    Zero(String),
     #[error("'{0}' has a quotation mark that is not closed; close it")]
     Quote(String),
     #[error("the gate lacks 'success'; say which values are a success, for example success < 0.01")]
@@ -193,6 +195,8 @@ fn setting(gate: &mut pb::Gate, piece: &str, seen: &mut Vec<&'static str>) -> Re
     let number =
         |word| plain.parse().map_err(|_| GateError::Number(if plain.is_empty() { piece } else { plain }.into(), word));
     let time = || parse::whole_seconds(plain).map_err(|source| GateError::Time { piece: piece.into(), source });
+    // In the API 0 stands for a number that was left out.
+    let some = |number: u32| if number == 0 { Err(GateError::Zero(piece.into())) } else { Ok(number) };
     match word {
         "name" if !plain.is_empty() => {
             once("name")?;
@@ -208,11 +212,11 @@ fn setting(gate: &mut pb::Gate, piece: &str, seen: &mut Vec<&'static str>) -> Re
         }
         "every" => {
             once("every")?;
-            gate.interval_seconds = time()?;
+            gate.interval_seconds = some(time()?)?;
         }
         "count" => {
             once("count")?;
-            gate.count = number("count")?;
+            gate.count = some(number("count")?)?;
         }
         "failure-limit" => {
             once("failure-limit")?;
@@ -221,7 +225,7 @@ fn setting(gate: &mut pb::Gate, piece: &str, seen: &mut Vec<&'static str>) -> Re
         "period" => {
             let watch = gate.cloud_watch.as_mut().ok_or_else(unknown)?;
             once("period")?;
-            watch.period_seconds = time()?;
+            watch.period_seconds = some(time()?)?;
         }
         _ => return Err(unknown()),
     }

@@ -107,7 +107,7 @@ impl Hub {
     ) -> Result<A, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut pause = FIRST_PAUSE;
-        let mut told = false;
+        let mut before: Option<String> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut request = Request::new(message.clone());
@@ -128,17 +128,17 @@ impl Hub {
                 Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
             };
             if !is_transient(&status) || Instant::now() + pause >= deadline {
-                return Err(from_status(what, &self.url, kind, &status));
+                let failure = from_status(what, &self.url, kind, &status);
+                return Err(late(failure, &status, before));
             }
-            if !told {
+            let why = with_causes(&status);
+            if before.is_none() {
                 progress(&format!(
                     "the hub at {} is not available, trying for up to {:?}: {}",
-                    self.url,
-                    self.timeout,
-                    with_causes(&status)
+                    self.url, self.timeout, why
                 ));
-                told = true;
             }
+            before = Some(why);
             sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
@@ -237,6 +237,16 @@ impl Watch {
             }
             _ => Ok(News::Lost(with_causes(status))),
         }
+    }
+}
+
+/// When the time was up before an answer came, what the hub said before is the likely cause.
+fn late(failure: Failure, status: &Status, before: Option<String>) -> Failure {
+    match before {
+        Some(before) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => {
+            Failure { why: format!("{}; before that: {before}", failure.why), ..failure }
+        }
+        _ => failure,
     }
 }
 

@@ -31,6 +31,8 @@ pub enum ParseError {
     DurationRange(String),
     #[error("'{0}' is not a time in whole seconds; write for example 90s, 2m or 1h30m")]
     Seconds(String),
+    #[error("'{0}' is no time at all; give more, or leave it out for the default")]
+    NoTime(String),
     #[error("'{0}' is not PERCENT or PERCENTxFACTOR; write for example 5 or 5x2")]
     Growth(String),
     #[error("'{0}' is not a time; write for example 2h or 7d (ago), 2026-01-02, or 2026-01-02T03:04:05Z")]
@@ -135,6 +137,12 @@ pub fn whole_seconds(text: &str) -> Result<u32, ParseError> {
     u32::try_from(duration.as_secs()).map_err(|_| bad())
 }
 
+/// The same, and more than nothing.
+pub fn some_seconds(text: &str) -> Result<u32, ParseError> {
+    whole_seconds(text)
+        .and_then(|seconds| if seconds == 0 { Err(ParseError::NoTime(text.into())) } else { Ok(seconds) })
+}
+
 /// A time that ends or begins a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -175,6 +183,8 @@ fn span(text: &str) -> Option<SignedDuration> {
 pub fn growth(text: &str) -> Result<(u32, u32), ParseError> {
     let bad = |_| ParseError::Growth(text.into());
     match text.split_once('x') {
+        // The API takes no factor for the default one.
+        Some((_, "0")) => Err(ParseError::Growth(text.into())),
         Some((first, factor)) => Ok((first.parse().map_err(bad)?, factor.parse().map_err(bad)?)),
         None => Ok((text.parse().map_err(bad)?, 0)),
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    model::{Shift, State, shift::Weights},
+    model::{PolicyRef, Shift, State, shift::Weights},
     shift_lines::pairs,
 };
 
@@ -32,6 +32,15 @@ pub fn unfinished(id: &str, last: Option<&Shift>) -> String {
             let step = shift.status.step;
             format!("the shift waits for approval: let it go on with `yardctl approve {id} --step {step}`, or {back}")
         }
+        // The weights are in force: to take them back because nobody counts requests would be the wrong way out.
+        Some(shift) if shift.status.reason == "EvidencePending" => format!(
+            "the weights are in force and only the evidence is waited for: {follow}, or end it without evidence with `yardctl \
+             promote {id}`"
+        ),
+        Some(shift) if shift.status.reason == "NoData" => format!(
+            "the shift waits for data: see that the gate's source has some, {follow}, go on without its gates with `yardctl \
+             promote {id}`, or {back}"
+        ),
         _ => format!("the shift goes on by itself: {follow}, {back}"),
     }
 }
@@ -133,6 +142,27 @@ pub fn of_rollback(back: &Shift, of: &Shift) -> Vec<String> {
         ));
     }
     said
+}
+
+/// How to take back by hand, of one policy or of all, what the hub cannot take back as a whole: a policy of it is gone, or its
+/// spec has other clusters now.
+pub fn by_hand(of: &Shift, only: Option<&PolicyRef>) -> Option<String> {
+    let moves = of.status.moves.iter().filter(|one| only.is_none_or(|only| one.policy == *only));
+    let flips: Vec<String> = moves
+        .map(|one| {
+            let weights: Vec<String> =
+                carrying(&one.from).iter().map(|(cluster, weight)| format!("{cluster}={weight}")).collect();
+            format!("`yardctl flip {} --weights {}`", one.policy, weights.join(","))
+        })
+        .collect();
+    let flips = flips.join(", ");
+    (!flips.is_empty()).then(|| {
+        format!(
+            "move by hand what is still there; the weights from before shift {} (leave out clusters that the policy has no more): \
+             {flips}",
+            of.id
+        )
+    })
 }
 
 fn weights_of(shift: &Shift, of: impl Fn(&crate::model::shift::Move) -> &Weights) -> String {

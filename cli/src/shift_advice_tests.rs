@@ -21,6 +21,13 @@ fn a_wait_that_ran_out_says_what_helps_in_the_state_in_which_the_shift_is() {
     assert_eq!(unfinished(SHIFT, None), on);
     let approval = of(&in_state(State::AwaitingApproval, 2, "ApprovalNeeded", "step 2 waits"));
     assert!(approval.contains(&format!("yardctl approve {SHIFT} --step 2")), "{approval}");
+    let evidence = of(&in_state(State::Converging, 3, "EvidencePending", "CloudWatch has no request counts"));
+    assert!(
+        evidence.contains(&format!("yardctl promote {SHIFT}")) && !evidence.contains("yardctl abort"),
+        "{evidence}"
+    );
+    let no_data = of(&in_state(State::Baking, 1, "NoData", "no series"));
+    assert!(no_data.contains(&format!("yardctl promote {SHIFT}")) && no_data.contains("yardctl abort"), "{no_data}");
     let mut paused = in_state(State::Baking, 1, "Baking", "bakes");
     paused.status.paused = Some(Pause::default());
     assert!(of(&paused).contains(&format!("yardctl resume {SHIFT}")), "{}", of(&paused));
@@ -121,6 +128,22 @@ fn a_rollback_that_goes_forward_or_nowhere_is_said_and_an_ordinary_one_is_not() 
     nothing.status.moves[0].from = green.clone();
     let said = of_rollback(&rollback("nowhere", &nothing, &green), &nothing);
     assert!(said.len() == 1 && said[0].contains("moved nothing itself"), "{said:?}");
+}
+
+#[test]
+fn what_cannot_be_taken_back_as_a_whole_can_be_moved_by_hand() {
+    let mut shift = fixtures::shift(State::Succeeded, 3);
+    let mut cart = shift.status.moves[0].clone();
+    cart.policy.name = "cart".into();
+    cart.from = [("blue".to_owned(), 60), ("red".to_owned(), 40)].into();
+    shift.status.moves.push(cart.clone());
+    let all = by_hand(&shift, None).unwrap();
+    let flips = "`yardctl flip shop/checkout --weights blue=100`, `yardctl flip shop/cart --weights blue=60,red=40`";
+    assert!(all.ends_with(flips) && all.contains(SHIFT), "{all}");
+    let one = by_hand(&shift, Some(&cart.policy)).unwrap();
+    assert!(one.contains("shop/cart") && !one.contains("shop/checkout"), "{one}");
+    shift.status.moves.clear();
+    assert_eq!(by_hand(&shift, None), None);
 }
 
 #[test]

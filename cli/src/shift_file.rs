@@ -115,6 +115,31 @@ mod tests {
     }
 
     #[test]
+    fn a_zero_that_would_stand_for_the_default_is_refused_by_its_place() {
+        let gate = |setting: &str| format!("gates: [{{name: g, targetHealth: {{}}, {setting}}}]");
+        for (more, place) in [
+            ("progressDeadlineSeconds: 0".to_owned(), "progressDeadlineSeconds"),
+            ("strategy: {exponential: {firstPercent: 5, factor: 0}}".to_owned(), "factor"),
+            ("gates: [{name: g, targetHealth: {minHealthyPercent: 0}}]".to_owned(), "minHealthyPercent"),
+            (
+                "gates: [{name: g, cloudWatch: {metric: m, statistic: Sum, periodSeconds: 0}}]".to_owned(),
+                "periodSeconds",
+            ),
+            (gate("count: 0"), "count"),
+            (gate("intervalSeconds: 0"), "intervalSeconds"),
+        ] {
+            let failure = of(&format!("spec: {{policies: [{{name: a, to: b}}], {more}}}"), None).unwrap_err();
+            assert!(
+                failure.why.contains(&format!("{place} is 0, which is none of its values")),
+                "{more}: {}",
+                failure.why
+            );
+        }
+        let none = format!("spec: {{policies: [{{name: a, to: b}}], {}}}", gate("failureLimit: 0"));
+        assert!(of(&none, None).is_ok(), "no failure at all is a wish");
+    }
+
+    #[test]
     fn another_kind_of_document_is_refused_by_its_kind() {
         let failure = parse("a.yaml", "apiVersion: v1\nkind: Pod\nspec: {policies: []}", None).unwrap_err();
         assert_eq!(failure.why, "it is a Pod of v1");

@@ -10,6 +10,9 @@ use crate::{
     render::short,
 };
 
+/// More policies than this are counted and not listed: every line of the progress has them, and a shift may move twenty.
+const MOVES_IN_A_LINE: usize = 2;
+
 /// One line, with the hub's time of what it tells; none: it is told when it is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
@@ -101,7 +104,13 @@ fn place_of(shift: &Shift, state: State, step: u32) -> String {
 /// (their spec took over, or they are gone) have no weights.
 pub fn weights_now(shift: &Shift) -> String {
     let moves = shift.status.moves.iter().filter(|one| !one.present.is_empty());
-    moves.map(|one| format!("{} {}", one.policy, pairs(&one.present))).collect::<Vec<_>>().join("; ")
+    let mut weights: Vec<String> = moves.map(|one| format!("{} {}", one.policy, pairs(&one.present))).collect();
+    if weights.len() > MOVES_IN_A_LINE {
+        let more = weights.len() - 1;
+        weights.truncate(1);
+        weights.push(format!("and {more} more policies"));
+    }
+    weights.join("; ")
 }
 
 /// `blue=75,green=25`.

@@ -189,6 +189,21 @@ fn a_policy_that_left_the_shift_is_shown_without_weights() {
 }
 
 #[test]
+fn of_many_policies_the_first_is_named_and_the_others_are_counted() {
+    let mut now = baking();
+    let one = now.status.moves[0].clone();
+    now.status.moves = vec![one.clone(); 2];
+    assert_eq!(weights_now(&now).matches("blue=75,green=25").count(), 2, "a few are listed");
+    now.status.moves = vec![one; 20];
+    assert_eq!(weights_now(&now), "shop/checkout blue=75,green=25; and 19 more policies");
+    let policy = now.spec.policies[0].clone();
+    now.spec.policies = vec![policy; 20];
+    assert_eq!(now.spec.policies_in_short(), "shop/checkout and 19 more");
+    now.spec.policies.truncate(2);
+    assert_eq!(now.spec.policies_in_short(), "shop/checkout, shop/checkout");
+}
+
+#[test]
 fn a_pause_stands_beside_the_state() {
     let mut now = baking();
     now.status.paused = Some(crate::model::shift::Pause::default());

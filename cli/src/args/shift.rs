@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use clap::{Args, Subcommand, builder::PossibleValuesParser, value_parser};
 use switchyard_proto::api::v1 as pb;
 
 use super::{Change, EXIT_CODES};
@@ -42,7 +42,7 @@ pub struct Asking {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub reason: String,
     /// The longest time a step may take to be true at the load balancer before the shift goes back [default: 10m]
-    #[arg(long, value_parser = parse::whole_seconds, value_name = "DURATION")]
+    #[arg(long, value_parser = parse::some_seconds, value_name = "DURATION")]
     pub progress_deadline: Option<u32>,
     #[command(flatten)]
     pub change: Change,
@@ -139,8 +139,8 @@ pub struct Approve {
     #[command(flatten)]
     pub go_on: GoOn,
     /// The step that is approved, from 1: refused when another one waits [default: the one that waits]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub step: u32,
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub step: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -146,6 +146,12 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
     if pages.has_more() {
         note(&format!("There are more than these {count}; --limit 0 shows all.\n"));
     }
+    let narrowed = policy.is_some() || context.namespace().is_some();
+    if format == Format::Table && narrowed && args.shift.is_empty() {
+        note(
+            "Changes of gating switches belong to no one policy: `yardctl audit` without policy and namespace lists them.\n",
+        );
+    }
     Ok(())
 }
 

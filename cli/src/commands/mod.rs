@@ -6,6 +6,7 @@ mod follow;
 mod get;
 mod history;
 mod plan;
+mod rollback;
 mod shift;
 mod shift_act;
 mod shift_follow;
@@ -107,7 +108,7 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         }
         Command::Flip(args) => return shift::flip(&context, args).await,
         Command::Shift(args) => return shift::shift(&context, args).await,
-        Command::Rollback(args) => return shift::rollback(&context, args).await,
+        Command::Rollback(args) => return rollback::rollback(&context, args).await,
         Command::Pause(args) => return shift_act::pause(&context, args).await,
         Command::Resume(args) => return shift_act::resume(&context, args).await,
         Command::Approve(args) => return shift_act::approve(&context, args).await,

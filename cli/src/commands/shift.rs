@@ -1,20 +1,18 @@
-//! `flip`, `shift` and `rollback`: calls that make a shift, and the wait for it.
-
-use std::time::Duration;
+//! `flip` and `shift`: calls that make a shift, and, for `rollback` too, the wait for it.
 
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{
     Context,
     follow::{Waited, seconds},
     request_id,
-    shift_act::{answered, find, find_active},
+    shift_act::{answered, find_active},
     shift_follow::{Answered, End, Following, Last, budget},
 };
 use crate::{
-    args::{Asking, Flip, Format, Rollback, Shift as ShiftArgs, Strategy as StrategyArgs, Target},
+    args::{Asking, Flip, Format, Shift as ShiftArgs, Strategy as StrategyArgs, Target},
     error::{Exit, Failure, Kind},
     gate,
     hub::Hub,
@@ -24,25 +22,22 @@ use crate::{
     },
     output::{json_line, note, progress, write},
     parse::{self, PolicyName, ShiftName},
-    render, shift_advice, shift_file,
+    render, shift_file,
     shift_wait::Aim,
     text::{count, plain},
     wait::Goal,
 };
 
-/// How long a rollback is looked at beside the call: people wait for it in an incident.
-const LOOK: Duration = Duration::from_secs(2);
-
 /// What `-o json|yaml` shows of a call that makes a shift.
 #[derive(Serialize)]
-struct Made {
-    request_id: String,
-    dry_run: bool,
-    shift: Option<Shift>,
-    findings: Vec<Finding>,
-    plans: Vec<StepPlan>,
-    notes: Vec<Note>,
-    wait: Option<Waited>,
+pub(super) struct Made {
+    pub request_id: String,
+    pub dry_run: bool,
+    pub shift: Option<Shift>,
+    pub findings: Vec<Finding>,
+    pub plans: Vec<StepPlan>,
+    pub notes: Vec<Note>,
+    pub wait: Option<Waited>,
 }
 
 pub async fn flip(context: &Context, args: Flip) -> Result<Option<Exit>, Failure> {
@@ -153,8 +148,7 @@ fn strategy(args: &ShiftArgs) -> Result<Strategy, Failure> {
 
 async fn create(context: &Context, spec: ShiftSpec, asking: Asking) -> Result<Option<Exit>, Failure> {
     let started = Instant::now();
-    let names = spec.policies.iter().map(|policy| format!("{}/{}", policy.namespace, policy.name));
-    let names = names.collect::<Vec<_>>().join(", ");
+    let names = spec.policies_in_short();
     let what = format!("cannot shift {names}");
     let (id, dry_run) = (request_id(asking.change.request_id), asking.change.dry_run);
     if asking.wait.is_some() {
@@ -180,74 +174,34 @@ async fn create(context: &Context, spec: ShiftSpec, asking: Asking) -> Result<Op
     finish(context, &hub, &what, made, asking.wait.map(Aim::Goal), started).await
 }
 
-pub async fn rollback(context: &Context, args: Rollback) -> Result<Option<Exit>, Failure> {
-    let started = Instant::now();
-    let (id, policy, name) = match &args.shift {
-        ShiftName::Id(id) => (id.clone(), None, format!("shift {id}")),
-        ShiftName::Policy(name) => {
-            let policy = name.resolve(context.namespace())?;
-            (String::new(), Some(pb::PolicyRef::from(&policy)), policy.to_string())
-        }
-    };
-    let what = format!("cannot roll back {name}");
-    let request = request_id(args.request_id);
-    if args.wait.is_some() {
-        progress(&format!("asking to roll back {name}, request {request}"));
-    }
-    let message = pb::RollbackShiftRequest {
-        request_id: request.clone(),
-        id,
-        policy,
-        reason: args.reason,
-        overrides: args.overrides,
-        dry_run: args.dry_run,
-    };
-    let hub = context.hub(args.wait.is_some())?;
-    let answer = hub
-        .call(&what, Kind::Write { request_id: &request }, message, async |channel, request| {
-            Hub::shifts(channel).rollback_shift(request).await
-        })
-        .await?;
-    let shift = answer.shift.map(Shift::from);
-    // A running shift is not followed by a new one: it goes back itself, and never converges.
-    let same = shift.as_ref().is_some_and(|shift| match &args.shift {
-        ShiftName::Id(id) => shift.id == *id,
-        ShiftName::Policy(_) => shift_advice::turned_back(shift),
-    });
-    let aim = args.wait.map(|goal| if same && goal != Goal::Accepted { Aim::Back } else { Aim::Goal(goal) });
-    if let Some(shift) = &shift {
-        warn(&hub, &args.shift, shift, same).await;
-    }
-    let made = Made {
-        request_id: request,
-        dry_run: args.dry_run,
-        shift,
-        findings: answer.findings.into_iter().map(Finding::from).collect(),
-        plans: answer.plans.into_iter().map(StepPlan::from).collect(),
-        notes: answer.notes.into_iter().map(Note::from).collect(),
-        wait: None,
-    };
-    finish(context, &hub, &what, made, aim, started).await
-}
-
-/// Says when this rollback is not what it looks like. The call was made: that it cannot be looked at must not fail or delay it.
-async fn warn(hub: &Hub, named: &ShiftName, back: &Shift, same: bool) {
-    let id = match named {
-        _ if same => None,
-        ShiftName::Id(id) => Some(id),
-        ShiftName::Policy(_) => Some(&back.rollback_of).filter(|id| !id.is_empty()),
-    };
-    let of = match id {
-        Some(id) => timeout(LOOK, find(hub, id)).await.ok().and_then(Result::ok),
-        None => same.then(|| back.clone()),
-    };
-    for said in of.iter().flat_map(|of| shift_advice::of_rollback(back, of)) {
-        progress(&format!("ATTENTION: {said}"));
+/// Only what cannot be written ends a command after its call, and then the shift goes on unseen.
+fn made_anyway(id: Option<&str>, request: &str, failure: Failure) -> Failure {
+    match id.filter(|id| !id.is_empty()) {
+        Some(id) => Failure {
+            what: format!("shift {id} was made (request {request}) and goes on, but {}", failure.what),
+            remedy: format!("{}; follow it with `yardctl watch {id}`", failure.remedy),
+            ..failure
+        },
+        None => failure,
     }
 }
 
 /// Shows a dry run; or the shift, follows it if asked to, and shows how that ended.
-async fn finish(
+pub(super) async fn finish(
+    context: &Context,
+    hub: &Hub,
+    what: &str,
+    made: Made,
+    aim: Option<Aim>,
+    started: Instant,
+) -> Result<Option<Exit>, Failure> {
+    let made_one = made.shift.as_ref().filter(|_| !made.dry_run);
+    let (id, request) = (made_one.map(|shift| shift.id.clone()), made.request_id.clone());
+    let shown = show(context, hub, what, made, aim, started).await;
+    shown.map_err(|failure| made_anyway(id.as_deref(), &request, failure))
+}
+
+async fn show(
     context: &Context,
     hub: &Hub,
     what: &str,
@@ -312,7 +266,7 @@ pub async fn follow(
             "waiting for {} of shift {} of {}, at most {}{of}",
             aim.word(),
             shift.id,
-            shift.policies(),
+            shift.spec.policies_in_short(),
             seconds(budget)
         ));
     }

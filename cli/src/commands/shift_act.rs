@@ -37,7 +37,10 @@ struct Acted {
 enum Act {
     Pause,
     Resume,
-    Approve { step: u32 },
+    /// 0: the one that waits.
+    Approve {
+        step: u32,
+    },
     Promote,
     Abort,
 }
@@ -63,7 +66,7 @@ pub async fn resume(context: &Context, args: GoOn) -> Result<Option<Exit>, Failu
 }
 
 pub async fn approve(context: &Context, args: Approve) -> Result<Option<Exit>, Failure> {
-    act(context, args.go_on.about, Act::Approve { step: args.step }, args.go_on.wait.map(Aim::Goal)).await
+    act(context, args.go_on.about, Act::Approve { step: args.step.unwrap_or(0) }, args.go_on.wait.map(Aim::Goal)).await
 }
 
 pub async fn promote(context: &Context, args: GoOn) -> Result<Option<Exit>, Failure> {

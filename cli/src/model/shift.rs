@@ -188,12 +188,6 @@ impl State {
 }
 
 impl Shift {
-    /// The policies that it moves, in the order in which they were asked for.
-    pub fn policies(&self) -> String {
-        let names = self.spec.policies.iter().map(|policy| format!("{}/{}", policy.namespace, policy.name));
-        names.collect::<Vec<_>>().join(", ")
-    }
-
     /// The way of a step, from 1, in percent, where the steps are known.
     pub fn percent(&self, step: u32) -> Option<u32> {
         let index = usize::try_from(step).ok()?.checked_sub(1)?;

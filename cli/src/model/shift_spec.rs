@@ -1,7 +1,9 @@
 //! What is asked of a shift, as the TrafficShift resource writes it, from and to the words of the API.
 //!
 //! One set of types for three texts: the file of `shift -f`, the manifest in a cluster, and `spec` in `-o json|yaml`. Values are
-//! not judged here: that is the hub's task.
+//! not judged here, that is the hub's task, but for what the API cannot tell from what was left out.
+
+mod written;
 
 use std::collections::BTreeMap;
 
@@ -37,7 +39,7 @@ pub struct ShiftSpec {
     pub overrides: Vec<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::progress_deadline_seconds", skip_serializing_if = "is_default")]
     pub progress_deadline_seconds: u32,
     /// These three are for resources in a cluster: a call makes a shift, and other calls move it.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -75,6 +77,18 @@ pub struct Strategy {
     pub canary: Option<Canary>,
 }
 
+impl ShiftSpec {
+    /// The policies that it moves: the first and how many more, where there are more than two. A shift may move twenty, and a line
+    /// is to be read.
+    pub fn policies_in_short(&self) -> String {
+        let name = |policy: &PolicyTarget| format!("{}/{}", policy.namespace, policy.name);
+        match &self.policies[..] {
+            [first, _, _, ..] => format!("{} and {} more", name(first), self.policies.len() - 1),
+            few => few.iter().map(name).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 impl Strategy {
     fn is_at_once(&self) -> bool {
         *self == Self::default()
@@ -106,7 +120,7 @@ pub struct Linear {
 pub struct Exponential {
     pub first_percent: u32,
     /// 0: the hub's default.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::factor", skip_serializing_if = "is_default")]
     pub factor: u32,
     #[serde(default)]
     pub bake_seconds: u32,
@@ -139,9 +153,9 @@ pub struct Gate {
     pub success: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failure: String,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::interval_seconds", skip_serializing_if = "is_default")]
     pub interval_seconds: u32,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::count", skip_serializing_if = "is_default")]
     pub count: u32,
     #[serde(default, skip_serializing_if = "is_default")]
     pub failure_limit: u32,
@@ -150,7 +164,7 @@ pub struct Gate {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetHealth {
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::min_healthy_percent", skip_serializing_if = "is_default")]
     pub min_healthy_percent: u32,
 }
 
@@ -166,7 +180,7 @@ pub struct Prometheus {
 pub struct CloudWatch {
     pub metric: String,
     pub statistic: String,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "written::period_seconds", skip_serializing_if = "is_default")]
     pub period_seconds: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub divided_by: String,

@@ -24,7 +24,7 @@ pub fn shift_line(shift: &Shift) -> String {
     plain(&format!(
         "shift {} of {}: {}: {} ({})",
         shift.id,
-        shift.policies(),
+        shift.spec.policies_in_short(),
         place(shift),
         status.message,
         status.reason
@@ -60,7 +60,7 @@ pub fn history(shifts: &[Shift], paint: Paint, now: Timestamp) -> String {
         let state = if status.paused.is_some() { format!("{} PAUSED", status.state) } else { status.state.to_string() };
         table.row(vec![
             Cell::left(&shift.id),
-            Cell::left(shift.policies()),
+            Cell::left(shift.spec.policies_in_short()),
             Cell::toned(state, tone(status.state)),
             Cell::left(format!("{}/{}", status.step, status.steps)),
             Cell::left(first.map(|one| pairs(&one.from)).unwrap_or_default()),

@@ -373,8 +373,17 @@ async fn a_table_of_the_audit_log_is_bounded_and_documents_are_not() {
     assert_eq!(ran.json()["entries"].as_array().unwrap().len(), 1001);
     let hub = Hub::start(Script { audit: queue([entries(0..2, "more")]), ..Script::default() }).await;
     let ran = hub.yardctl("audit -n shop --limit 2 -o jsonl").await;
-    assert_eq!(ran.out.lines().count(), 2, "{ran:?}");
+    assert_eq!((ran.out.lines().count(), ran.err.as_str()), (2, ""), "{ran:?}");
     assert_eq!(hub.seen.audit.lock().unwrap()[0].namespace, "shop");
+}
+
+#[tokio::test]
+async fn an_audit_log_of_one_policy_or_namespace_says_that_switches_are_not_in_it() {
+    for (line, says) in [("audit shop/checkout", true), ("audit -n shop", true), ("audit", false)] {
+        let ran =
+            Hub::start(Script { audit: queue([entries(0..2, "")]), ..Script::default() }).await.yardctl(line).await;
+        assert_eq!(ran.err.contains("gating switches belong to no one policy"), says, "{line}: {ran:?}");
+    }
 }
 
 #[tokio::test]

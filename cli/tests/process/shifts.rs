@@ -496,6 +496,54 @@ async fn a_rollback_that_leads_forward_or_nowhere_is_announced() {
 }
 
 #[tokio::test]
+async fn a_rollback_that_the_hub_cannot_make_names_the_flips_that_do_it() {
+    let gone = || Status::not_found(format!("shift {SHIFT} cannot be taken back: shop/cart of it is gone"));
+    let lost =
+        pb::Violations { violations: vec![pb::Violation { field: "spec.policies[0]".into(), ..Default::default() }] };
+    let left = || Status::with_details(Code::InvalidArgument, "1 field is not valid", lost.encode_to_vec().into());
+    for (line, refusal, code) in
+        [("rollback shop/checkout".to_owned(), gone(), 4), (format!("rollback {SHIFT}"), left(), 3)]
+    {
+        let ended = || shift(9, ShiftState::Succeeded, 2, "Converged");
+        let script = Script {
+            rollback: queue([Answer::Refuse(refusal)]),
+            get_shift: queue([Answer::Ok(pb::GetShiftResponse { shift: Some(ended()) })]),
+            shifts: queue([Answer::Ok(pb::ListShiftsResponse {
+                shifts: vec![ended()],
+                next_page_token: String::new(),
+            })]),
+            ..Script::default()
+        };
+        let ran = Hub::start(script).await.yardctl(&line).await;
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(ran.err.contains("`yardctl flip shop/checkout --weights blue=100`"), "{ran:?}");
+    }
+    let unknown = Script {
+        rollback: queue([Answer::Refuse(Status::not_found("there is no such shift"))]),
+        get_shift: queue([Answer::Refuse(Status::not_found("there is no such shift"))]),
+        ..Script::default()
+    };
+    let ran = Hub::start(unknown).await.yardctl(&format!("rollback {SHIFT}")).await;
+    assert!(ran.code == 4 && ran.err.contains("yardctl history"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_shift_whose_result_cannot_be_written_is_named_all_the_same() {
+    let hub = Hub::start(answers([created(shift(1, ShiftState::Pending, 0, "Created"))])).await;
+    let mut command = command(&format!("--hub {} flip shop/checkout --to green --request-id r-1", hub.url));
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let child = command.spawn().unwrap();
+    let output = timeout(Duration::from_secs(30), child.wait_with_output()).await.expect("it ends by itself").unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&format!("shift {SHIFT} was made (request r-1) and goes on, but cannot write the result")),
+        "{told}"
+    );
+    assert!(told.contains(&format!("yardctl watch {SHIFT}")), "{told}");
+}
+
+#[tokio::test]
 async fn a_rollback_is_made_although_what_it_takes_back_cannot_be_looked_at() {
     let new = || pb::Shift { rollback_of: "old".into(), ..shift(1, ShiftState::Pending, 0, "Created") };
     for look in [Answer::Never, Answer::Refuse(Status::internal("broken"))] {
@@ -552,6 +600,11 @@ async fn a_wrong_command_line_is_a_usage_error_that_names_argument_and_remedy() 
         (vec!["shift", "-f", "/does/not/exist.yaml"], "give a readable YAML or JSON file"),
         (vec!["audit", "--since", "yesterday"], "2026-01-02T03:04:05Z"),
         (vec!["switch", "off", "freeze"], "--reason"),
+        (vec!["approve", "a", "--step", "0"], "0 is not in 1.."),
+        (vec!["flip", "a", "--to", "b", "--progress-deadline", "0s"], "leave it out for the default"),
+        (vec!["flip", "a", "--to", "b", "--gate", "health; count 0"], "'count 0' is not a value that a gate can have"),
+        (vec!["flip", "a", "--to", "b", "--gate", "health; every 0s"], "'every 0s' is not a value"),
+        (vec!["shift", "a", "--to", "b", "--exponential", "5x0"], "write for example 5 or 5x2"),
     ] {
         let hub = Hub { url: "http://127.0.0.1:1".into(), seen: Default::default() };
         let ran = hub.yardctl_words(&words).await;

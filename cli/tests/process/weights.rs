@@ -144,6 +144,16 @@ async fn a_stale_version_is_a_conflict_that_names_the_present_one() {
 }
 
 #[tokio::test]
+async fn a_call_that_ran_out_of_time_names_what_the_hub_said_before() {
+    let away = Answer::Refuse(Status::unavailable("the hub's store does not answer"));
+    let hub = Hub::start(weights([away, Answer::Never])).await;
+    let ran = hub.yardctl("weights shop/checkout blue=1 --timeout 600ms --request-id r-9").await;
+    assert_eq!(ran.code, 7, "{ran:?}");
+    let error = ran.err.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(error.ends_with("; before that: the hub's store does not answer"), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_call_that_is_never_answered_ends_as_unknown_and_names_the_request_id() {
     let hub = Hub::start(weights([Answer::Never])).await;
     let ran = hub.yardctl("weights shop/checkout blue=1 --timeout 300ms --request-id r-9").await;
