@@ -83,7 +83,7 @@ pub enum ApplyError {
         shift: ShiftId,
     },
     /// Safety rules stand in the way.
-    #[error("{}; a shift can cross some of them on purpose", held(.findings))]
+    #[error("{}", held(.findings))]
     Held {
         /// All of them.
         findings: Vec<Finding>,
