@@ -208,7 +208,7 @@ impl Run<'_> {
             Ending::Ended => {
                 let shift = last.clone().unwrap_or_default();
                 let status = &shift.status;
-                let why = format!("it is {} ({}): {}", status.state, status.reason, status.message);
+                let why = format!("it is {} ({}): {}", status.state, shift.why(), status.message);
                 let what = format!("shift {id} ended without what was waited for ({})", self.following.aim.word());
                 let mut failure = Failure::new(Exit::Ended, what, &why, shift_advice::ended(&shift));
                 failure.findings = shift.status.findings.into();

@@ -188,6 +188,19 @@ impl State {
 }
 
 impl Shift {
+    /// Why it is where it is; of one that has gone back, first why it turned: `GateFailed, then Restored`.
+    pub fn why(&self) -> String {
+        let status = &self.status;
+        let turned =
+            status.history.iter().find(|event| event.state == State::Aborting).map(|event| event.reason.as_str());
+        match turned {
+            Some(turned) if status.state.is_final() && turned != status.reason => {
+                format!("{turned}, then {}", status.reason)
+            }
+            _ => status.reason.clone(),
+        }
+    }
+
     /// The way of a step, from 1, in percent, where the steps are known.
     pub fn percent(&self, step: u32) -> Option<u32> {
         let index = usize::try_from(step).ok()?.checked_sub(1)?;

@@ -27,7 +27,7 @@ pub fn shift_line(shift: &Shift) -> String {
         shift.spec.policies_in_short(),
         place(shift),
         status.message,
-        status.reason
+        shift.why()
     ))
 }
 
@@ -65,7 +65,7 @@ pub fn history(shifts: &[Shift], paint: Paint, now: Timestamp) -> String {
             Cell::left(format!("{}/{}", status.step, status.steps)),
             Cell::left(first.map(|one| pairs(&one.from)).unwrap_or_default()),
             Cell::left(first.map(|one| pairs(&one.to)).unwrap_or_default()),
-            Cell::left(&status.reason),
+            Cell::left(shift.why()),
             Cell::left(&shift.actor),
             Cell::left(age(shift.created_at, now)),
             Cell::left(took.unwrap_or_default()),
@@ -91,7 +91,7 @@ fn tone(state: State) -> Tone {
 /// The page of one shift: the verdict first, then who, what, how far, what holds it up, and what happened.
 pub fn shift(shift: &Shift, paint: Paint, now: Timestamp) -> String {
     let status = &shift.status;
-    let verdict = plain(&format!("{}: {} ({})", place(shift), status.message, status.reason));
+    let verdict = plain(&format!("{}: {} ({})", place(shift), status.message, shift.why()));
     let mut page = format!(
         "{}  {}\n",
         paint.text(Tone::Title, &plain(&format!("shift {}", shift.id))),

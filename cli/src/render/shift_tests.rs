@@ -151,6 +151,19 @@ ID                                    POLICIES       STATE      STEP  FROM      
 }
 
 #[test]
+fn of_a_shift_that_went_back_the_first_word_is_why_it_turned() {
+    let turned = later(&baking(), State::Aborting, 2, "GateFailed", "gate errors failed");
+    assert_eq!(turned.why(), "GateFailed");
+    let back = later(&turned, State::Failed, 2, "Restored", "the recorded weights were read back");
+    assert_eq!(back.why(), "GateFailed, then Restored");
+    for text in [history(&[back.clone()], BARE, now()), shift_line(&back), shift(&back, BARE, now())] {
+        assert!(text.contains("GateFailed, then Restored"), "{text}");
+    }
+    let refused = later(&fixtures::shift(State::Pending, 0), State::Failed, 0, "PreflightFailed", "no target");
+    assert_eq!(refused.why(), "PreflightFailed");
+}
+
+#[test]
 fn a_dry_run_shows_the_steps_their_calls_and_what_stands_in_the_way() {
     let call = |summary: &str| crate::model::Step {
         policy: reference(),
