@@ -277,3 +277,19 @@ fn the_history_says_on_what_evidence_a_step_was_left() {
     assert_eq!(stage.state(), State::Stepping);
     assert!(left.message.ends_with("; gates of step 1: errors (1 succeeded, 0 failed, last 0.25)"), "{}", left.message);
 }
+
+#[test]
+fn a_step_is_left_on_a_look_that_is_not_older_than_the_end_of_its_bake_time() {
+    let yaml = format!(
+        "{GREEN}gates: [{{name: healthy, targetHealth: {{minHealthyPercent: 100}}, intervalSeconds: 3600}}]\n\
+         strategy: {{canary: {{percent: 5, bakeSeconds: 20}}}}\n"
+    );
+    let mut stage = Stage::new(&yaml, &[&record("checkout", &[("blue", 100), ("green", 0)], "")]);
+    stage.look();
+    assert_eq!(stage.settled_look().again_at, Some(at(20)), "measured at the read-back, and next at the end");
+    let one_of_three = switchyard_core::status::TargetCounts { healthy: 2, unhealthy: 1, ..shift_support::healthy(3) };
+    stage.targets("checkout", "green", one_of_three);
+    stage.wait(20);
+    stage.look();
+    assert_eq!((stage.state(), stage.why().as_str()), (State::Aborting, "GateFailed"));
+}

@@ -57,7 +57,7 @@ fn min_active_clusters_counts_the_clusters_that_would_carry_traffic() {
     let stage = preflight("overrides: [Capacity]\nreason: test\n", &three, "  safety: {minActiveClusters: 2}", |_| {});
     let found = &stage.shift.findings[0];
     assert_eq!((found.guard, found.until), (Guard::MinActiveClusters, None));
-    let message = "shop/checkout would be served by 1 clusters, spec.safety.minActiveClusters asks for 2; leave a weight \
+    let message = "shop/checkout would be served by 1 cluster, spec.safety.minActiveClusters asks for 2; leave a weight \
                    on more clusters";
     assert_eq!(found.message, message);
     assert_eq!(stage.state(), State::Failed);
@@ -377,4 +377,20 @@ fn a_cluster_that_is_missing_from_what_is_known_is_waited_for() {
     stage.policy("checkout").clusters = known;
     stage.look();
     assert_eq!(stage.state(), State::Stepping);
+}
+
+#[test]
+fn whoever_leaves_a_sick_cluster_is_not_asked_what_its_targets_carried() {
+    let half = [("blue", 50), ("green", 50)];
+    let stage = preflight("", &half, "", |_| ());
+    assert_eq!(stage.state(), State::Failed, "twice the load for each target");
+    let stage = preflight("", &half, "", |stage| {
+        stage.targets("checkout", "blue", TargetCounts { healthy: 2, initial: 1, ..healthy(3) });
+        stage.targets("checkout", "green", healthy(2));
+    });
+    assert_eq!(stage.shift.findings.len(), 1, "a rolling update is no sickness");
+    let stage = preflight("", &half, "", |stage| {
+        stage.targets("checkout", "blue", TargetCounts { healthy: 2, unhealthy: 1, ..healthy(3) });
+    });
+    assert_eq!((stage.state(), stage.asked("checkout").as_str()), (State::Stepping, "blue=0,green=100"));
 }

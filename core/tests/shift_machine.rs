@@ -202,7 +202,10 @@ fn approval_is_for_the_step_that_waits_and_no_other() {
     assert_eq!(stage.shift, before, "said twice is said once");
     stage.look();
     assert_eq!((stage.state(), stage.shift.step), (State::Stepping, Some(1)));
-    assert!(matches!(stage.say(&Command::Approve(Some(0))), Err(Refusal::NotAwaiting(State::Stepping))));
+    told(&mut stage, &Command::Approve(Some(0)));
+    assert_eq!(stage.shift.approved, Some(0), "late and fulfilled");
+    assert!(matches!(stage.say(&Command::Approve(Some(1))), Err(Refusal::NotAwaiting(State::Stepping))));
+    assert!(matches!(stage.say(&Command::Approve(None)), Err(Refusal::NotAwaiting(State::Stepping))));
 }
 
 #[test]
@@ -574,4 +577,29 @@ fn a_step_is_made_only_from_where_the_shift_is() {
     assert_eq!(now(&stage), is(State::Baking, ShiftReason::Held));
     stage.settled_look();
     assert_eq!((stage.state(), stage.asked("checkout").as_str()), (State::Stepping, "blue=0,green=100"));
+}
+
+#[test]
+fn evidence_that_cannot_be_had_is_waited_for_with_a_bound_and_said_to_be_missing() {
+    let mut stage = stage("");
+    stage.look();
+    stage.settled_look();
+    stage.converge();
+    stage.policy("checkout").evidence = Evidence::NoData("nothing was counted".to_owned());
+    stage.look();
+    assert_eq!(now(&stage), is(State::Converging, ShiftReason::EvidencePending));
+    // Requests that are seen are waited for without end, and the bound begins anew after them.
+    stage.wait(200);
+    stage.policy("checkout").evidence = Evidence::Pending("40 requests".to_owned());
+    stage.look();
+    stage.wait(10_000);
+    stage.look();
+    assert_eq!(stage.state(), State::Converging);
+    stage.policy("checkout").evidence = Evidence::NoData("nothing was counted".to_owned());
+    let again_at = stage.look().again_at;
+    assert_eq!(again_at, Some(at(10_500)), "five minutes later");
+    stage.wait(300);
+    stage.look();
+    assert_eq!(stage.state(), State::Succeeded);
+    assert!(stage.shift.message.contains("nothing was counted"), "{}", stage.shift.message);
 }

@@ -258,11 +258,20 @@ async fn what_cannot_be_taken_back_is_refused_with_the_reason() {
     let fence = store_support::fence(&hub.store).await;
     assert!(hub.store.policy_forget(fence, &store_support::key("api"), &uid).await.unwrap());
     hub.apply(&manifest("api", &[("blue", 100), ("green", 0)])).await.unwrap();
-    let gone = eventually("the old policy to be gone", async || {
-        roll(&hub, back_of(&done)).await.err().filter(|status| status.code() == Code::NotFound)
+    // What is gone does not keep the others from being taken back, and another of its name is not touched.
+    let taken =
+        eventually("what is still there to be taken back", async || roll(&hub, back_of(&done)).await.ok()).await;
+    let moves = &status(&taken).moves;
+    assert_eq!((moves.len(), &moves[0].policy), (1, &Some(policy_ref("web"))));
+    drive(&hub, &taken.id).await;
+    let uid = hub.delete("web").await.unwrap().uid.parse().unwrap();
+    let fence = store_support::fence(&hub.store).await;
+    assert!(hub.store.policy_forget(fence, &store_support::key("web"), &uid).await.unwrap());
+    let gone = eventually("the old policies to be gone", async || {
+        roll(&hub, back_of(&done)).await.err().filter(|status| status.message().contains("cannot be taken back"))
     })
     .await;
-    assert!(gone.message().contains("shop/api of it is gone, or others of the same name"), "{gone:?}");
+    assert!(gone.message().contains("of it are gone, or others of the same name"), "{gone:?}");
     hub.stop().await;
 }
 

@@ -78,9 +78,17 @@ impl Guard {
         matches!(self, Guard::Freeze | Guard::MinStepInterval | Guard::MaintenanceWindow | Guard::GatingSwitch)
     }
 
-    /// The rules that a rollback within its window may cross by itself: they slow a way forward down, not a way back.
+    /// The rules that a rollback within its window may cross by itself: they slow a way forward down, not a way back to what was
+    /// carried before.
     pub fn open_to_rollback() -> BTreeSet<Guard> {
-        BTreeSet::from([Guard::MaxStepPercent, Guard::MinStepInterval, Guard::MaintenanceWindow, Guard::GatingSwitch])
+        BTreeSet::from([
+            Guard::MinActiveClusters,
+            Guard::Capacity,
+            Guard::MaxStepPercent,
+            Guard::MinStepInterval,
+            Guard::MaintenanceWindow,
+            Guard::GatingSwitch,
+        ])
     }
 }
 
@@ -151,8 +159,9 @@ impl Rules<'_> {
         let active_before = from.iter().filter(|(_, weight)| weight.carries()).count();
         // A policy that is below it already may move, as long as it does not fall further.
         if active < least as usize && active < active_before.max(1) {
+            let clusters = if active == 1 { "cluster" } else { "clusters" };
             let message = format!(
-                "{policy} would be served by {active} clusters, spec.safety.minActiveClusters asks for {least}; leave a \
+                "{policy} would be served by {active} {clusters}, spec.safety.minActiveClusters asks for {least}; leave a \
                  weight on more clusters"
             );
             found.push(self.finding(Guard::MinActiveClusters, step, message, None));
@@ -267,6 +276,11 @@ fn overload(view: &PolicyView, policy: &PolicyKey, name: &ClusterName, from: &We
                  requests/s at {requests_per_second_per_target} each (spec.capacity) and has {healthy}; add pods there"
             )
         });
+    }
+    // Whoever leaves a sick cluster is not asked what its targets carried: the other one is better whatever it has.
+    let sick = |name: &ClusterName| view.cluster(name).is_some_and(|cluster| cluster.targets.unhealthy > 0);
+    if weights::gaining(to, from).iter().any(sick) {
+        return None;
     }
     // Shares per target as fractions: the busiest cluster at the recorded weights, and this one afterwards.
     let from_sum = u64::from(weights::sum(from)).max(1);

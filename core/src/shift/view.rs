@@ -77,8 +77,10 @@ pub enum Evidence {
     /// No source of it is configured: the settle time stands alone.
     #[default]
     NotConfigured,
-    /// Not there yet, in words.
+    /// They still get requests, or it is being asked, in words.
     Pending(String),
+    /// Nothing can be said of it, in words: nothing was counted on either side, or the source does not answer.
+    NoData(String),
     /// They get next to none.
     Quiet,
 }

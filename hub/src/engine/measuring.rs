@@ -135,7 +135,8 @@ impl Measuring {
 
     /// When a policy's requests are to be asked for again.
     pub(super) fn prove_again(&self) -> Option<Instant> {
-        let open = self.proofs.values().filter(|proof| matches!(proof.evidence, Evidence::Pending(_)));
+        let open =
+            self.proofs.values().filter(|proof| matches!(proof.evidence, Evidence::Pending(_) | Evidence::NoData(_)));
         open.map(|proof| proof.ask_again).min()
     }
 
@@ -232,7 +233,7 @@ fn judged(found: Option<Result<f64, String>>) -> (Evidence, &'static str) {
             let why = format!("the clusters without a share still got {requests} requests in the last period counted");
             (Evidence::Pending(why), "wait")
         }
-        Some(Err(why)) => (Evidence::Pending(why), "no_data"),
+        Some(Err(why)) => (Evidence::NoData(why), "no_data"),
     }
 }
 

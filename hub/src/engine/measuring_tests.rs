@@ -138,7 +138,7 @@ async fn evidence_is_asked_for_until_the_clusters_are_quiet() {
     assert!(books.prove_again().is_some());
     books.prove(&shift, &uid(), Duration::ZERO, async { Some(Err("nothing is published yet".into())) });
     assert_eq!(books.next().await, Ended { kind: "evidence", outcome: "no_data" });
-    assert_eq!(books.evidence(&shift, &uid()), Evidence::Pending("nothing is published yet".into()));
+    assert_eq!(books.evidence(&shift, &uid()), Evidence::NoData("nothing is published yet".into()));
     books.prove(&shift, &uid(), hour, async { Some(Ok(QUIET)) });
     assert_eq!(books.next().await, Ended { kind: "evidence", outcome: "pass" });
     assert_eq!(books.evidence(&shift, &uid()), Evidence::Quiet);

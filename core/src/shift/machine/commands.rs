@@ -120,6 +120,10 @@ fn resume(shift: &mut Shift, by: By<'_>, now: Timestamp) {
 }
 
 fn approve(shift: &mut Shift, step: Option<usize>, by: By<'_>, now: Timestamp) -> Result<(), Refusal> {
+    // A second approver, or the same one again, asks for nothing new.
+    if step.is_some_and(|asked| shift.approved.is_some_and(|approved| asked <= approved)) {
+        return Ok(());
+    }
     let (State::AwaitingApproval, Some(waits)) = (shift.state, shift.step) else {
         return Err(Refusal::NotAwaiting(shift.state));
     };

@@ -1,9 +1,14 @@
 //! How a shift ends: the last weights settle, or the recorded ones are read back.
 
+use std::time::Duration;
+
 use super::{
     super::{Cause, Event, Move, ShiftReason, State, view::Evidence},
     look::Look,
 };
+
+/// How long evidence is waited for where there is no data: CloudWatch shows a minute some minutes later.
+const EVIDENCE_PATIENCE: Duration = Duration::from_secs(300);
 
 impl Look<'_> {
     pub(super) fn converging(&mut self) -> bool {
@@ -16,15 +21,44 @@ impl Look<'_> {
             let message = self.trouble().unwrap_or_else(|| "the settle time runs".to_owned());
             return self.wait(ShiftReason::Settling, message);
         }
-        let pending = self.shift.present_moves().find_map(|one| match &self.policy(one)?.evidence {
-            Evidence::Pending(why) => Some(format!("{}: {why}", one.policy)),
-            Evidence::NotConfigured | Evidence::Quiet => None,
-        });
-        if let Some(pending) = pending.filter(|_| !self.shift.promoted) {
-            return self.wait(ShiftReason::EvidencePending, pending);
+        let missing = match self.evidence_of_quiet() {
+            Ok(missing) => missing,
+            Err(pending) => {
+                self.shift.held_since = None;
+                return self.wait(ShiftReason::EvidencePending, pending);
+            }
+        };
+        let Some(missing) = missing else {
+            self.shift.converged = true;
+            return self.end(State::Succeeded, ShiftReason::Converged, "the weights are in force".to_owned());
+        };
+        // A policy without requests never has any to count: what cannot be known is not waited for without end.
+        let since = self.shift.held_since.unwrap_or(self.now());
+        self.shift.held_since = Some(since);
+        let deadline = self.after(since, EVIDENCE_PATIENCE);
+        if deadline > self.now() {
+            self.at(deadline);
+            return self.wait(ShiftReason::EvidencePending, missing);
         }
         self.shift.converged = true;
-        self.end(State::Succeeded, ShiftReason::Converged, "the weights are in force".to_owned())
+        let message = format!("the weights are in force; whether the old clusters are quiet is not known: {missing}");
+        self.end(State::Succeeded, ShiftReason::Converged, message)
+    }
+
+    /// Whether the clusters that lost their share are quiet. What is missing for want of data is given back beside it.
+    ///
+    /// # Errors
+    /// Why it is not so yet.
+    fn evidence_of_quiet(&self) -> Result<Option<String>, String> {
+        let mut missing = None;
+        for one in self.shift.present_moves().filter(|_| !self.shift.promoted) {
+            match self.policy(one).map(|view| &view.evidence) {
+                Some(Evidence::Pending(why)) => return Err(format!("{}: {why}", one.policy)),
+                Some(Evidence::NoData(why)) => missing = Some(format!("{}: {why}", one.policy)),
+                Some(Evidence::NotConfigured | Evidence::Quiet) | None => {}
+            }
+        }
+        Ok(missing)
     }
 
     pub(super) fn aborting(&mut self) -> bool {

@@ -1,7 +1,5 @@
 //! The steps: each is asked for, read back, baked and approved before the next one, and goes back when it fails.
 
-use std::time::Duration;
-
 use super::{
     super::{
         Cause, GatePhase, GateRun, Move, Shift, ShiftReason, State,
@@ -142,7 +140,7 @@ impl Look<'_> {
                 format!("gate {name} failed ({} of {} measurements): {}", run.failed, measured(run), run.message);
             return self.go_back(Cause::Failed, ShiftReason::GateFailed, &message);
         }
-        let bake_end = self.after(self.shift.since, Duration::from_secs(u64::from(step.bake_seconds)));
+        let bake_end = self.bake_end(index);
         if !self.shift.promoted {
             if let Some(open) = self.open_gate(index) {
                 self.at(bake_end);

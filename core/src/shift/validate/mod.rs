@@ -14,7 +14,7 @@ use super::{
     spec::{MOST_POLICIES, MOST_REASON, PolicyTarget},
 };
 use crate::{
-    ids::{ClusterName, IdError, Namespace, PolicyKey, Weight, cut},
+    ids::{ClusterName, IdError, Namespace, PolicyKey, PolicyUid, Weight, cut},
     policy::{Violation, validate::MOST_VIOLATIONS},
 };
 
@@ -44,6 +44,8 @@ pub struct Target {
     pub weights: BTreeMap<ClusterName, Weight>,
     /// The version of the policy that this was decided on; 0: any.
     pub expected_version: u64,
+    /// The policy that is meant; none: whichever has the name.
+    pub uid: Option<PolicyUid>,
 }
 
 struct Report(Vec<Violation>);
@@ -135,6 +137,7 @@ fn target(
         policy: PolicyKey { namespace: in_namespace?, name: name? },
         weights: weights?,
         expected_version: policy.expected_version,
+        uid: None,
     })
 }
 

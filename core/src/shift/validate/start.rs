@@ -100,7 +100,8 @@ impl ShiftPlan {
 
 fn start_move(i: usize, target: &Target, record: Option<&PolicyRecord>) -> Result<Move, StartError> {
     let key = &target.policy;
-    let record = record.ok_or_else(|| StartError::NotFound(key.clone()))?;
+    let meant = |record: &&PolicyRecord| target.uid.as_ref().is_none_or(|uid| record.uid == *uid);
+    let record = record.filter(meant).ok_or_else(|| StartError::NotFound(key.clone()))?;
     if record.deleting_since.is_some() {
         return Err(StartError::Deleting(key.clone()));
     }

@@ -77,7 +77,9 @@ impl Shifts {
                 told => return told,
             }
         }
-        let (plan, origin) = back(&shift, &*self.picture()?, wanted.overrides, &wanted.reason, Timestamp::now())?;
+        let is_last = self.is_last(&shift).await?;
+        let (plan, origin) =
+            back(&shift, is_last, &*self.picture()?, wanted.overrides, &wanted.reason, Timestamp::now())?;
         self.store_new(&plan, &origin, caller).await
     }
 
@@ -91,7 +93,8 @@ impl Shifts {
             self.abort_dry_run(caller, &shift).await?
         } else {
             let (picture, now) = (self.picture()?, Timestamp::now());
-            let (plan, origin) = back(&shift, &picture, wanted.overrides, &wanted.reason, now)?;
+            let is_last = self.is_last(&shift).await?;
+            let (plan, origin) = back(&shift, is_last, &picture, wanted.overrides, &wanted.reason, now)?;
             self.dry_run(&plan, origin, caller).await?
         };
         Ok(proto::RollbackShiftResponse { shift: Some(shift), findings, plans, notes })
@@ -143,6 +146,17 @@ impl Shifts {
         Ok(Arc::new(last))
     }
 
+    /// True when no other shift has moved one of its policies since: only then its recorded weights are those from before.
+    async fn is_last(&self, shift: &Shift) -> Result<bool, ApiError> {
+        for one in &shift.moves {
+            let last = self.parts.store.shift_last_succeeded(&one.uid).await?;
+            if last.is_some_and(|last| last.id != shift.id) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn abort_dry_run(&self, caller: &Caller, shift: &Shift) -> Result<(proto::Shift, Preview), ApiError> {
         let (picture, now) = (self.picture()?, Timestamp::now());
         let by = By { actor: &caller.actor, reason: &caller.reason };
@@ -190,6 +204,7 @@ fn rollback_target(request: &proto::RollbackShiftRequest) -> Result<RollbackTarg
 /// [`ApiError`] when it did not succeed, or policies of it are gone.
 fn back(
     shift: &Shift,
+    is_last: bool,
     picture: &Picture,
     overrides: Vec<Guard>,
     reason: &str,
@@ -198,13 +213,15 @@ fn back(
     if shift.state != State::Succeeded {
         return Err(ApiError::NotRolledBack { shift: shift.id.clone(), state: shift.state });
     }
-    let gone = |one: &&Move| picture.policies.get(&one.policy).is_none_or(|stored| stored.record.uid != one.uid);
-    let gone: Vec<PolicyKey> = shift.moves.iter().filter(gone).map(|one| one.policy.clone()).collect();
-    if !gone.is_empty() {
-        return Err(ApiError::PoliciesGone { shift: shift.id.clone(), policies: gone });
+    // What is gone cannot be taken back, and must not keep the others from it.
+    let stands = |one: &&Move| picture.policies.get(&one.policy).is_some_and(|stored| stored.record.uid == one.uid);
+    let standing: Vec<&Move> = shift.moves.iter().filter(stands).collect();
+    if standing.is_empty() {
+        let policies = shift.moves.iter().map(|one| one.policy.clone()).collect();
+        return Err(ApiError::PoliciesGone { shift: shift.id.clone(), policies });
     }
     let spec = ShiftSpec {
-        policies: shift.moves.iter().map(target).collect(),
+        policies: standing.into_iter().map(target).collect(),
         overrides,
         reason: reason.to_owned(),
         progress_deadline_seconds: shift.progress_deadline_seconds,
@@ -213,18 +230,27 @@ fn back(
     // Every policy names its namespace, so this one is never taken.
     let namespace = shift.moves.first().map(|one| one.policy.namespace.clone());
     let namespace: Namespace = namespace.ok_or(ApiError::Internal)?;
-    let plan = validate(&spec, &namespace, false).map_err(ApiError::Invalid)?;
+    let mut plan = validate(&spec, &namespace, false).map_err(ApiError::Invalid)?;
+    // Another policy of the name may come between this look and the write.
+    for target in &mut plan.targets {
+        let one = shift.moves.iter().find(|one| one.policy == target.policy);
+        target.uid = one.map(|one| one.uid.clone());
+    }
     // Taking a way back back is a way forward, which waits for every rule.
     let is_forward = matches!(shift.origin, Origin::Rollback { .. });
-    let origin =
-        if in_window(shift, now) && !is_forward { Origin::Rollback { of: shift.id.clone() } } else { Origin::Call };
+    let origin = if is_last && in_window(shift, now) && !is_forward {
+        Origin::Rollback { of: shift.id.clone() }
+    } else {
+        Origin::Call
+    };
     Ok((plan, origin))
 }
 
 /// True when this shift goes to where the other one came from.
 fn undoes(back: &Shift, shift: &Shift) -> bool {
-    let same = |(back, one): (&Move, &Move)| back.uid == one.uid && by_cluster(&back.to) == by_cluster(&one.from);
-    back.moves.len() == shift.moves.len() && back.moves.iter().zip(&shift.moves).all(same)
+    let same = |back: &Move, one: &Move| back.uid == one.uid && by_cluster(&back.to) == by_cluster(&one.from);
+    // Policies that are gone by then are not taken back.
+    back.moves.iter().all(|back| shift.moves.iter().any(|one| same(back, one)))
 }
 
 fn in_window(shift: &Shift, now: Timestamp) -> bool {
