@@ -254,6 +254,7 @@ impl World {
                     Evidence::NotConfigured,
                     Evidence::Quiet,
                     Evidence::Pending("12 requests in the last minute".to_owned()),
+                    Evidence::NoData("nothing was counted".to_owned()),
                 ]);
             }
         }

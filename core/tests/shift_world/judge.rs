@@ -245,7 +245,7 @@ impl Judge {
             _ => {}
         }
         match what {
-            Command::Approve(_) => course.approved.extend(before.step),
+            Command::Approve(_) if before.state == State::AwaitingApproval => course.approved.extend(before.step),
             Command::ApproveUpTo(step) => course.approved_up_to = course.approved_up_to.max(Some(*step)),
             _ => {}
         }
@@ -278,8 +278,12 @@ impl Judge {
             read_back(before, policies, before);
             self.restart(before, seen.now);
         }
+        if new.contains(&ShiftReason::ApprovalNeeded) {
+            self.baked(before, seen);
+        }
         if new.contains(&ShiftReason::Settling) {
             self.step_is_over(before, seen);
+            self.restart(before, seen.now);
         }
         if before.step != after.step {
             self.step(before, after, outcome, seen, policies);
@@ -290,7 +294,14 @@ impl Judge {
         }
         self.way_down(before, after, seen, &new);
         match after.state {
-            State::Succeeded => succeeded(before, after, seen, policies, self.clock_steps),
+            State::Succeeded => {
+                let course = &self.courses[&before.id];
+                let waited = seen.now.duration_since(course.since.unwrap()) - course.paused;
+                let nobody_knows = |view: &PolicyView| matches!(view.evidence, Evidence::NoData(_));
+                let unknown = !before.promoted && read_of(after, seen).any(nobody_knows);
+                assert!(self.clock_steps || !unknown || waited.as_secs() >= 300, "nothing is known after {waited}");
+                succeeded(before, after, seen, policies, self.clock_steps);
+            }
             State::Failed if before.state == State::Preflight => assert_eq!(after.step, None),
             _ if new.contains(&ShiftReason::Restored) => read_back(after, policies, before),
             _ => {}
@@ -342,13 +353,23 @@ impl Judge {
     /// Bake time, gates and approval of the step under way are through.
     fn step_is_over(&self, before: &Shift, seen: &Seen) {
         let Some(step) = before.step.filter(|_| !before.promoted) else { return };
+        let course = &self.courses[&before.id];
+        let approved = course.approved.contains(&step) || course.approved_up_to.is_some_and(|up_to| up_to >= step);
+        assert!(!before.steps[step].approval || approved, "step {step} of {} was not approved", before.id);
+        // What waits for approval has baked already, and measures nothing any more.
+        if before.state != State::AwaitingApproval {
+            self.baked(before, seen);
+        }
+    }
+
+    /// Bake time and gates of the step under way are through.
+    fn baked(&self, before: &Shift, seen: &Seen) {
+        let Some(step) = before.step.filter(|_| !before.promoted) else { return };
         let (course, asked) = (&self.courses[&before.id], &before.steps[step]);
         let baked = seen.now.duration_since(course.since.unwrap()) - course.paused;
         if !self.clock_steps {
             assert!(baked >= SignedDuration::from_secs(i64::from(asked.bake_seconds)), "baked for {baked}");
         }
-        let approved = course.approved.contains(&step) || course.approved_up_to.is_some_and(|up_to| up_to >= step);
-        assert!(!asked.approval || approved, "step {step} of {} was not approved", before.id);
         for (i, gate) in asked.gates.iter().enumerate() {
             if matches!(gate.query, GateQuery::TargetHealth { .. }) {
                 continue;
@@ -357,6 +378,10 @@ impl Judge {
             let tally = course.taken.get(&(step, i)).unwrap_or(&none);
             assert!(tally.successes >= gate.count, "{} of {} measurements", tally.successes, gate.count);
             assert!(tally.failures <= gate.failure_limit && !tally.last_was_neither);
+            let bake = SignedDuration::from_secs(i64::from(asked.bake_seconds));
+            let bake_end = course.since.unwrap() + course.paused + bake;
+            let old = tally.last.is_none_or(|last| last < bake_end);
+            assert!(self.clock_steps || !old, "{} was measured last at {:?}, before {bake_end}", gate.name, tally.last);
         }
     }
 
@@ -433,6 +458,11 @@ fn read_back(shift: &Shift, policies: &BTreeMap<PolicyKey, Policy>, before: &Shi
     }
 }
 
+/// What was seen of the policies that did not leave.
+fn read_of<'a>(shift: &'a Shift, seen: &'a Seen) -> impl Iterator<Item = &'a PolicyView> {
+    shift.moves.iter().filter(|one| !one.left).map(|one| &seen.policies[&one.policy])
+}
+
 fn succeeded(before: &Shift, after: &Shift, seen: &Seen, policies: &BTreeMap<PolicyKey, Policy>, clock_steps: bool) {
     assert_eq!(after.step, Some(after.steps.len() - 1));
     read_back(after, policies, before);
@@ -476,18 +506,23 @@ fn guards((shift, one): (&Shift, &Move), view: &PolicyView, seen: &Seen, from: &
     assert!(!refused, "{who}: AWS refuses it");
     for side in view.clusters.iter().filter(|side| after[&side.cluster] > before[&side.cluster] + 1e-9) {
         assert!(side.known && side.targets.healthy > 0, "{who}: {} has no healthy target", side.cluster);
-        let (share, most) = (after[&side.cluster], most_share(view, &one.from, side.targets.healthy));
+        let (share, most) = (after[&side.cluster], most_share(view, &one.from, &after, side.targets.healthy));
         assert!(share <= most + 1e-6 || may(Guard::Capacity), "{who}: {} can carry {most} %", side.cluster);
     }
 }
 
 /// What so many targets can carry, in percent: as declared, or 1.4 times what the busiest target got at the recorded weights.
-fn most_share(view: &PolicyView, recorded: &Weights, targets: u32) -> f64 {
+/// Nothing is asked of who leaves a cluster that is not whole.
+fn most_share(view: &PolicyView, recorded: &Weights, to: &BTreeMap<ClusterName, f64>, targets: u32) -> f64 {
     if let Some(declared) = &view.capacity {
         let each = f64::from(declared.requests_per_second_per_target);
         return f64::from(targets) * each * 100.0 / f64::from(declared.peak_requests_per_second);
     }
     let recorded = shares(recorded);
+    let mut sick = view.clusters.iter().filter(|side| side.targets.healthy < side.targets.registered);
+    if sick.any(|side| to[&side.cluster] < recorded[&side.cluster] - 1e-9) {
+        return 100.0;
+    }
     let carrying = view.clusters.iter().filter(|side| recorded[&side.cluster] > 0.0 && side.targets.healthy > 0);
     let loads = carrying.map(|side| recorded[&side.cluster] / f64::from(side.targets.healthy));
     let busiest = loads.fold(f64::NAN, f64::max);
