@@ -156,7 +156,7 @@ fn of_a_shift_that_went_back_the_first_word_is_why_it_turned() {
     assert_eq!(turned.why(), "GateFailed");
     let back = later(&turned, State::Failed, 2, "Restored", "the recorded weights were read back");
     assert_eq!(back.why(), "GateFailed, then Restored");
-    for text in [history(&[back.clone()], BARE, now()), shift_line(&back), shift(&back, BARE, now())] {
+    for text in [history(std::slice::from_ref(&back), BARE, now()), shift_line(&back), shift(&back, BARE, now())] {
         assert!(text.contains("GateFailed, then Restored"), "{text}");
     }
     let refused = later(&fixtures::shift(State::Pending, 0), State::Failed, 0, "PreflightFailed", "no target");
