@@ -53,7 +53,9 @@ pub enum ApiError {
     #[error("there is no shift {0}; see which there are with ListShifts (yardctl history)")]
     NoShift(ShiftId),
     /// Nothing was ever moved.
-    #[error("policy {0} has no shift under way and none that succeeded and moved its weights, so there is nothing to take back")]
+    #[error(
+        "policy {0} has no shift under way and none that succeeded and moved its weights, so there is nothing to take back"
+    )]
     NothingToRollBack(PolicyKey),
     /// The last move was a way back itself.
     #[error(
