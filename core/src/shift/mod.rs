@@ -1,6 +1,6 @@
 //! Shifts: operations that move requested weights from the present ones to others, at once or in steps.
 //!
-//! What a user writes ([`spec`]) becomes a [`Shift`] by [`validate()`] and [`Plan::start`](validate::Plan::start); from then on it
+//! What a user writes ([`spec`]) becomes a [`Shift`] by [`validate()`] and [`ShiftPlan::start`](validate::ShiftPlan::start); from then on it
 //! is moved by [`machine`]: by what is seen of the world ([`machine::observe`]) and by callers ([`machine::command`]). The weights
 //! that a shift asks for are an override on the specs' weights; a spec is never written. [`guard`] says what stands in the way of
 //! a step, [`analysis`] what its gates say, [`weights`] which weights a step has.

@@ -2,7 +2,7 @@
 //! back with the weights that are to be asked for from now on. A step advances only on what was read back from AWS, so a lost
 //! answer or a crash never makes a double step; and whoever stores the outcome does so only if nobody moved the shift meanwhile.
 //!
-//! [`commands`] takes what callers say; a look goes through `preflight`, `forward` (the steps) and `end` (converging, going back).
+//! `commands` takes what callers say; a look goes through `preflight`, `forward` (the steps) and `end` (converging, going back).
 
 mod commands;
 mod end;
