@@ -61,7 +61,7 @@ const GROUND: &str = "insert into hub (hub_id) values ('a');
     insert into shift_policies values ('s', 'u', 'shop', 'a', true);
     insert into shifts (id, version, state, doc, created_at, updated_at, change)
         values ('e', 1, 'Failed', '{\"id\": \"e\", \"version\": 1, \"state\": \"Failed\", \"endedAt\": \"then\"}', now(), now(), 1);
-    insert into shift_resources values ('blue', 'r', 's', null, now());
+    insert into shift_resources values ('blue', 'r', 's', null, 0, now());
     insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');";
 
 #[tokio::test]

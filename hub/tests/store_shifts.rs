@@ -253,7 +253,7 @@ async fn commands_count_the_version_are_audited_and_unknown_shifts_are_named() {
     assert_eq!((now.version, now.promoted, now.approved), (shift.version + 4, true, Some(0)));
     let expected = ["shift-create", "shift-step", "shift-pause", "shift-resume", "shift-approve", "shift-promote"];
     assert_eq!(actions(&db, "a").await, expected);
-    let error = db.store.shift_command(&fresh(), &shift.id, &Command::Approve(Some(0))).await.unwrap_err();
+    let error = db.store.shift_command(&fresh(), &shift.id, &Command::Approve(None)).await.unwrap_err();
     assert!(matches!(error, ShiftError::Refused { refusal: Refusal::NotAwaiting(State::Stepping), .. }), "{error:?}");
     let unknown = ShiftId::new("none").unwrap();
     let error = db.store.shift_command(&fresh(), &unknown, &Command::Abort).await.unwrap_err();
