@@ -9,6 +9,8 @@ mod kubectl;
 mod random;
 mod shifts;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use kube::{Client, core::Status};
 use serde_json::{Value, json};
 use switchyard_core::{
@@ -101,13 +103,19 @@ async fn server_judges(client: &Client, document: &Value) -> Verdict {
     verdict(send(client, "POST", &format!("{}?{DRY}", collection(document)), document).await)
 }
 
-/// Whether what stands may become this.
+/// Whether what stands may become this. It stands under a name of its own: the tests share a server, and others ask it about new ones.
 async fn server_judges_update(client: &Client, standing: &Value, new: &Value) -> Verdict {
+    static STANDING: AtomicU32 = AtomicU32::new(0);
+    let name = format!("standing-{}", STANDING.fetch_add(1, Ordering::Relaxed));
+    let mut standing = standing.clone();
+    standing["metadata"]["name"] = json!(name);
+    let standing = &standing;
     let stored = send(client, "POST", &collection(standing), standing)
         .await
         .unwrap_or_else(|error| panic!("{error}: {standing}"));
     let path = format!("{}/{}", collection(standing), stored["metadata"]["name"].as_str().expect("a name"));
     let mut new = new.clone();
+    new["metadata"]["name"] = json!(name);
     new["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
     let judged = verdict(send(client, "PUT", &format!("{path}?{DRY}"), &new).await);
     send(client, "DELETE", &path, &Value::Null).await.expect("it is deleted");

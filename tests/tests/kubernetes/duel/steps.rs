@@ -215,7 +215,8 @@ fn policy(name: &str, blue: u32) -> Value {
                 "deregistrationDelaySeconds": 300,
                 "healthCheck": {"path": "/", "intervalSeconds": 15, "timeoutSeconds": 5, "healthyThreshold": 2, "unhealthyThreshold": 2},
             },
-            "safety": {"deregistrationBudgetPercent": 50, "freeze": false},
+            "safety": {"deregistrationBudgetPercent": 50, "freeze": false, "maxStepPercent": 100, "minActiveClusters": 1,
+                "minStepIntervalSeconds": 0},
             "clusters": [{"name": "blue", "weight": blue}, {"name": "green", "weight": 0}],
         },
     })
