@@ -76,6 +76,8 @@ pub fn socket_at(address: SocketAddr) -> SocketAddr {
 #[derive(Debug)]
 struct Octets {
     next: u8,
+    /// Released by clusters whose addresses go round in the whole VPC.
+    released: Vec<Ipv4Addr>,
 }
 
 impl Block {
@@ -91,7 +93,7 @@ impl Block {
             match TcpListener::bind((Ipv4Addr::new(127, second, 0, 1), LOCK_PORT)) {
                 Ok(lock) => {
                     let next = u8::try_from(clusters + 1).unwrap_or(*POD_OCTETS.end());
-                    let octets = Arc::new(Mutex::new(Octets { next }));
+                    let octets = Arc::new(Mutex::new(Octets { next, released: Vec::new() }));
                     return Ok(Self { second, naming, _lock: Arc::new(lock), octets });
                 }
                 Err(error) => last = error,
@@ -137,8 +139,13 @@ impl Block {
         IpPool { block: self.clone(), inner: Mutex::new(Pool { octet: first, host: 0, ..Pool::default() }) }
     }
 
+    fn octets(&self) -> std::sync::MutexGuard<'_, Octets> {
+        // Holders push, pop and count: whole even after a panic.
+        self.octets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next_octet(&self) -> Option<u8> {
-        let mut octets = self.octets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut octets = self.octets();
         let next = octets.next;
         POD_OCTETS.contains(&next).then(|| {
             octets.next += 1;
@@ -156,6 +163,8 @@ pub enum Reuse {
     Cooldown,
     /// The address that was released last, at once: the trap in which a stale target reaches another pod.
     Immediate,
+    /// The same among all clusters of the VPC that are in this mode: the pod may be another cluster's.
+    Vpc,
 }
 
 #[derive(Debug, Default)]
@@ -186,8 +195,12 @@ impl IpPool {
     /// An address for the pod of this uid.
     pub fn take(&self, uid: &str, now: Instant) -> Result<Ipv4Addr, AddressError> {
         let mut pool = self.lock();
-        let immediate = pool.reuse == Reuse::Immediate;
-        let latest = if immediate { pool.released.pop_back().map(|(ip, _)| ip) } else { None };
+        let immediate = pool.reuse != Reuse::Cooldown;
+        let latest = match pool.reuse {
+            Reuse::Cooldown => None,
+            Reuse::Immediate => pool.released.pop_back().map(|(ip, _)| ip),
+            Reuse::Vpc => self.block.octets().released.pop(),
+        };
         let rested = |pool: &mut Pool, now: Instant| {
             let &(ip, since) = pool.released.front()?;
             (immediate || now.saturating_duration_since(since) >= COOL_DOWN).then(|| {
@@ -215,7 +228,10 @@ impl IpPool {
         let mut pool = self.lock();
         if pool.used.get(&ip).is_some_and(|owner| owner == uid) {
             pool.used.remove(&ip);
-            pool.released.push_back((ip, now));
+            match pool.reuse {
+                Reuse::Vpc => self.block.octets().released.push(ip),
+                Reuse::Cooldown | Reuse::Immediate => pool.released.push_back((ip, now)),
+            }
         }
     }
 }
@@ -271,5 +287,20 @@ mod tests {
         assert_ne!(pool.take("b", now).unwrap(), first, "fresh addresses come first");
         pool.set_reuse(Reuse::Immediate);
         assert_eq!(pool.take("c", now).unwrap(), first);
+    }
+
+    #[test]
+    fn an_address_goes_to_a_pod_of_another_cluster_where_both_reuse_those_of_the_vpc() {
+        let block = Block::take(2, Naming::Loopback).unwrap();
+        let (blue, green) = (block.pods(0), block.pods(1));
+        let now = Instant::now();
+        let first = blue.take("a", now).unwrap();
+        blue.set_reuse(Reuse::Vpc);
+        blue.release(first, "a", now);
+        assert_ne!(green.take("b", now).unwrap(), first, "green keeps to its own");
+        green.set_reuse(Reuse::Vpc);
+        assert_eq!(green.take("c", now).unwrap(), first);
+        green.release(first, "c", now);
+        assert_eq!(blue.take("d", now).unwrap(), first);
     }
 }

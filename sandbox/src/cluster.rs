@@ -1,9 +1,11 @@
 //! One cluster of the sandbox: nodes, pods, and either an API server with store and controllers of its own or somebody else's
 //! real one. Composes `kube`, `external` and `workload`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::addresses::{Block, IpPool};
 use crate::external::{External, ExternalError};
 use crate::kube::kinds::{NAMESPACES, NODES};
-use crate::kube::object::now;
+use crate::kube::object::{Object, now};
 use crate::kube::server::ApiServer;
 use crate::kube::status::ApiError;
 use crate::kube::store::Store;
@@ -21,6 +23,7 @@ use crate::objects::Objects;
 use crate::workload::Controllers;
 use crate::workload::kubelet::Kubelet;
 use crate::workload::node_ports::{Machines, NodePorts};
+use crate::workload::reach::Reaches;
 
 /// Nodes of a cluster, one in each of as many zones.
 const NODES_PER_CLUSTER: usize = 3;
@@ -72,6 +75,10 @@ pub struct Cluster {
     pub kubelet: Arc<Kubelet>,
     pub ips: Arc<IpPool>,
     pub node_ports: NodePorts,
+    /// What of it the network reaches.
+    pub reaches: Reaches,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 /// What clusters share, and who they are.
@@ -110,17 +117,19 @@ impl Cluster {
     async fn furnished(place: &Place<'_>, server: Server, objects: Objects) -> Result<Arc<Self>, ClusterError> {
         let furnished = furnish(&objects, place).await;
         furnished.map_err(|source| ClusterError::Furnish { cluster: place.name.to_owned(), source })?;
+        let reaches = Reaches::new(place.tasks.clone(), place.shutdown.clone());
         let ips = Arc::new(place.block.pods(place.index));
-        let kubelet = Kubelet::new(place.name, objects.clone(), ips.clone(), place.shutdown.clone());
+        let kubelet = Kubelet::new(place.name, objects.clone(), ips.clone(), reaches.clone(), place.shutdown.clone());
         let controllers = Controllers::new(&objects, kubelet.clone());
         let (nodes, stop) = (kubelet.clone(), place.shutdown.clone());
         place.tasks.spawn(async move {
             controllers.run(stop).await;
             nodes.join().await;
         });
-        let node_ports = NodePorts::new(objects.store().clone(), place.machines.clone());
+        let node_ports = NodePorts::new(objects.store().clone(), place.machines.clone(), reaches.clone());
         place.tasks.spawn(node_ports.clone().run(place.shutdown.clone()));
-        Ok(Arc::new(Self { name: place.name.to_owned(), server, objects, kubelet, ips, node_ports }))
+        let (name, tasks, shutdown) = (place.name.to_owned(), place.tasks.clone(), place.shutdown.clone());
+        Ok(Arc::new(Self { name, server, objects, kubelet, ips, node_ports, reaches, tasks, shutdown }))
     }
 
     /// Where its API server is.
@@ -152,6 +161,43 @@ impl Cluster {
         crate::files::write_atomically(&path, &format!("{config:#}\n"))
             .map_err(|source| ClusterError::Kubeconfig { path: path.clone(), source })?;
         Ok(path)
+    }
+
+    /// The names of its nodes, and the zone of each.
+    pub fn zones(&self) -> BTreeMap<String, String> {
+        let nodes = self.objects.store().list(NODES, None).1;
+        let zone = |node: &Object| node.label("topology.kubernetes.io/zone").unwrap_or_default().to_owned();
+        nodes.iter().map(|node| (node.name().to_owned(), zone(node))).collect()
+    }
+
+    /// The machine of a node dies without a word: what runs there answers nothing any more. After `noticed_after` the cluster's
+    /// control plane gives it up: the Node's readiness is unknown and its pods are not ready.
+    pub fn lose_node(self: &Arc<Self>, node: &str, noticed_after: Duration) {
+        self.reaches.set_machine(node, false);
+        let (cluster, node) = (self.clone(), node.to_owned());
+        let noticing = self.shutdown.clone().run_until_cancelled_owned(async move {
+            tokio::time::sleep(noticed_after).await;
+            if cluster.reaches.give_up(&node) {
+                cluster.tell_node(&node, "Unknown", "NodeStatusUnknown").await;
+            }
+        });
+        self.tasks.spawn(noticing);
+    }
+
+    /// It is back, with the same pods: their containers were restarted by nobody.
+    pub async fn return_node(&self, node: &str) {
+        self.reaches.set_machine(node, true);
+        self.tell_node(node, "True", "KubeletReady").await;
+        self.kubelet.schedule_pending();
+    }
+
+    async fn tell_node(&self, node: &str, ready: &str, reason: &str) {
+        let condition = json!({"type": "Ready", "status": ready, "reason": reason, "lastTransitionTime": now()});
+        let target = Target { status: true, ..Target::new(NODES, "", node) };
+        let change = json!({"status": {"conditions": [condition]}});
+        if let Err(error) = self.objects.patch(&target, PatchKind::Strategic, &change).await {
+            tracing::warn!(%node, %error, "the condition of a node could not be written");
+        }
     }
 
     /// Makes a namespace if it is not there yet.

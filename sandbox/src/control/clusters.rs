@@ -25,6 +25,7 @@ pub fn routes() -> Router<Arc<Control>> {
         .route("/clusters/{cluster}/nodes/{node}", patch(change_node).delete(delete_node))
         .route("/clusters/{cluster}/nodes/{node}/drain", post(drain_node))
         .route("/clusters/{cluster}/nodes/{node}/machine", delete(switch_off))
+        .merge(super::dataplane::routes())
         .route("/clusters/{cluster}/pods/mode", post(mode_of_all))
         .route("/clusters/{cluster}/pods/ip-reuse", post(ip_reuse))
         .route("/clusters/{cluster}/pods/{namespace}/{pod}/mode", post(mode_of_one))

@@ -1,7 +1,8 @@
 //! The control API of the sandbox: what tests and the demo steer it with. Maps JSON to the parts; decides nothing itself.
-//! Routes are in `clusters`, `workloads` and `load`; the load balancer brings its own under `/elb`.
+//! Routes are in `clusters`, `dataplane`, `workloads` and `load`; the load balancer brings its own under `/elb`.
 
 mod clusters;
+mod dataplane;
 mod load;
 mod workloads;
 

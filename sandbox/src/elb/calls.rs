@@ -36,6 +36,9 @@ pub struct CallRecord {
     pub applied: bool,
     /// Whether the caller was sent an answer.
     pub answered: bool,
+    /// When it arrived.
+    pub received: jiff::Timestamp,
+    /// When it was carried out, or refused.
     pub time: jiff::Timestamp,
 }
 
@@ -93,6 +96,7 @@ mod tests {
             outcome: "ok".to_owned(),
             applied: true,
             answered: true,
+            received: jiff::Timestamp::UNIX_EPOCH,
             time: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -59,6 +59,7 @@ pub fn router(inner: Arc<Inner>) -> Router {
         .route("/counters/reset", post(reset_counters))
         .route("/metrics", get(metrics))
         .route("/calls", get(calls))
+        .route("/health", get(health_changes))
         .route("/faults", get(list_faults).post(add_fault).delete(clear_faults))
         .route("/limits", get(show_limits).post(set_limits))
         .route("/targets/health", post(set_health))
@@ -177,6 +178,18 @@ struct Since {
 
 async fn calls(State(inner): Shared, Query(query): Query<Since>) -> Json<super::calls::CallPage> {
     Json(lock(&inner.calls).since(query.since, query.mutating))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangesSince {
+    #[serde(default)]
+    since: u64,
+}
+
+async fn health_changes(State(inner): Shared, Query(query): Query<ChangesSince>) -> Json<Value> {
+    let (next, changes) = lock(&inner.health_log).since(query.since);
+    Json(json!({"next": next, "changes": changes}))
 }
 
 /// The fields of a fault. Serde cannot refuse unknown ones beside a flattened kind, and a misspelt `times` would turn

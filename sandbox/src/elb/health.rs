@@ -19,6 +19,8 @@ use super::{
     Inner,
     api::health_checks::parse_matcher,
     config::ElbConfig,
+    health_log::Change,
+    lock,
     model::{Arn, HealthState, TargetGroup, TargetKey, World},
 };
 
@@ -151,11 +153,15 @@ impl World {
         (due, next)
     }
 
-    /// Takes a verdict into the state of its target.
-    pub fn judge(&mut self, probe: &Probe, verdict: &Verdict, now: Instant, config: &ElbConfig) {
-        let Some(group) = self.groups.get_mut(&probe.group) else {
-            return;
-        };
+    /// Takes a verdict into the state of its target; gives the state before and after where it changed.
+    pub fn judge(
+        &mut self,
+        probe: &Probe,
+        verdict: &Verdict,
+        now: Instant,
+        config: &ElbConfig,
+    ) -> Option<(HealthState, HealthState)> {
+        let group = self.groups.get_mut(&probe.group)?;
         let check = group.health_check.clone();
         let slow_start = config.scaled(Duration::from_secs(group.attribute_number("slow_start.duration_seconds")));
         // A group without a settled target does not slow-start its first ones: somebody must carry the load.
@@ -164,13 +170,12 @@ impl World {
                 && !t.is_draining()
                 && t.slow_start_from.is_none_or(|from| now.saturating_duration_since(from) >= slow_start)
         });
-        let Some(target) = group.targets.get_mut(&probe.key).filter(|t| t.generation == probe.generation) else {
-            return;
-        };
+        let target = group.targets.get_mut(&probe.key).filter(|t| t.generation == probe.generation)?;
         target.probing = false;
         if target.is_draining() || target.state == HealthState::Unused {
-            return;
+            return None;
         }
+        let before = target.state;
         if *verdict == Verdict::Passed {
             target.failures = 0;
             target.passes = target.passes.saturating_add(1);
@@ -180,7 +185,7 @@ impl World {
                 target.slow_start_from = (!slow_start.is_zero() && settled).then_some(now);
                 (target.reason, target.description) = (None, None);
             }
-            return;
+            return (target.state != before).then_some((before, target.state));
         }
         target.passes = 0;
         target.failures = target.failures.saturating_add(1);
@@ -196,6 +201,7 @@ impl World {
                 Verdict::Failed | Verdict::Passed => (Some("Target.FailedHealthChecks"), None),
             };
         }
+        (target.state != before).then_some((before, target.state))
     }
 }
 
@@ -216,7 +222,10 @@ pub async fn run(inner: Arc<Inner>, shutdown: CancellationToken) {
                 let work = async {
                     let _permit = permits.acquire().await;
                     let verdict = probe_once(&probe).await;
-                    inner.world().judge(&probe, &verdict, Instant::now(), &inner.config);
+                    let change = inner.world().judge(&probe, &verdict, Instant::now(), &inner.config);
+                    if let Some((from, to)) = change {
+                        note(&inner, &probe, from, to);
+                    }
                 };
                 tokio::select! { () = work => {}, () = shutdown.cancelled() => {} }
             });
@@ -230,6 +239,18 @@ pub async fn run(inner: Arc<Inner>, shutdown: CancellationToken) {
         }
     }
     while probes.join_next().await.is_some() {}
+}
+
+fn note(inner: &Inner, probe: &Probe, from: HealthState, to: HealthState) {
+    lock(&inner.health_log).push(Change {
+        seq: 0,
+        time: jiff::Timestamp::now(),
+        target_group_arn: probe.group.clone(),
+        id: probe.key.id.clone(),
+        port: probe.key.port,
+        from: from.as_str(),
+        to: to.as_str(),
+    });
 }
 
 async fn probe_once(probe: &Probe) -> Verdict {

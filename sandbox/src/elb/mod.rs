@@ -22,6 +22,7 @@ mod errors;
 mod exposition;
 mod faults;
 mod health;
+mod health_log;
 mod limits;
 mod model;
 mod query;
@@ -52,6 +53,7 @@ use self::{
     calls::{CallLog, Class},
     dataplane::DataPlane,
     faults::{FaultSpec, Faults},
+    health_log::HealthLog,
     model::{HealthState, World},
     query::Params,
     series::Series,
@@ -83,6 +85,7 @@ impl Elb {
                 rng: Mutex::new(StdRng::seed_from_u64(config.seed)),
                 throttle: Mutex::new(Throttle::new(config.rate_limits, now)),
                 calls: Mutex::new(CallLog::default()),
+                health_log: Mutex::new(HealthLog::default()),
                 faults: Mutex::new(Faults::default()),
                 wake_health: Notify::new(),
                 partition,
@@ -156,6 +159,7 @@ struct Inner {
     rng: Mutex<StdRng>,
     throttle: Mutex<Throttle>,
     calls: Mutex<CallLog>,
+    health_log: Mutex<HealthLog>,
     faults: Mutex<Faults>,
     wake_health: Notify,
     /// True while connections to the API are cut.

@@ -136,12 +136,13 @@ async fn call(inner: &Inner, params: Params) -> Result<Answer, Cut> {
     let Some((operation, class, handler)) = api::find(&name) else {
         return Ok(Err(api::unknown_action(&name)));
     };
+    let received = jiff::Timestamp::now();
     let verdict = lock(&inner.faults).strike(operation);
     if verdict.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(verdict.delay_ms)).await;
     }
     if verdict.cut_before {
-        log(inner, operation, class, params, "connection-cut", (false, false));
+        log(inner, (operation, class, received), params, "connection-cut", (false, false));
         return Err(Cut);
     }
     let result = refuse(inner, class, &verdict).and_then(|()| match verdict.stale_ms {
@@ -149,7 +150,7 @@ async fn call(inner: &Inner, params: Params) -> Result<Answer, Cut> {
         _ => inner.execute(class, handler, &params),
     });
     let outcome = result.as_ref().err().map_or("ok", |e| &e.code).to_owned();
-    log(inner, operation, class, params, &outcome, (result.is_ok(), !verdict.cut_after));
+    log(inner, (operation, class, received), params, &outcome, (result.is_ok(), !verdict.cut_after));
     if verdict.cut_after {
         return Err(Cut);
     }
@@ -166,7 +167,13 @@ fn refuse(inner: &Inner, class: Class, verdict: &Verdict) -> Result<(), ApiError
     Ok(())
 }
 
-fn log(inner: &Inner, operation: &str, class: Class, params: Params, outcome: &str, (applied, answered): (bool, bool)) {
+fn log(
+    inner: &Inner,
+    (operation, class, received): (&str, Class, jiff::Timestamp),
+    params: Params,
+    outcome: &str,
+    (applied, answered): (bool, bool),
+) {
     tracing::debug!(operation, outcome, applied, answered, "the load balancer API handled a call");
     lock(&inner.calls).push(CallRecord {
         seq: 0,
@@ -177,6 +184,7 @@ fn log(inner: &Inner, operation: &str, class: Class, params: Params, outcome: &s
         outcome: outcome.to_owned(),
         applied,
         answered,
+        received,
         time: jiff::Timestamp::now(),
     });
 }

@@ -69,6 +69,12 @@ pub struct Counters {
     pub latency_ms: Latency,
     /// The first of them.
     pub failures: Vec<Failure>,
+    /// When the first request that failed was due (UTC, RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_from: Option<String>,
+    /// When the last request that failed ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_until: Option<String>,
 }
 
 /// Counters of the stretch that began with a mark.
@@ -99,6 +105,8 @@ struct Window {
     by_version: BTreeMap<String, u64>,
     latency: Histogram,
     failures: Vec<Failure>,
+    /// When requests that failed were due first and ended last.
+    failing: Option<(jiff::Timestamp, jiff::Timestamp)>,
 }
 
 fn count(map: &mut BTreeMap<String, u64>, name: &str) {
@@ -124,6 +132,14 @@ impl Window {
             }
             Err(error) => count(&mut self.by_error, error),
         }
+        if failure.is_some() {
+            let now = jiff::Timestamp::now();
+            // A latency that no date can bear does not occur; the request would count as due now.
+            let due = jiff::SignedDuration::try_from(outcome.latency).ok().and_then(|age| now.checked_sub(age).ok());
+            let due = due.unwrap_or(now);
+            let from = self.failing.map_or(due, |(from, _)| from.min(due));
+            self.failing = Some((from, now));
+        }
         match failure {
             None => self.ok += 1,
             Some(failure) if self.failures.len() < FAILURES_KEPT => self.failures.push(failure.clone()),
@@ -143,6 +159,8 @@ impl Window {
             by_version: self.by_version.clone(),
             latency_ms: Latency { p50: at(50.0), p90: at(90.0), p99: at(99.0), max: self.latency.max_ms() },
             failures: self.failures.clone(),
+            failing_from: self.failing.map(|(from, _)| shown(from)),
+            failing_until: self.failing.map(|(_, until)| shown(until)),
         }
     }
 }
@@ -217,8 +235,12 @@ impl Recorder {
     }
 }
 
+fn shown(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
 fn failure_of(outcome: &Outcome) -> Option<Failure> {
-    let at = || jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+    let at = || shown(jiff::Timestamp::now());
     match &outcome.result {
         Ok(answer) if answer.status < 400 => None,
         Ok(answer) => {
@@ -250,6 +272,20 @@ mod tests {
         assert_eq!(shown.by_error["connection refused"], 1);
         assert_eq!(shown.failures.len(), 3);
         assert_eq!(shown.by_cluster["blue"], 4);
+    }
+
+    #[test]
+    fn failures_are_told_from_when_the_first_was_due_to_when_the_last_ended() {
+        let mut recorder = Recorder::default();
+        recorder.record(Duration::ZERO, &answer(200, "blue"));
+        assert_eq!((recorder.counters().failing_from, recorder.counters().failing_until), (None, None));
+        let slow = Outcome { latency: Duration::from_secs(7), result: Err("no answer".into()) };
+        recorder.record(Duration::ZERO, &slow);
+        recorder.record(Duration::ZERO, &answer(502, "blue"));
+        let shown = recorder.counters();
+        let at = |text: Option<String>| text.unwrap().parse::<jiff::Timestamp>().unwrap();
+        let stretch = at(shown.failing_until) - at(shown.failing_from);
+        assert!((7.0..60.0).contains(&stretch.total(jiff::Unit::Second).unwrap()), "{stretch}");
     }
 
     #[test]

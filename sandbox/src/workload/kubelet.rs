@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::behaviour::{Behaviour, Mode, ModeRequest};
 use super::pod_server::{Face, Identity, PodServer};
 use super::pod_status::{self, Health};
+use super::reach::{Reach, ReachMap, Reaches};
 use crate::addresses::IpPool;
 use crate::external::External;
 use crate::kube::kinds::{NODES, PODS};
@@ -42,6 +43,7 @@ pub struct Kubelet {
     cluster: String,
     objects: Objects,
     ips: Arc<IpPool>,
+    reaches: Reaches,
     running: Mutex<HashMap<Key, Running>>,
     /// Counts the pods that were given a node.
     turn: AtomicUsize,
@@ -50,12 +52,19 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    pub fn new(cluster: &str, objects: Objects, ips: Arc<IpPool>, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        cluster: &str,
+        objects: Objects,
+        ips: Arc<IpPool>,
+        reaches: Reaches,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let running = Mutex::new(HashMap::new());
         Arc::new(Self {
             cluster: cluster.to_owned(),
             objects,
             ips,
+            reaches,
             running,
             turn: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
@@ -91,7 +100,8 @@ impl Kubelet {
         let ready_since = Arc::new(Mutex::new(None));
         let entry = Running { uid: pod.uid().to_owned(), object, mode, ready_since: ready_since.clone() };
         running.insert(key.clone(), entry);
-        let task = PodTask { kubelet: self.clone(), key: key.clone(), pod: pod.clone(), objects, modes, ready_since };
+        let (kubelet, key, reach) = (self.clone(), key.clone(), self.reaches.subscribe());
+        let task = PodTask { kubelet, key, pod: pod.clone(), objects, modes, reach, ready_since };
         self.tasks.spawn(task.run());
     }
 
@@ -107,7 +117,10 @@ impl Kubelet {
     fn schedule(&self, key: &Key, pod: &Object) {
         let store = self.objects.store();
         let (_, nodes) = store.list(NODES, None);
-        let open = |n: &&Arc<Object>| n.value().pointer("/spec/unschedulable") != Some(&Value::Bool(true));
+        let lost = self.reaches.now().lost;
+        let open = |n: &&Arc<Object>| {
+            n.value().pointer("/spec/unschedulable") != Some(&Value::Bool(true)) && !lost.contains(n.name())
+        };
         let nodes: Vec<&Arc<Object>> = nodes.iter().filter(open).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         // No node: the pod stays Pending, and a later change of nodes looks again.
@@ -177,6 +190,7 @@ struct PodTask {
     pod: Arc<Object>,
     objects: watch::Receiver<Option<Arc<Object>>>,
     modes: watch::Receiver<ModeRequest>,
+    reach: watch::Receiver<ReachMap>,
     ready_since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -252,9 +266,13 @@ impl PodTask {
             latency: behaviour.latency,
         };
         let (started, seen) = watch::channel(false);
-        let face = Arc::new(Face { identity, mode: self.modes.clone(), started: seen });
+        let (mode, reach, node) = (self.modes.clone(), self.reach.clone(), self.node().to_owned());
+        let face = Arc::new(Face { identity, mode, reach, node, started: seen });
         let ports = pod_status::ports(&self.pod);
         loop {
+            if self.dead() {
+                return Some(Live { ip, ports, face, started, server: None });
+            }
             match PodServer::start(ip, &ports, &face) {
                 Ok(server) => {
                     return Some(Live { ip, ports, face, started, server: Some(server) });
@@ -295,8 +313,10 @@ impl PodTask {
                     if changed.is_err() {
                         return End::Kill;
                     }
-                    self.follow_mode(live).await;
+                    self.follow(live).await;
                 }
+                // The cluster holds the sender for as long as there are pods.
+                Ok(()) = self.reach.changed() => self.follow(live).await,
                 () = tokio::time::sleep_until(ready_at), if waiting => {
                     live.started.send_replace(true);
                 }
@@ -313,16 +333,27 @@ impl PodTask {
         Duration::from_secs(seconds.unwrap_or_default())
     }
 
-    async fn follow_mode(&mut self, live: &mut Live) {
+    fn node(&self) -> &str {
+        self.pod.text("/spec/nodeName")
+    }
+
+    /// The network refuses connections to it.
+    fn dead(&self) -> bool {
+        self.reach.borrow().of(self.node()) == Reach::Dead
+    }
+
+    /// Brings the server in line with mode and network.
+    async fn follow(&mut self, live: &mut Live) {
         let crashed = self.modes.borrow_and_update().mode == Mode::Crashed;
-        if crashed {
+        self.reach.borrow_and_update();
+        if crashed || self.dead() {
             if let Some(server) = live.server.take() {
                 server.kill().await;
             }
         } else if live.server.is_none() {
             match PodServer::start(live.ip, &live.ports, &live.face) {
                 Ok(server) => live.server = Some(server),
-                Err(error) => tracing::warn!(pod = %self.key.1, %error, "a crashed pod could not come back"),
+                Err(error) => tracing::warn!(pod = %self.key.1, %error, "a pod could not come back"),
             }
         }
     }
@@ -330,8 +361,12 @@ impl PodTask {
     /// False when the API server did not take it.
     async fn write_status(&self, live: &Live) -> bool {
         let started = *live.started.borrow();
-        let containers_ready = started && live.server.is_some() && self.modes.borrow().mode.ready();
-        let health = Health { ip: live.ip, started, running: live.server.is_some(), containers_ready };
+        let mode = self.modes.borrow().mode;
+        // Probes come from the node itself: a network that is dead outside does not hurt them.
+        let running = live.server.is_some() || (self.dead() && mode != Mode::Crashed);
+        let lost = self.reach.borrow().lost.contains(self.node());
+        let health =
+            Health { ip: live.ip, started, running, containers_ready: started && running && mode.ready() && !lost };
         let refresh = |value: &mut Value| pod_status::refresh(value, &health);
         let written = match self.kubelet.objects.change_pod(&self.key, self.pod.uid(), refresh).await {
             Ok(written) => written,

@@ -10,5 +10,6 @@ pub mod node_ports;
 mod node_table;
 mod pod_server;
 pub mod pod_status;
+pub mod reach;
 
 pub use controllers::Controllers;

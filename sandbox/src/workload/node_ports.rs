@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::node_table::{Machine, Purpose, Table, machine, node_ports};
+use super::reach::{Reach, Reaches};
 use crate::addresses::served_at;
 use crate::kube::kinds::{ENDPOINT_SLICES, NODES, SERVICES};
 use crate::kube::store::Store;
@@ -72,13 +73,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct NodePorts {
     store: Arc<Store>,
     machines: Machines,
+    reaches: Reaches,
     shared: Arc<Shared>,
     tasks: TaskTracker,
 }
 
 impl NodePorts {
-    pub fn new(store: Arc<Store>, machines: Machines) -> Self {
-        Self { store, machines, shared: Arc::default(), tasks: TaskTracker::new() }
+    pub fn new(store: Arc<Store>, machines: Machines, reaches: Reaches) -> Self {
+        Self { store, machines, reaches, shared: Arc::default(), tasks: TaskTracker::new() }
     }
 
     /// Follows the cluster until the shutdown, then ends all that listens.
@@ -179,6 +181,7 @@ impl NodePorts {
                         node: running.machine.node.clone(),
                         purpose: purpose.clone(),
                         off: running.off.clone(),
+                        reaches: self.reaches.clone(),
                         tasks: self.tasks.clone(),
                     };
                     self.tasks.spawn(server.run(listener, stop.clone()));
@@ -200,6 +203,7 @@ struct Server {
     node: String,
     purpose: Purpose,
     off: CancellationToken,
+    reaches: Reaches,
     tasks: TaskTracker,
 }
 
@@ -226,6 +230,18 @@ impl Server {
     }
 
     fn serve(self: Arc<Self>, stream: TcpStream, connections: &Connections) {
+        match self.reaches.now().of(&self.node) {
+            Reach::Alive => {}
+            // Closed at once: to the client as good as refused.
+            Reach::Dead => return,
+            Reach::Silent => {
+                self.tasks.clone().spawn(async move {
+                    self.off.run_until_cancelled(self.leaves(Reach::Silent)).await;
+                    drop(stream);
+                });
+                return;
+            }
+        }
         match &self.purpose {
             Purpose::Health { .. } => {
                 let answer = move |request| std::future::ready(self.health(&request));
@@ -235,10 +251,21 @@ impl Server {
                 let choices = lock(&self.shared.table).choices(service, port, &self.node);
                 // Nobody to pass it on to: the client sees it closed, as by a reset.
                 let Some(address) = choices.choose(&mut rand::rng()).copied() else { return };
-                let off = self.off.clone();
-                self.tasks.spawn(async move { off.run_until_cancelled(pass_on(stream, address)).await });
+                self.tasks.clone().spawn(async move {
+                    tokio::select! {
+                        () = self.off.cancelled() => {}
+                        () = self.leaves(Reach::Alive) => {}
+                        () = pass_on(stream, address) => {}
+                    }
+                });
             }
         }
+    }
+
+    /// Waits until the reach of the node is another one.
+    async fn leaves(&self, reach: Reach) {
+        // An error means that the cluster is gone, and the connection goes with it.
+        let _ = self.reaches.subscribe().wait_for(|map| map.of(&self.node) != reach).await;
     }
 
     /// As kube-proxy answers on a health check node port, whatever the path.

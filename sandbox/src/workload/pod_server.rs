@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::behaviour::{Mode, ModeRequest};
+use super::reach::{Reach, ReachMap};
 use crate::addresses::served_at;
 use crate::serve::{Connections, listen};
 
@@ -38,6 +39,9 @@ pub struct Identity {
 pub struct Face {
     pub identity: Identity,
     pub mode: watch::Receiver<ModeRequest>,
+    pub reach: watch::Receiver<ReachMap>,
+    /// Where the pod runs.
+    pub node: String,
     /// Whether the start-up delay is over.
     pub started: watch::Receiver<bool>,
 }
@@ -121,15 +125,23 @@ fn respond(face: &Face, status: StatusCode, body: Body) -> Response<Body> {
     response
 }
 
-async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let mut modes = face.mode.clone();
-    let mut now = *modes.borrow_and_update();
-    while now.mode == Mode::Hung {
-        if modes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        now = *modes.borrow_and_update();
+/// Waits while nothing gets through, in either direction; gives the mode in which the pod answers.
+async fn passable(face: &Face) -> ModeRequest {
+    let (mut modes, mut reach) = (face.mode.clone(), face.reach.clone());
+    // Senders go with the pod or the sandbox, and the connection with them.
+    let never = std::future::pending::<ModeRequest>;
+    if reach.wait_for(|map| map.of(&face.node) != Reach::Silent).await.is_err() {
+        return never().await;
     }
+    let answering = modes.wait_for(|request| request.mode != Mode::Hung).await.map(|request| *request);
+    match answering {
+        Ok(request) => request,
+        Err(_) => never().await,
+    }
+}
+
+async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let now = passable(&face).await;
     if request.uri().path() == "/healthz" {
         let healthy = *face.started.borrow() && now.mode.ready();
         let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -137,6 +149,7 @@ async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Result<Response<
         return Ok(respond(&face, status, Body::from(text)));
     }
     tokio::time::sleep(face.identity.latency + now.extra_latency()).await;
+    let now = passable(&face).await;
     let failing = matches!(now.mode, Mode::Failing | Mode::Erroring);
     let status = if failing { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
     let Identity { cluster, namespace, workload, pod, version, .. } = &face.identity;
