@@ -19,6 +19,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod realkube;
 pub mod recorder;
+pub mod runner;
 pub mod sandbox;
 pub mod shifts;
 pub mod source;
