@@ -30,6 +30,12 @@ pub struct Report {
     /// The first failures.
     #[serde(default)]
     pub failures: Vec<Value>,
+    /// When the first request that failed was due.
+    #[serde(default)]
+    pub failing_from: Option<String>,
+    /// When the last request that failed ended.
+    #[serde(default)]
+    pub failing_until: Option<String>,
     /// Percentiles in milliseconds.
     #[serde(default)]
     pub latency_ms: BTreeMap<String, f64>,
@@ -96,6 +102,21 @@ impl Load {
             id: u64,
         }
         let body = json!({"target": target, "host": host, "rps": rps, "connections": 16, "keep_alive": true});
+        let started: Started = control.post("/load", &body).await?;
+        Ok(Self { control: control.clone(), id: started.id, rps })
+    }
+
+    /// As [`Load::start`], by clients that give up after a second, enough of them that those who wait keep nobody from sending.
+    ///
+    /// # Errors
+    /// When the sandbox refuses it.
+    pub async fn impatient(control: &Client, target: &str, host: &str, rps: u32) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct Started {
+            id: u64,
+        }
+        let body = json!({"target": target, "host": host, "rps": rps, "connections": 512, "keep_alive": true,
+            "timeout_ms": 1_000});
         let started: Started = control.post("/load", &body).await?;
         Ok(Self { control: control.clone(), id: started.id, rps })
     }
