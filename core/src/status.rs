@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     arn::{ListenerArn, RuleArn, TargetGroupArn},
+    failover::Explanation,
     ids::{ClusterName, Weight},
 };
 
@@ -55,6 +56,24 @@ pub enum Reason {
     NoHealthyTarget,
     /// A change of weights waits as a whole, since one of its clusters cannot take its share.
     WeightsHeld,
+    /// Health moved the weights: a cluster is out, or another takes its share.
+    FailedOver,
+    /// A cluster comes back in steps.
+    Returning,
+    /// No cluster looks healthy: nothing is changed.
+    Panic,
+    /// A zone is lost in every cluster.
+    ZoneLost,
+    /// The others cannot carry everything: a part stays on a cluster that is not healthy.
+    BrownOut,
+    /// Clusters get more than they can carry, since nobody else answers.
+    Overloaded,
+    /// An operator drains the cluster.
+    Draining,
+    /// The cluster is cordoned: it gets no new weight.
+    Cordoned,
+    /// An operator removed the cluster.
+    ClusterRemoved,
     /// The policy is frozen.
     Frozen,
     /// An AWS quota leaves no room.
@@ -119,6 +138,8 @@ pub enum ConditionType {
     Programmed,
     /// Programmed for the settle time.
     Converged,
+    /// Weights differ from what is asked for, by the health of clusters or since operators drain one.
+    FailedOver,
 }
 
 /// A condition as in Kubernetes.
@@ -204,6 +225,9 @@ pub struct PolicyStatus {
     pub rule: Option<RuleStatus>,
     /// What is held, waits or differs.
     pub notes: Vec<Note>,
+    /// What the weights were decided from.
+    #[serde(default)]
+    pub failover: Explanation,
 }
 
 impl PolicyStatus {

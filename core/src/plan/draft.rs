@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{
-    Settings, World, failures,
+    Settings, World, effective, failures,
     resolve::{self, Place},
     service_notes::service_notes,
     step::NewTarget,
@@ -14,13 +14,15 @@ use super::{
 };
 use crate::{
     arn::{RuleArn, TargetGroupArn},
+    failover::{Explanation, Sight},
+    fleet::{Ceiling, Mode},
     ids::{ClusterName, Weight},
-    inventory::Cluster,
+    inventory::{Cluster, Link},
     observed::{Action, Rule, Target, TargetGroup},
     ownership::{self, Owner},
     policy::{PolicyMemory, PolicyRecord, Programmed},
     status::{Note, Reason, TargetCounts},
-    weights::{self, Candidate, Effective},
+    weights::Effective,
 };
 
 /// Look-ups made once for all policies.
@@ -72,6 +74,12 @@ pub(super) struct ClusterDraft<'a> {
     pub(super) register: Vec<NewTarget>,
     pub(super) deregister: Vec<(Target, &'static str)>,
     pub(super) counts: TargetCounts,
+    /// How healthy its targets are; none when nobody asks, or it is not known.
+    pub(super) sight: Option<Sight>,
+    /// What operators want of it.
+    pub(super) ceiling: Ceiling,
+    /// How the hub stands with its agent; none: none was ever seen.
+    pub(super) link: Option<Link>,
 }
 
 /// One policy before it met the others.
@@ -82,6 +90,10 @@ pub(super) struct Draft<'a> {
     pub(super) rule: RuleView<'a>,
     pub(super) clusters: Vec<ClusterDraft<'a>>,
     pub(super) effective: Vec<Effective>,
+    /// What the weights were decided from.
+    pub(super) failover: Explanation,
+    /// When another decision may follow by time alone.
+    pub(super) decide_again_at: Option<Timestamp>,
     /// True when a rule should exist: it does, or a cluster has something to offer.
     pub(super) wants_rule: bool,
     pub(super) settled: bool,
@@ -115,6 +127,8 @@ pub(super) fn make<'a>(
         rule,
         clusters: Vec::new(),
         effective: Vec::new(),
+        failover: Explanation::default(),
+        decide_again_at: None,
         wants_rule: false,
         settled: false,
         blocked: false,
@@ -124,6 +138,13 @@ pub(super) fn make<'a>(
     draft.settled = settled(&draft.memory, world.settings, now);
     let mut named: Vec<(ClusterName, Weight, bool)> =
         record.requested().into_iter().map(|(name, weight)| (name, weight, false)).collect();
+    for (name, requested, leaving) in &mut named {
+        if world.ceiling(name).mode == Mode::Removed {
+            let message = format!("an operator removed {name}; yardctl uncordon {name} takes it back");
+            draft.note(Some(name), Reason::ClusterRemoved, message);
+            (*requested, *leaving) = (Weight::ZERO, true);
+        }
+    }
     for (_, group) in index.by_policy.get(record.uid.as_str()).into_iter().flatten() {
         let cluster = group.tags.get(ownership::TAG_CLUSTER).and_then(|name| ClusterName::new(name.clone()).ok());
         if let Some(name) = cluster.filter(|name| named.iter().all(|(known, _, _)| known != name)) {
@@ -134,7 +155,7 @@ pub(super) fn make<'a>(
         let cluster = cluster_draft(world, index, &mut draft, name, requested, leaving, now);
         draft.clusters.push(cluster);
     }
-    decide_weights(&mut draft);
+    effective::decide(&mut draft, now);
     keep_what_is_about_to_carry(&mut draft);
     draft
 }
@@ -235,7 +256,11 @@ fn cluster_draft<'a>(
         register: Vec::new(),
         deregister: Vec::new(),
         counts: TargetCounts::default(),
+        sight: None,
+        ceiling: Ceiling::default(),
+        link: known.map(|known| known.link),
     };
+    cluster.ceiling = world.ceiling(&cluster.name);
     match known {
         Some(known) => fill_targets(world, draft, &mut cluster, known, now),
         None if leaving => {}
@@ -269,9 +294,13 @@ fn fill_targets<'a>(
         budget_percent: policy.deregistration_budget_percent,
         most_targets: world.observed.limits.targets_per_target_group,
         baseline: draft.memory.baselines.get(&cluster.name),
+        drained: cluster.ceiling.deregister && !cluster.carrying,
+        // Counting costs a look at every endpoint: only where somebody decides by it.
+        sight: (policy.failover.is_some() || !world.fleet.is_empty()).then(|| read_at(world, cluster, now)),
     };
     let decided = targets::decide(&input, world.inventory, now);
     cluster.counts = decided.counts;
+    cluster.sight = decided.sight;
     let readable = cluster.group.is_none_or(|(_, group)| group.targets.get().is_some());
     if leaving_or_deleting(draft, cluster) {
         draft.memory.baselines.remove(&cluster.name);
@@ -286,6 +315,10 @@ fn fill_targets<'a>(
         cluster.deregister = decided.deregister;
     }
     service_notes(world, draft, cluster, known);
+}
+
+fn read_at(world: &World<'_>, cluster: &ClusterDraft<'_>, now: Timestamp) -> Timestamp {
+    cluster.group.and_then(|(arn, _)| world.health_read.get(arn)).copied().unwrap_or(now)
 }
 
 /// Leaves out targets that AWS refused a moment ago, and forgets refusals of targets that nobody wants any more.
@@ -310,38 +343,4 @@ fn forget_refusals(draft: &mut Draft<'_>, cluster: &mut ClusterDraft<'_>, now: T
 /// Groups that are on their way out keep their targets until the group itself goes.
 fn leaving_or_deleting(draft: &Draft<'_>, cluster: &ClusterDraft<'_>) -> bool {
     cluster.leaving || draft.record.deleting_since.is_some()
-}
-
-fn decide_weights(draft: &mut Draft<'_>) {
-    // A new rule is not written when a registration before it fails; a change of a rule that exists is, so for that only
-    // what was read back counts.
-    let new_rule = matches!(draft.rule, RuleView::Absent);
-    let memory = &draft.memory;
-    let about_to = |cluster: &ClusterDraft<'_>| {
-        let no_group = cluster.group.is_none() && failures::cannot_be_made(memory, &cluster.group_name);
-        if new_rule && !no_group { cluster.register.len() } else { 0 }
-    };
-    let candidate = |cluster: &ClusterDraft<'_>| Candidate {
-        cluster: cluster.name.clone(),
-        requested: cluster.requested,
-        programmed: cluster.programmed,
-        registered: cluster.counts.registered.saturating_add(u32::try_from(about_to(cluster)).unwrap_or(u32::MAX)),
-        healthy: cluster.counts.healthy,
-    };
-    let candidates: Vec<Candidate> = draft.clusters.iter().map(candidate).collect();
-    match draft.rule {
-        RuleView::Present { .. } => {
-            draft.effective = weights::for_present_rule(&candidates);
-            draft.wants_rule = true;
-        }
-        RuleView::Absent => {
-            let (effective, carries) = weights::for_new_rule(&candidates);
-            draft.effective = effective;
-            draft.wants_rule = carries;
-        }
-        RuleView::Unknown => {
-            draft.effective = weights::for_present_rule(&candidates);
-            draft.wants_rule = false;
-        }
-    }
 }

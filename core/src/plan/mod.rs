@@ -1,6 +1,7 @@
 //! From what is wanted and what was observed to the steps that lead there.
 
 mod draft;
+mod effective;
 pub mod failures;
 mod health_check;
 mod ledger;
@@ -9,6 +10,7 @@ pub mod region;
 mod report;
 pub mod resolve;
 mod service_notes;
+mod sight;
 pub mod step;
 mod steps;
 pub mod targets;
@@ -17,14 +19,16 @@ mod words;
 use std::collections::BTreeMap;
 
 use crate::{
-    ids::{Epoch, HubId, PolicyKey},
+    arn::TargetGroupArn,
+    fleet::Ceiling,
+    ids::{ClusterName, Epoch, HubId, PolicyKey},
     inventory::Inventory,
     observed::Observed,
     policy::{PolicyMemory, PolicyRecord},
     status::PolicyStatus,
 };
 
-pub use region::{all_steps, orphans, plan};
+pub use region::{all_steps, forecast, orphans, plan};
 pub use step::{Action, GroupRef, NewTarget, NewTargetGroup, Step};
 
 /// What the planner may know beside the policies.
@@ -55,6 +59,17 @@ pub struct World<'a> {
     pub inventory: &'a Inventory,
     /// What was read back from AWS.
     pub observed: &'a Observed,
+    /// When the targets of each group were read, by the clock of `now`; a group that is missing was read just now.
+    pub health_read: &'a BTreeMap<TargetGroupArn, jiff::Timestamp>,
+    /// What operators want of clusters; one that is missing is active.
+    pub fleet: &'a BTreeMap<ClusterName, Ceiling>,
+}
+
+impl World<'_> {
+    /// What operators want of a cluster.
+    pub fn ceiling(&self, cluster: &ClusterName) -> Ceiling {
+        self.fleet.get(cluster).copied().unwrap_or_default()
+    }
 }
 
 /// The plan of one policy.

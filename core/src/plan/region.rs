@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     PolicyPlan, RegionPlan, Settings, World,
     draft::{self, Draft, Index, RuleView},
+    effective,
     ledger::Ledger,
     priorities::{self, Entry, Priorities},
     report, resolve,
@@ -16,9 +17,11 @@ use super::{
 use crate::{
     arn::{ListenerArn, LoadBalancerArn},
     check,
-    ids::PolicyKey,
+    fleet::forecast::{self, Forecast},
+    ids::{ClusterName, PolicyKey},
     observed::Condition,
     ownership::{self, Owner},
+    policy::PolicyMemory,
     status::{Note, Reason},
 };
 
@@ -69,6 +72,26 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         policies.insert(draft.record.policy.key.clone(), finished);
     }
     RegionPlan { policies }
+}
+
+/// What the loss of a cluster would do to each policy that names it. `force`: the declared capacity of the others is not asked.
+pub fn forecast(world: &World<'_>, lost: &ClusterName, force: bool, now: Timestamp) -> BTreeMap<PolicyKey, Forecast> {
+    // As lost already, so that everybody's targets are counted; the decision itself is made with and without.
+    let mut fleet = world.fleet.clone();
+    fleet.entry(lost.clone()).or_default();
+    let world = World { fleet: &fleet, ..*world };
+    let index = Index::new(&world);
+    let named = world.policies.iter().filter(|(_, record)| {
+        record.deleting_since.is_none() && record.policy.clusters.iter().any(|(name, _)| name == lost)
+    });
+    let of = |(key, record)| {
+        let memory: PolicyMemory = world.memories.get(key).cloned().unwrap_or_default();
+        let draft = draft::make(&world, &index, record, memory, now);
+        let clusters = effective::inputs(&draft);
+        let input = effective::input(&draft, &clusters, now);
+        (PolicyKey::clone(key), forecast::loss(&input, &draft.memory.failover, lost, force))
+    };
+    named.map(of).collect()
 }
 
 /// Two policies with one match on one listener: the load balancer asks the rule with the smaller priority only.

@@ -10,6 +10,7 @@ use super::{
     steps,
 };
 use crate::{
+    failover::Standing,
     ids::Weight,
     policy::Transition,
     status::{ClusterStatus, ConditionType, Note, PolicyStatus, Reason, RuleStatus, StatusCondition},
@@ -63,6 +64,7 @@ pub(super) fn policy_plan(
         (ConditionType::ResolvedRefs, resolved),
         (ConditionType::Programmed, programmed),
         (ConditionType::Converged, converged),
+        (ConditionType::FailedOver, failed_over(draft)),
     ];
     let conditions = verdicts.into_iter().map(|(kind, verdict)| condition(draft, kind, verdict, now)).collect();
     let status = PolicyStatus {
@@ -71,6 +73,7 @@ pub(super) fn policy_plan(
         clusters: clusters(draft),
         rule: rule(draft),
         notes: draft.notes.clone(),
+        failover: draft.failover.clone(),
     };
     let gone = gone(world, draft);
     let again_at = again_at(world, draft, now);
@@ -206,6 +209,21 @@ fn converged(world: &World<'_>, draft: &Draft<'_>, programmed: &Verdict, now: Ti
     Verdict::no(Reason::Settling, format!("the weights were read back; they count as served everywhere at {end:.0}"))
 }
 
+/// True while weights differ from the request for the health of clusters, or since operators drain one.
+fn failed_over(draft: &Draft<'_>) -> Verdict {
+    let message = draft.failover.message.clone();
+    match draft.failover.standing {
+        Standing::Off | Standing::AsRequested => Verdict { status: Some(false), reason: Reason::AsRequested, message },
+        Standing::Panic => Verdict::no(Reason::Panic, message),
+        Standing::FailedOver => {
+            let clusters = draft.failover.clusters.iter().filter(|cluster| cluster.reason != Reason::AsRequested);
+            let first = clusters.min_by_key(|cluster| cluster.share >= cluster.requested_share);
+            let reason = first.map_or(Reason::FailedOver, |cluster| cluster.reason);
+            Verdict { status: Some(true), reason, message }
+        }
+    }
+}
+
 fn clusters(draft: &Draft<'_>) -> Vec<ClusterStatus> {
     let status = |cluster: &draft::ClusterDraft<'_>| {
         let effective = draft.effective.iter().find(|e| e.cluster == cluster.name);
@@ -254,5 +272,5 @@ fn again_at(world: &World<'_>, draft: &Draft<'_>, now: Timestamp) -> Option<Time
     let baselines = draft.memory.baselines.values().filter_map(|baseline| {
         baseline.below_since.and_then(|since| since.checked_add(super::targets::BASELINE_WINDOW).ok())
     });
-    retries.chain(baselines).chain(settled).filter(|at| *at > now).min()
+    retries.chain(baselines).chain(settled).chain(draft.decide_again_at).filter(|at| *at > now).min()
 }

@@ -8,8 +8,9 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{step::NewTarget, words::Words};
+use super::{sight, step::NewTarget, words::Words};
 use crate::{
+    failover::Sight,
     ids::{ClusterName, PodUid, VpcId},
     inventory::{Cluster, Endpoint, EndpointState, Evidence, Inventory, Link, Ownership, ServiceCondition, ServiceKey},
     observed::{Health, Target, TargetId, TargetState},
@@ -40,6 +41,10 @@ pub struct Input<'a> {
     pub most_targets: u32,
     /// The baseline of the last plan.
     pub baseline: Option<&'a Baseline>,
+    /// True: an operator drained the cluster, and nothing is sent to the group any more: every target may go.
+    pub drained: bool,
+    /// When the registered targets were read; none: nobody asks how healthy they are.
+    pub sight: Option<Timestamp>,
 }
 
 /// The decision for one group.
@@ -55,6 +60,8 @@ pub struct Targets {
     pub baseline: Baseline,
     /// What is held, and why.
     pub notes: Vec<Note>,
+    /// How healthy they are; none when nobody asks, or it is not known.
+    pub sight: Option<Sight>,
 }
 
 /// How well a removal is founded. Strong: the pod itself is gone or going, keeping its address would only send requests into
@@ -76,7 +83,7 @@ impl Ground {
 /// Decides the targets of one group.
 pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targets {
     let mut notes = Vec::new();
-    let wanted = wanted(input, inventory, &mut notes);
+    let wanted = if input.drained { BTreeSet::new() } else { wanted(input, inventory, &mut notes) };
     let empty = BTreeMap::new();
     let registered = input.registered.unwrap_or(&empty);
     let present: BTreeMap<Target, &TargetState> =
@@ -91,7 +98,9 @@ pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targe
     let baseline = next_baseline(last, count(wanted.len()), held, now);
     let mut counts = counts(registered, count(wanted.len()));
     counts.held = held;
-    Targets { register, deregister, counts, baseline, notes }
+    let sight = input.sight.filter(|_| input.registered.is_some());
+    let sight = sight.map(|read_at| sight::of(input, inventory, &present, &deregister, read_at));
+    Targets { register, deregister, counts, baseline, notes, sight }
 }
 
 fn count(n: usize) -> u32 {
@@ -175,6 +184,9 @@ fn removals(
     notes: &mut Vec<Note>,
 ) -> (Vec<(Target, &'static str)>, u32) {
     let name = &input.cluster.name;
+    if input.drained {
+        return (present.keys().map(|target| (*target, "an operator drained the cluster")).collect(), 0);
+    }
     let records = records(inventory, name, input.service);
     let mut candidates: Vec<(Ground, u8, Target)> = present
         .iter()

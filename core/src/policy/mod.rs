@@ -16,6 +16,7 @@ pub use windows::MaintenanceWindow;
 
 use crate::{
     arn::ListenerArn,
+    failover,
     ids::{ClusterName, PolicyKey, PolicyUid, Weight},
     inventory::ServiceKey,
     observed::{Condition, HealthCheck},
@@ -44,7 +45,7 @@ pub struct ValidatedPolicy {
     pub health_check: HealthCheck,
     /// 0..=3600 seconds.
     pub deregistration_delay_seconds: u32,
-    /// 1 to 5 clusters with the weights of the spec, in the spec's order.
+    /// 1 to 5 clusters with the weights of the spec, in the spec's order; 0 for a standby.
     pub clusters: Vec<(ClusterName, Weight)>,
     /// Share of a target group, 0..=100 percent, that may go on weak evidence while the group carries weight.
     pub deregistration_budget_percent: u32,
@@ -54,6 +55,21 @@ pub struct ValidatedPolicy {
     pub safety: SafetyRules,
     /// What the backend can carry and has to carry, where it is declared.
     pub capacity: Option<Capacity>,
+    /// What is done by itself when a cluster looks unhealthy; none: nothing.
+    pub failover: Option<failover::Rules>,
+    /// The clusters of a priority above 0, in the spec's order; in `clusters` their weight is 0.
+    pub standbys: Vec<Standby>,
+}
+
+/// A cluster that carries nothing as long as the levels before its own can carry the load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// 1..=4, the smallest is asked first.
+    pub priority: u32,
+    /// Its share among the clusters of its priority, above 0.
+    pub weight: Weight,
 }
 
 /// Limits on moves of weights, whoever asks for them. A new spec states weights and is not held back by them.
@@ -114,6 +130,8 @@ pub struct PolicyRecord {
     pub weight_override: Option<BTreeMap<ClusterName, Weight>>,
     /// Set when the policy is to go.
     pub deleting_since: Option<Timestamp>,
+    /// When somebody last let clusters return that failover took out before; see [`crate::failover`].
+    pub failback_at: Option<Timestamp>,
 }
 
 impl PolicyRecord {
@@ -137,6 +155,8 @@ pub struct PolicyMemory {
     pub transitions: BTreeMap<ConditionType, Transition>,
     /// Steps that AWS refused, by [`crate::plan::failures::step_key`], with the time before which they are not tried again.
     pub failures: BTreeMap<String, Failure>,
+    /// What failover remembers.
+    pub failover: failover::Memory,
 }
 
 /// Weights as read back, with the time since when they are unchanged.

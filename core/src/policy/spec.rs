@@ -5,6 +5,7 @@
 //! the comments on fields are what `kubectl explain` shows: they are written for users. What limits the movement of weights is in
 //! [`safety`].
 
+pub mod failover;
 pub mod safety;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use failover::{Failback, Failover};
 pub use safety::{Capacity, MaintenanceWindow, Safety, Weekday};
 
 #[cfg(feature = "schema")]
 use super::{
     conditions::{MOST_CHARACTERS, MOST_NAME_CHARACTERS, MOST_VALUES},
-    validate::{MOST_CLUSTERS, MOST_ORDER},
+    validate::{MOST_CLUSTERS, MOST_ORDER, MOST_PRIORITY},
 };
 
 /// The API version that this program speaks.
@@ -85,6 +87,10 @@ pub struct PolicySpec {
     /// Without it a target may get 140 percent of what the busiest one gets now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
+    /// What the hub does by itself when a cluster looks unhealthy. Without it no weight is ever moved for health; `{}` takes the
+    /// defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
 }
 
 fn default_order() -> u32 {
@@ -366,4 +372,13 @@ pub struct Cluster {
     /// Its share is its weight over the sum of the weights, 0 to 999; 0 is no requests.
     #[cfg_attr(feature = "schema", schemars(range(max = 999)))]
     pub weight: u32,
+    /// 0 carries its share of the requests. 1 to 4 are standbys: they get none until what comes before them cannot carry the load;
+    /// `weight` is then their share among those of their own priority. Needs `failover`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "schema", schemars(range(max = MOST_PRIORITY)))]
+    pub priority: u32,
+}
+
+fn is_zero(priority: &u32) -> bool {
+    *priority == 0
 }

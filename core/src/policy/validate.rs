@@ -1,6 +1,7 @@
 //! The one door from a written policy to a type that can be built. Every fault is found in one pass and named with its field,
 //! its value, what is wrong and what helps. Tests are in `core/tests/validate.rs`.
 
+mod failover;
 mod safety;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,19 @@ pub const MOST_WINDOWS: usize = 20;
 pub const MOST_PEAK_REQUESTS_PER_SECOND: u32 = 10_000_000;
 /// The largest `requestsPerSecondPerTarget`: what no single process answers over a load balancer.
 pub const MOST_REQUESTS_PER_SECOND_PER_TARGET: u32 = 100_000;
+
+/// The largest priority of a cluster: with at most 5 clusters there are at most 5 levels.
+pub const MOST_PRIORITY: u32 = 4;
+/// The largest `overprovisioningPercent`: a cluster that carries everything with a tenth of its targets.
+pub const MOST_OVERPROVISIONING_PERCENT: u32 = 1000;
+/// The largest `unhealthyAfterSeconds`: an hour of errors is no failover any more.
+pub const MOST_UNHEALTHY_AFTER_SECONDS: u32 = 3600;
+/// The largest `healthyAfterSeconds`, `failbackStepSeconds` and `holdDownMaxSeconds`: a day. What shall wait longer is `Manual`.
+pub const MOST_AFTER_SECONDS: u32 = 86_400;
+/// The largest `deadBandPercent`.
+pub const MOST_DEAD_BAND_PERCENT: u32 = 50;
+/// The largest `maxMovesPerHour`: one a minute.
+pub const MOST_MOVES_PER_HOUR: u32 = 60;
 
 /// ELBv2's word for a health check at the target's own port.
 pub const TRAFFIC_PORT: &str = "traffic-port";
@@ -112,6 +126,8 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
     report.range("spec.safety.deregistrationBudgetPercent", budget, 0, 100, " percent");
     let safety = safety::rules(spec, &mut report);
     let capacity = safety::capacity(spec, &mut report);
+    let failover = failover::rules(spec, &mut report);
+    let standbys = failover::standbys(spec, &mut report);
     match (key, listener, service) {
         (Some(key), Some(listener), Some(service)) if report.0.is_empty() => Ok(ValidatedPolicy {
             key,
@@ -128,6 +144,8 @@ pub fn validate(manifest: &ClusterTrafficPolicy) -> Result<ValidatedPolicy, Vec<
             freeze: spec.safety.freeze,
             safety,
             capacity,
+            failover,
+            standbys,
         }),
         _ => Err(report.0),
     }
@@ -335,11 +353,12 @@ fn clusters(clusters: &[spec::Cluster], report: &mut Report) -> Vec<(ClusterName
             report.add(&format!("{field}[{i}].name"), &cluster.name, "is named twice", "name each cluster once");
         }
         if let (Some(name), Some(weight)) = (name, weight) {
-            result.push((name, weight));
+            // A standby is asked for nothing as long as nobody needs it; see `standbys`.
+            result.push((name, if cluster.priority > 0 { Weight::ZERO } else { weight }));
         }
     }
-    if !clusters.is_empty() && clusters.iter().all(|cluster| cluster.weight == 0) {
-        let remedy = "give at least one cluster a weight; to stop all traffic delete the policy";
+    if !clusters.is_empty() && clusters.iter().all(|cluster| cluster.weight == 0 || cluster.priority > 0) {
+        let remedy = "give at least one cluster of priority 0 a weight; to stop all traffic delete the policy";
         report.add(field, "0", "is the weight of every cluster: all requests would get a 503", remedy);
     }
     result

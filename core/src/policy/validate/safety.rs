@@ -45,12 +45,12 @@ fn min_active_clusters(spec: &PolicySpec, report: &mut Report) {
     // A list without clusters, or without any weight, is a fault of its own.
     let count = |most: usize| u32::try_from(most).unwrap_or(u32::MAX);
     let named = count(spec.clusters.len());
-    let active = count(spec.clusters.iter().filter(|cluster| cluster.weight > 0).count());
+    let active = count(spec.clusters.iter().filter(|cluster| cluster.weight > 0 && cluster.priority == 0).count());
     if named > 0 && least > named {
         let problem = format!("is more than the clusters of the policy ({named})");
         report.add(field, least.to_string(), problem, "name more clusters in spec.clusters, or lower it");
     } else if active > 0 && least > active {
-        let problem = format!("is more than the clusters with a weight above 0 in spec.clusters ({active})");
+        let problem = format!("is more than the clusters of priority 0 with a weight above 0 in spec.clusters ({active})");
         report.add(field, least.to_string(), problem, "give more clusters a weight, or lower it");
     }
 }

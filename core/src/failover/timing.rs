@@ -1,0 +1,171 @@
+//! When a change of a cluster's health counts: fast out, slow back, longer each time it flaps. Times are measured from reading to
+//! reading, so that a reading that was never repeated moves nothing. Tests: `core/tests/failover_timing.rs`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    Rules, WHOLE,
+    memory::{ClusterMemory, PendingSince},
+    share::factor,
+};
+use crate::policy::spec::Failback;
+
+/// Moves and outs are counted over this time.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// Outs that are remembered: by then the hold-down has grown by 2^11.
+const MOST_OUTS: usize = 12;
+
+/// What one look at a cluster is judged by, beside its memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    pub(super) rules: &'a Rules,
+    /// 0..=1000, as seen.
+    pub(super) score: u32,
+    /// When the load balancer was asked.
+    pub(super) read_at: Timestamp,
+    /// False for a cluster that nobody depends on: what is seen is used at once.
+    pub(super) matters: bool,
+    /// Moves within the last hour have reached their limit.
+    pub(super) exhausted: bool,
+    pub(super) failback_at: Option<Timestamp>,
+    pub(super) now: Timestamp,
+}
+
+/// Forgets what is older than an hour.
+pub(super) fn forget_old(times: &mut Vec<Timestamp>, now: Timestamp) {
+    times.retain(|at| now.duration_since(*at) < jiff::SignedDuration::from_hours(1));
+}
+
+/// Lets one look count; true when it moved the cluster's share by itself.
+pub(super) fn step(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
+    forget_old(&mut memory.outs, look.now);
+    let Some(used) = memory.used.filter(|_| look.matters) else {
+        *memory = ClusterMemory {
+            expected: std::mem::take(&mut memory.expected),
+            used: Some(look.score),
+            outs: std::mem::take(&mut memory.outs),
+            ..ClusterMemory::default()
+        };
+        return false;
+    };
+    let (seen, before) = (factor(look.score, look.rules), factor(used, look.rules));
+    let band = look.rules.dead_band_percent * WHOLE / 100;
+    let worse = seen < before && (before - seen >= band || look.score == 0);
+    let better = seen > before && (seen - before >= band || seen == WHOLE);
+    match (worse, better) {
+        (true, _) => out(memory, look),
+        (_, true) => back(memory, look, before),
+        _ => {
+            memory.pending = None;
+            // Equal in effect: the newer number is the truer one.
+            if seen == before {
+                memory.used = Some(look.score);
+            }
+            climb(memory, look)
+        }
+    }
+}
+
+fn pending(memory: &mut ClusterMemory, back: bool, read_at: Timestamp) -> Timestamp {
+    // A clock that was set back begins the time anew.
+    let same = memory.pending.filter(|pending| pending.back == back && pending.since <= read_at);
+    let pending = same.unwrap_or(PendingSince { back, since: read_at });
+    memory.pending = Some(pending);
+    pending.since
+}
+
+fn seconds(seconds: u64) -> jiff::SignedDuration {
+    jiff::SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+fn out(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
+    let since = pending(memory, false, look.read_at);
+    if look.read_at.duration_since(since) < seconds(look.rules.unhealthy_after_seconds.into()) {
+        return false;
+    }
+    memory.used = Some(look.score);
+    memory.pending = None;
+    memory.limit = None;
+    memory.stepped_at = None;
+    memory.out_since = memory.out_since.or(Some(look.now));
+    memory.outs.push(look.now);
+    if memory.outs.len() > MOST_OUTS {
+        memory.outs.remove(0);
+    }
+    true
+}
+
+/// How long a cluster must look better before it returns: `healthyAfterSeconds`, doubled for each time it went out within the last
+/// hour but the first, at most `holdDownMaxSeconds`.
+pub(super) fn hold_down(outs: usize, rules: &Rules) -> u64 {
+    let least = u64::from(rules.healthy_after_seconds);
+    let doubled = least.saturating_mul(1 << outs.saturating_sub(1).min(MOST_OUTS));
+    doubled.min(u64::from(rules.hold_down_max_seconds)).max(least)
+}
+
+/// Somebody has let it return since it went out.
+fn allowed(memory: &ClusterMemory, look: &Look<'_>) -> bool {
+    look.failback_at.is_some_and(|at| memory.out_since.is_none_or(|out| out <= at))
+}
+
+fn back(memory: &mut ClusterMemory, look: &Look<'_>, before: u32) -> bool {
+    let since = pending(memory, true, look.read_at);
+    let lasted = look.read_at.duration_since(since) >= seconds(hold_down(memory.outs.len(), look.rules));
+    let by_itself = look.rules.failback == Failback::Auto && lasted && !look.exhausted;
+    if !by_itself && !allowed(memory, look) {
+        return false;
+    }
+    memory.used = Some(look.score);
+    memory.pending = None;
+    // One that is on its way back already goes on from step to step.
+    if memory.limit.is_some() {
+        return climb(memory, look);
+    }
+    raise(memory, before, look);
+    true
+}
+
+/// The next step of a return that is under way.
+fn climb(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
+    let (Some(limit), Some(at)) = (memory.limit, memory.stepped_at) else {
+        if factor(memory.used.unwrap_or(WHOLE), look.rules) == WHOLE {
+            memory.out_since = None;
+        }
+        return false;
+    };
+    if look.now.duration_since(at) >= seconds(look.rules.failback_step_seconds.into()) {
+        raise(memory, limit, look);
+    }
+    false
+}
+
+fn raise(memory: &mut ClusterMemory, from: u32, look: &Look<'_>) {
+    let limit = from + look.rules.failback_step_percent * WHOLE / 100;
+    memory.stepped_at = Some(look.now);
+    memory.limit = Some(limit).filter(|limit| *limit < WHOLE);
+    if memory.limit.is_none() {
+        memory.stepped_at = None;
+        if factor(memory.used.unwrap_or(WHOLE), look.rules) == WHOLE {
+            memory.out_since = None;
+        }
+    }
+}
+
+/// When the pending change counts if it lasts; none: nothing is pending, or only somebody's word helps.
+pub(super) fn pending_until(memory: &ClusterMemory, rules: &Rules) -> Option<Timestamp> {
+    let pending = memory.pending?;
+    let wait = match pending.back {
+        false => u64::from(rules.unhealthy_after_seconds),
+        true if rules.failback == Failback::Manual => return None,
+        true => hold_down(memory.outs.len(), rules),
+    };
+    pending.since.checked_add(seconds(wait)).ok()
+}
+
+/// The next step of a return that is under way.
+pub(super) fn next_step(memory: &ClusterMemory, rules: &Rules) -> Option<Timestamp> {
+    memory.limit?;
+    memory.stepped_at?.checked_add(seconds(rules.failback_step_seconds.into())).ok()
+}
