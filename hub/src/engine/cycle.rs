@@ -2,20 +2,21 @@
 //! [`Engine::cycle`], which reads everything anew from the picture and the cache.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
+pub(super) use switchyard_core::engine::Unread;
 use switchyard_core::{
     budget::Class,
+    engine::{self, Stored},
     ids::{Epoch, PolicyKey, PolicyUid},
     observed::Observed,
-    ownership,
-    plan::{Action, RegionPlan, Settings, Step, failures, resolve},
-    policy::{PolicyMemory, PolicyRecord},
-    status::{PolicyStatus, Reason},
+    plan::{RegionPlan, Settings, Step},
+    policy::PolicyRecord,
+    status::Reason,
 };
 use tokio::{
     sync::watch,
@@ -31,7 +32,7 @@ use super::{
     gates::GateTerm,
     lease::Lease,
     look::{Look, Planned},
-    observer::{self, Wanted},
+    observer::Wanted,
     shifts::{Seen, ShiftTerm},
 };
 use crate::{analysis::Analysis, feed::Picture, metrics::Metrics, store::Store};
@@ -55,19 +56,8 @@ const FAST_HEALTH: Duration = Duration::from_secs(1);
 /// What is kept for one term of the lease.
 #[derive(Default)]
 pub(super) struct Term {
-    pub(super) epoch: Option<Epoch>,
-    pub(super) memories: BTreeMap<PolicyKey, (PolicyUid, PolicyMemory)>,
-    pub(super) saved: BTreeMap<PolicyUid, (PolicyStatus, PolicyMemory)>,
-    /// The versions that were planned last.
-    versions: BTreeMap<PolicyUid, u64>,
-    /// What a policy's calls touched and nobody has read since.
-    pub(super) unread: BTreeMap<PolicyKey, Vec<Object>>,
-    reported_orphans: BTreeSet<String>,
-    last_now: Option<Timestamp>,
-    /// The epoch that was asked for in this term.
-    raised_to: Option<Epoch>,
-    /// Since when the rule of a policy is not known.
-    pub(super) unknown_since: BTreeMap<PolicyUid, Instant>,
+    /// What core remembers.
+    pub(super) engine: engine::Term,
     pub(super) gates: GateTerm,
     pub(super) shifts: ShiftTerm,
 }
@@ -151,19 +141,19 @@ impl Engine {
         }
         self.begin_term(lease.epoch, &picture).await;
         // Before what was observed is looked at: a read-back that lands in between must not let an older look pass for it.
-        let unread = self.unread();
+        let unread = self.term.engine.unread(|object| self.cache.is_unread(object));
         let observed = self.cache.observed();
         let settings = self.options.settings(lease.epoch);
         self.accept_restored(&settings, &observed).await;
         self.ask(&records, &observed, &settings);
-        let memories = self.memories(&picture);
-        let now = self.term.now(&lease);
+        let memories = self.term.engine.memories(stored(&picture));
+        let now = self.term.engine.now(lease.now());
         let started = Instant::now();
         let look = Look { settings, records, memories, picture: picture.clone(), observed };
         let Planned { look, plan, orphans, sightings } = look.plan(now).await;
         self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
         self.report_orphans(orphans);
-        self.take_memories(&look.records, &plan);
+        self.term.engine.take_plan(&look.records, &plan);
         self.watch_health(&plan);
         self.save(lease.epoch, &picture, &plan).await;
         self.save_gates(lease.epoch, &picture, sightings).await;
@@ -171,7 +161,7 @@ impl Engine {
         let (records, observed) = (&look.records, &look.observed);
         let seen = Seen { picture: &picture, records, plan: &plan, observed, unread: &unread, now };
         let moved = self.move_shifts(lease.epoch, &seen).await;
-        let mut steps = self.steps(&plan, &unread);
+        let mut steps = if self.options.observe_only { Vec::new() } else { engine::steps(&plan, &unread) };
         // These lead to weights that a shift has just left: they are planned anew with the next picture.
         steps.retain(|step| !moved.written.contains(&step.policy));
         if !steps.is_empty() {
@@ -184,17 +174,14 @@ impl Engine {
 
     /// At take-over everything is taken from the store again, and nothing of an earlier term is trusted.
     async fn begin_term(&mut self, epoch: Epoch, picture: &Picture) {
-        if self.term.epoch == Some(epoch) {
+        if self.term.engine.epoch() == Some(epoch) {
             return;
         }
-        self.term = Term { epoch: Some(epoch), ..Term::default() };
+        self.term = Term { engine: engine::Term::begin(epoch, stored(picture)), ..Term::default() };
         // What this replica read before its term may be older than the last write of another holder.
         self.cache.reset();
         for object in [Object::LoadBalancers, Object::Groups, Object::Limits] {
             self.wanted.ask(object, Instant::now(), Class::Read);
-        }
-        for stored in picture.policies.values() {
-            self.term.remember(&stored.record.policy.key, &stored.record.uid, stored.memory.clone());
         }
         match self.store.intents_open(&self.options.scope(), epoch).await {
             Ok(intents) if intents.is_empty() => {}
@@ -208,38 +195,16 @@ impl Engine {
         }
     }
 
-    fn memories(&mut self, picture: &Picture) -> BTreeMap<PolicyKey, PolicyMemory> {
-        for (key, stored) in picture.policies.iter() {
-            let known = self.term.memories.get(key).is_some_and(|(uid, _)| *uid == stored.record.uid);
-            if !known {
-                self.term.remember(key, &stored.record.uid, stored.memory.clone());
-            }
-        }
-        self.term.memories.retain(|key, _| picture.policies.contains_key(key));
-        self.term.try_what_is_new(picture);
-        self.term.memories.iter().map(|(key, (_, memory))| (key.clone(), memory.clone())).collect()
-    }
-
-    fn take_memories(&mut self, records: &BTreeMap<PolicyKey, PolicyRecord>, plan: &RegionPlan) {
-        for (key, policy) in &plan.policies {
-            if let Some(record) = records.get(key) {
-                self.term.remember(key, &record.uid, policy.memory.clone());
-            }
-        }
-    }
-
     /// A load balancer that knows a later epoch than ours is taken over only when that was asked for at the start.
     async fn accept_restored(&mut self, settings: &Settings, observed: &Observed) {
-        let tagged = observed.load_balancers.values().map(|lb| ownership::epoch_of(&lb.tags, &settings.hub_id)).max();
-        let to = Epoch(tagged.unwrap_or_default().0.saturating_add(1));
-        // Once in a term: the keeper of the lease brings the new epoch, and with it a new term.
-        if !self.options.accept_restored_store || to <= settings.epoch.next() || self.term.raised_to == Some(to) {
+        if !self.options.accept_restored_store {
             return;
         }
+        let Some(to) = self.term.engine.raise_to(settings, observed) else { return };
         match self.store.lease_raise_epoch(&self.options.scope(), self.options.holder, to).await {
             Ok(_) => {
                 info!(from = %settings.epoch, %to, "the store is older than AWS and was accepted as it is");
-                self.term.raised_to = Some(to);
+                self.term.engine.raised(to);
             }
             Err(error) => warn!(error = &error as &dyn std::error::Error, %to, "the epoch could not be raised"),
         }
@@ -268,54 +233,35 @@ impl Engine {
     }
 
     fn ask(&self, records: &BTreeMap<PolicyKey, PolicyRecord>, observed: &Observed, settings: &Settings) {
-        let load_balancers = resolve::load_balancers_wanted(records, observed, settings);
-        let ours = observed.target_groups.iter().filter(|(_, group)| {
-            matches!(ownership::owner(&group.tags, &settings.hub_id), ownership::Owner::Ours { .. })
-        });
-        observer::ask_for_missing(&self.wanted, &self.cache, load_balancers, ours.map(|(arn, _)| arn.clone()));
-        let unknown_place = |record: &&PolicyRecord| {
-            resolve::listener(&record.policy.listener, observed, settings)
-                .is_err_and(|no| no.reason == Reason::ListenerNotFound)
-        };
-        // A load balancer or listener that was made after the last audit is found soon, not only at the next one.
-        if let Some(record) = records.values().find(unknown_place) {
+        for object in engine::missing(records, observed, settings) {
+            self.wanted.ask(object, Instant::now(), Class::Read);
+        }
+        if let Some(load_balancers) = engine::place_is_unknown(records, observed, settings) {
             let soon = Instant::now() + (self.options.audit_interval / 6).min(Duration::from_secs(10));
             self.wanted.ask(Object::LoadBalancers, soon, Class::Audit);
-            for arn in resolve::load_balancers_wanted(
-                &BTreeMap::from([(record.policy.key.clone(), record.clone())]),
-                observed,
-                settings,
-            ) {
+            for arn in load_balancers {
                 self.wanted.ask(Object::Listeners(arn), soon, Class::Audit);
             }
         }
     }
 
     fn report_orphans(&mut self, orphans: Vec<String>) {
-        for orphan in orphans {
-            if self.term.reported_orphans.insert(orphan.clone()) {
-                warn!(arn = %orphan, "this carries our tags and belongs to no policy; it is left alone, delete it by hand");
-            }
+        for orphan in self.term.engine.new_orphans(orphans) {
+            warn!(arn = %orphan, "this carries our tags and belongs to no policy; it is left alone, delete it by hand");
         }
     }
 
     /// While somebody waits for health it is read every second instead of at leisure.
     fn watch_health(&self, plan: &RegionPlan) {
         let mut held = 0;
-        let mut waiting = Vec::new();
         for policy in plan.policies.values() {
-            for cluster in &policy.status.clusters {
-                held += i64::from(cluster.targets.held);
-                // Targets that were read before the rule used their group are `unused`: their verdict comes with the next look.
-                let in_use = cluster.targets.unused > 0 && cluster.programmed.is_some();
-                let waits = in_use || cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget;
-                waiting.extend(cluster.target_group.iter().filter(|_| waits).cloned());
-            }
+            held += policy.status.clusters.iter().map(|cluster| i64::from(cluster.targets.held)).sum::<i64>();
             if policy.status.notes.iter().any(|note| note.reason == Reason::InvariantViolated) {
                 self.metrics.plans_refused.inc();
             }
         }
         self.metrics.held_removals.set(held);
+        let waiting = engine::waits_for_health(plan);
         let share = FAST_HEALTH_SHARE.saturating_mul(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
         let pause = FAST_HEALTH.max(share);
         if pause < self.options.health_interval {
@@ -323,39 +269,6 @@ impl Engine {
                 self.wanted.ask(Object::Targets(arn), Instant::now() + pause, Class::Read);
             }
         }
-    }
-
-    /// The policies whose calls were not read back yet.
-    fn unread(&mut self) -> BTreeMap<PolicyKey, Unread> {
-        let cache = &self.cache;
-        self.term.unread.retain(|_, objects| {
-            objects.retain(|object| cache.is_unread(object));
-            !objects.is_empty()
-        });
-        let kind = |objects: &Vec<Object>| {
-            let targets = objects.iter().all(|object| matches!(object, Object::Targets(_)));
-            if targets { Unread::Targets } else { Unread::More }
-        };
-        self.term.unread.iter().map(|(key, objects)| (key.clone(), kind(objects))).collect()
-    }
-
-    /// The steps that may be carried out: none of a policy whose last calls were not read back. Where only targets wait for
-    /// that, nothing is removed, and weights may move: what AWS said yes to is known.
-    fn steps(&mut self, plan: &RegionPlan, unread: &BTreeMap<PolicyKey, Unread>) -> Vec<Step> {
-        if self.options.observe_only {
-            return Vec::new();
-        }
-        let removes =
-            |step: &Step| matches!(step.action, Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. });
-        let mut steps = Vec::new();
-        for (key, policy) in &plan.policies {
-            match unread.get(key) {
-                Some(Unread::More) => {}
-                Some(Unread::Targets) => steps.extend(policy.steps.iter().filter(|step| !removes(step)).cloned()),
-                None => steps.extend(policy.steps.iter().cloned()),
-            }
-        }
-        steps
     }
 
     async fn carry_out(&mut self, lease: Lease, steps: Vec<Step>, planned: &Picture, shutdown: &CancellationToken) {
@@ -376,7 +289,9 @@ impl Engine {
         };
         let term = &mut self.term;
         let work =
-            self.carrier.carry_out(lease.epoch, steps, interrupt.clone(), |report| term.take(report, lease.now()));
+            self.carrier.carry_out(lease.epoch, steps, interrupt.clone(), |Report { step, outcome, touched }| {
+                term.engine.take_outcome(&step, outcome.as_ref(), touched, lease.now());
+            });
         tokio::select! {
             () = work => {}
             () = wait => {}
@@ -384,48 +299,13 @@ impl Engine {
     }
 }
 
-/// What of a policy was written and not read since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unread {
-    /// Targets of its groups only.
-    Targets,
-    /// Its rule or its groups.
-    More,
-}
-
-impl Term {
-    /// The time of the lease, which never goes back within a term.
-    fn now(&mut self, lease: &Lease) -> Timestamp {
-        let now = self.last_now.map_or(lease.now(), |last| last.max(lease.now()));
-        self.last_now = Some(now);
-        now
-    }
-
-    fn remember(&mut self, key: &PolicyKey, uid: &PolicyUid, memory: PolicyMemory) {
-        self.memories.insert(key.clone(), (uid.clone(), memory));
-    }
-
-    /// A policy that asks for something else than in the cycle before gets its rule changed without waiting.
-    fn try_what_is_new(&mut self, picture: &Picture) {
-        let mut versions = BTreeMap::new();
-        for (key, stored) in picture.policies.iter() {
-            let PolicyRecord { uid, version, .. } = &stored.record;
-            let asked_before = self.versions.get(uid).is_none_or(|before| before == version);
-            if let Some((_, memory)) = self.memories.get_mut(key).filter(|_| !asked_before) {
-                failures::forget_rule_changes(memory);
-            }
-            versions.insert(uid.clone(), *version);
-        }
-        self.versions = versions;
-    }
-
-    fn take(&mut self, report: Report, now: Timestamp) {
-        let Report { step, outcome, touched } = report;
-        if let (Some(outcome), Some((_, memory))) = (&outcome, self.memories.get_mut(&step.policy)) {
-            failures::remember(memory, &step, outcome, now);
-        }
-        self.unread.entry(step.policy).or_default().extend(touched);
-    }
+/// The policies as core's part of the engine takes them.
+pub(super) fn stored(picture: &Picture) -> impl Iterator<Item = Stored<'_>> {
+    picture.policies.values().map(|stored| Stored {
+        record: &stored.record,
+        memory: &stored.memory,
+        status: stored.status.as_ref(),
+    })
 }
 
 /// True when users ask for something else than they did; a mere new status of a policy does not count.
@@ -442,7 +322,3 @@ fn next_look(plan: &RegionPlan, now: Timestamp, idle: Instant) -> Instant {
     let wait = soonest.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
     wait.map_or(idle, |wait| idle.min(Instant::now() + wait))
 }
-
-#[cfg(test)]
-#[path = "cycle_tests.rs"]
-mod tests;

@@ -9,11 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use rand::Rng;
-use switchyard_core::{
-    arn::{LoadBalancerArn, TargetGroupArn},
-    budget::Class,
-    ownership::GROUP_PREFIX,
-};
+use switchyard_core::{budget::Class, ownership::GROUP_PREFIX};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -234,33 +230,6 @@ impl Observer {
                 observed.listeners.get(arn).map(|listener| Object::Listeners(listener.load_balancer.clone()))
             }
             Object::Limits | Object::LoadBalancers | Object::Groups | Object::Group(_) | Object::Targets(_) => None,
-        }
-    }
-}
-
-/// Asks for what the policies need and nobody has read: listeners of their load balancers, rules, targets.
-pub fn ask_for_missing(
-    wanted: &Wanted,
-    cache: &Cache,
-    load_balancers: impl IntoIterator<Item = LoadBalancerArn>,
-    groups: impl IntoIterator<Item = TargetGroupArn>,
-) {
-    let observed = cache.observed();
-    let now = Instant::now();
-    for arn in load_balancers {
-        let known = observed.load_balancers.get(&arn);
-        if known.is_some_and(|load_balancer| load_balancer.target_groups_in_use.get().is_none()) {
-            wanted.ask(Object::Listeners(arn.clone()), now, Class::Read);
-        }
-        for (listener, _) in
-            observed.listeners.iter().filter(|(_, l)| l.load_balancer == arn && l.rules.get().is_none())
-        {
-            wanted.ask(Object::Rules(listener.clone()), now, Class::Read);
-        }
-    }
-    for arn in groups {
-        if observed.target_groups.get(&arn).is_some_and(|group| group.targets.get().is_none()) {
-            wanted.ask(Object::Targets(arn), now, Class::Read);
         }
     }
 }

@@ -1,48 +1,33 @@
 //! What came of a plan is stored: status and memory of each policy when they changed, and the end of policies that are gone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
+pub(super) use switchyard_core::engine::UNKNOWN_IS_NO_NEWS;
 use switchyard_core::{
-    ids::{Epoch, PolicyKey, PolicyUid},
+    engine::{self, Unread, Update},
+    ids::{Epoch, PolicyKey},
     plan::RegionPlan,
-    policy::{PolicyMemory, PolicyRecord},
-    status::{ConditionType, PolicyStatus},
+    policy::PolicyRecord,
 };
-use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::cycle::{Engine, Term, Unread};
+use super::cycle::{Engine, stored};
 use crate::{
     feed::Picture,
     store::{Fence, policy_status::StatusUpdate},
 };
 
-/// For this long a status that knows nothing (right after a take-over, or while a write is read back) does not replace one
-/// that was known: callers would see a policy fall back that never moved. After it, not knowing is the news.
-pub(super) const UNKNOWN_IS_NO_NEWS: Duration = Duration::from_secs(15);
-
 impl Engine {
     pub(super) async fn save(&mut self, epoch: Epoch, picture: &Picture, plan: &RegionPlan) {
-        let mut updates: Vec<(PolicyUid, PolicyStatus, PolicyMemory)> = Vec::new();
-        for (key, policy) in &plan.policies {
-            let Some(stored) = picture.policies.get(key) else { continue };
-            let uid = &stored.record.uid;
-            let Term { saved, unknown_since, .. } = &mut self.term;
-            let saved = saved.get(uid);
-            let same = saved.is_some_and(|(status, memory)| *status == policy.status && *memory == policy.memory);
-            let known = saved.map(|(status, _)| status).or(stored.status.as_ref());
-            if !same && !is_no_news(unknown_since, uid, &policy.status, known) {
-                updates.push((uid.clone(), policy.status.clone(), policy.memory.clone()));
-            }
-        }
+        let updates = self.term.engine.updates(stored(picture), plan, self.cache.elapsed());
         if updates.is_empty() {
             return;
         }
         let rows: Vec<StatusUpdate<'_>> =
-            updates.iter().map(|(uid, status, memory)| StatusUpdate { uid, status, memory }).collect();
+            updates.iter().map(|Update { uid, status, memory }| StatusUpdate { uid, status, memory }).collect();
         let scope = self.options.scope();
         match self.store.policy_statuses_save(Fence { scope: &scope, epoch }, &rows).await {
-            Ok(_) => self.term.saved.extend(updates.into_iter().map(|(uid, status, memory)| (uid, (status, memory)))),
+            Ok(_) => self.term.engine.stored(updates),
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -61,16 +46,12 @@ impl Engine {
         unread: &BTreeMap<PolicyKey, Unread>,
     ) {
         let scope = self.options.scope();
-        for (key, _) in plan.policies.iter().filter(|(_, policy)| policy.gone) {
+        for key in engine::finished(plan, unread) {
             let Some(record) = records.get(key) else { continue };
-            if unread.contains_key(key) {
-                continue;
-            }
             match self.store.policy_forget(Fence { scope: &scope, epoch }, key, &record.uid).await {
                 Ok(_) => {
                     info!(policy = %key, "the policy is deleted: nothing of it is left at AWS");
-                    self.term.saved.remove(&record.uid);
-                    self.term.memories.remove(key);
+                    self.term.engine.forget(key, &record.uid);
                 }
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, policy = %key, "the deleted policy could not be removed from the store")
@@ -78,23 +59,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// True for a status that only says that the rule is not known at this moment, while a better one is at hand.
-fn is_no_news(
-    unknown_since: &mut BTreeMap<PolicyUid, Instant>,
-    uid: &PolicyUid,
-    status: &PolicyStatus,
-    known: Option<&PolicyStatus>,
-) -> bool {
-    let unknown = |status: &PolicyStatus| {
-        status.condition(ConditionType::Programmed).is_none_or(|condition| condition.status.is_none())
-    };
-    if !unknown(status) {
-        unknown_since.remove(uid);
-        return false;
-    }
-    let since = *unknown_since.entry(uid.clone()).or_insert_with(Instant::now);
-    let better = known.is_some_and(|known| known.observed_version == status.observed_version && !unknown(known));
-    better && since.elapsed() < UNKNOWN_IS_NO_NEWS
 }
