@@ -140,6 +140,16 @@ impl Hub {
         self.environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
+    /// Another database for the next start.
+    pub fn set_database(&mut self, database: Database) {
+        self.database = database;
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Starts it without waiting.
     ///
     /// # Errors
@@ -187,6 +197,16 @@ impl Hub {
             connected.map(|_| Ok(())).map_err(|error| format!("gRPC: {error}"))
         })
         .await?
+    }
+
+    /// Stops it where it is, as `kill -STOP` does.
+    pub fn pause(&self) {
+        self.process.iter().for_each(Process::pause);
+    }
+
+    /// Lets it run on.
+    pub fn resume(&self) {
+        self.process.iter().for_each(Process::resume);
     }
 
     /// Kills it as `kill -9` does.

@@ -3,14 +3,19 @@
 //! private Postgres, which tests have to stop and start by themselves.
 
 pub mod aws;
+pub mod chaos;
 pub mod client;
+pub mod clock;
 pub mod demo;
 pub mod elb;
 pub mod hub;
 pub mod load;
+pub mod losses;
 pub mod member;
 pub mod moto;
+pub mod network;
 pub mod nodes;
+pub mod pair;
 pub mod policy;
 pub mod postgres;
 pub mod process;
@@ -20,6 +25,7 @@ pub mod proxy;
 pub mod realkube;
 pub mod recorder;
 pub mod runner;
+pub mod restored;
 pub mod sandbox;
 pub mod shifts;
 pub mod source;

@@ -14,6 +14,7 @@ pub struct Agent {
     name: String,
     folder: std::path::PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -64,7 +65,8 @@ impl Agent {
         ];
         let arguments = arguments.iter().map(|(flag, value)| format!("{flag}={value}"));
         let arguments = arguments.chain(["--dev".to_owned()]).collect();
-        let mut this = Self { name: format!("agent-{cluster}"), folder: folder.to_owned(), arguments, process: None };
+        let (name, folder, environment) = (format!("agent-{cluster}"), folder.to_owned(), Vec::new());
+        let mut this = Self { name, folder, arguments, environment, process: None };
         this.start_again()?;
         Ok(this)
     }
@@ -74,6 +76,12 @@ impl Agent {
         self.arguments.push(argument.to_owned());
     }
 
+    /// Sets a variable for the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it again.
     ///
     /// # Errors
@@ -81,8 +89,19 @@ impl Agent {
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(programs::find("switchyard-agent")?);
         command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::start(&self.name, &self.folder, &mut command)?);
         Ok(())
+    }
+
+    /// Stops it where it is, as `kill -STOP` does.
+    pub fn pause(&self) {
+        self.process.iter().for_each(Process::pause);
+    }
+
+    /// Lets it run on.
+    pub fn resume(&self) {
+        self.process.iter().for_each(Process::resume);
     }
 
     /// Kills it as `kill -9` does.

@@ -1,13 +1,16 @@
 //! The databases of the scenarios: one private Postgres for all tests of a binary, and one of its own for a test that stops it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use anyhow::Context;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use switchyard_hub::store::{EmbeddedOptions, EmbeddedPostgres};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -85,6 +88,62 @@ impl Postgres {
         Ok(())
     }
 
+    /// Kills it as `kill -9` of its main process does; the others notice and end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill_9(&mut self) -> anyhow::Result<()> {
+        let server = self.server.take().context("the Postgres was stopped already")?;
+        let pid = Pid::from_raw(server.pid());
+        kill(pid, Signal::SIGKILL)?;
+        // Also waits for it.
+        server.stop().await?;
+        undertaker::forget(u32::try_from(pid.as_raw())?);
+        Ok(())
+    }
+
+    /// Stops all its processes where they are, as `kill -STOP` does.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        // The main process first: it starts the others.
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets them run on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let main = self.running()?.pid();
+        kill(Pid::from_raw(main), signal)?;
+        for child in children(main)? {
+            // One that ended in this moment has stopped, too.
+            let _gone_already = kill(Pid::from_raw(child), signal);
+        }
+        Ok(())
+    }
+
+    /// A copy of a database that nobody is connected to: what a backup holds.
+    ///
+    /// # Errors
+    /// When Postgres refuses it.
+    pub async fn copy(&self, url: &str) -> anyhow::Result<String> {
+        let options = PgConnectOptions::from_str(url)?;
+        let original = options.get_database().context("the URL names a database")?;
+        let server = self.running()?;
+        let name = format!("t{}", Uuid::now_v7().simple());
+        let mut admin = PgConnection::connect(&server.url()).await?;
+        sqlx::query(AssertSqlSafe(format!("create database {name} template {original}"))).execute(&mut admin).await?;
+        admin.close().await?;
+        Ok(server.database_url(&name))
+    }
+
     /// Where its own log is.
     pub fn log(&self) -> PathBuf {
         self.folder.join("postgres.log")
@@ -94,6 +153,51 @@ impl Postgres {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+impl Drop for Postgres {
+    /// A stopped server cannot end.
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            let _gone_already = self.resume();
+        }
+    }
+}
+
+/// The processes that a process started and that still run.
+fn children(parent: i32) -> anyhow::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
+        // One that ended since has no file any more.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the command, which is in brackets and may hold anything: state, parent.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if fields.split_whitespace().nth(1) == Some(parent.to_string().as_str()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// The socket of the private Postgres of a URL: what a proxy in front of it connects to.
+///
+/// # Errors
+/// When the URL is not one of a private Postgres.
+pub fn socket_of(url: &str) -> anyhow::Result<PathBuf> {
+    let folder = PgConnectOptions::from_str(url)?;
+    let folder = folder.get_socket().context("a private Postgres has a socket")?;
+    Ok(folder.join(".s.PGSQL.5432"))
+}
+
+/// The same database through another port.
+///
+/// # Errors
+/// When the URL names no database.
+pub fn url_through(url: &str, port: std::net::SocketAddr) -> anyhow::Result<String> {
+    let options = PgConnectOptions::from_str(url)?;
+    let database = options.get_database().context("the URL names a database")?;
+    Ok(format!("postgres://{}@{port}/{database}?sslmode=disable", options.get_username()))
 }
 
 /// The URL of a fresh, empty database in the Postgres that all tests of this binary share.

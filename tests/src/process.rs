@@ -66,6 +66,16 @@ impl Process {
         }
     }
 
+    /// Stops it where it is, as `kill -STOP` does: nothing of it runs, and nobody is told.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it run on from where it was stopped.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Kills it as `kill -9` does.
     pub fn kill_9(mut self) {
         self.end_now();

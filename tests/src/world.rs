@@ -13,6 +13,7 @@ use crate::{
     hub::{Database, Hub, Times},
     load::Load,
     member::Agent,
+    network::Network,
     policy::Policy,
     postgres,
     process::tail,
@@ -52,6 +53,9 @@ pub struct Builder {
     pub database: Option<Database>,
     /// What runs in each cluster as Service and workload `checkout`.
     pub workload: WorkloadSpec,
+    /// Every connection of the control plane goes through a proxy: [`World::network`]. Only with the sandbox's API servers and a
+    /// private Postgres.
+    pub behind_proxies: bool,
 }
 
 impl Default for Builder {
@@ -76,6 +80,7 @@ impl Default for Builder {
                 termination_grace: Duration::from_secs(5),
                 latency: Duration::from_millis(5),
             },
+            behind_proxies: false,
         }
     }
 }
@@ -94,6 +99,7 @@ pub struct World {
     pub load_balancer: Existing,
     /// What runs in each cluster.
     pub workload: WorkloadSpec,
+    network: Option<Network>,
     folder: TempDir,
 }
 
@@ -137,19 +143,37 @@ impl Builder {
             Some(database) => database,
             None => Database::Url(postgres::shared_database().await?),
         };
-        let hub = Hub::start(folder.path(), sandbox.info(), database, &self.times).await;
-        let hub = hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?;
+        let (hub, mut network) = if self.behind_proxies {
+            let Database::Url(url) = database else { anyhow::bail!("a proxy needs the URL of a database") };
+            let proxies = Network::start(sandbox.info(), &url).await?;
+            let database = Database::Url(proxies.database_url.clone());
+            let hub = Hub::start(folder.path(), &proxies.sandbox, database, &self.times).await;
+            let hub = hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?;
+            let network = proxies.before(&hub.grpc_url()).await?;
+            (hub, Some(network))
+        } else {
+            let hub = Hub::start(folder.path(), sandbox.info(), database, &self.times).await;
+            (hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?, None)
+        };
         let mut agents = BTreeMap::new();
         for name in &self.sandbox.clusters {
-            let (place, hub) = (sandbox.info(), hub.grpc_url());
-            let agent = match real.get(name) {
-                Some(kube) => Agent::start_as(folder.path(), name, &kube.kubeconfig_for_agent().await?, place, &hub)?,
-                None => Agent::start(folder.path(), name, place, &hub)?,
+            let place = sandbox.info();
+            let agent = match (real.get(name), &mut network) {
+                (Some(_), Some(_)) => anyhow::bail!("real API servers speak TLS and have no proxy"),
+                (Some(kube), None) => {
+                    let kubeconfig = kube.kubeconfig_for_agent().await?;
+                    Agent::start_as(folder.path(), name, &kubeconfig, place, &hub.grpc_url())?
+                }
+                (None, Some(network)) => {
+                    let kubeconfig = network.kubeconfig(folder.path(), place, name).await?;
+                    Agent::start_as(folder.path(), name, &kubeconfig, place, &network.hub_url())?
+                }
+                (None, None) => Agent::start(folder.path(), name, place, &hub.grpc_url())?,
             };
             agents.insert(name.clone(), agent);
         }
         let yardctl = Yardctl::new(hub.grpc_url())?;
-        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, folder };
+        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, network, folder };
         world.all_connected().await?;
         Ok(world)
     }
@@ -203,6 +227,14 @@ impl World {
     /// Where its logs are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its proxies.
+    ///
+    /// # Panics
+    /// When it was not started behind proxies.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a world that was started behind proxies")
     }
 
     /// One cluster.

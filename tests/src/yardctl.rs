@@ -127,7 +127,8 @@ impl Yardctl {
             let status = self.status(policy).await.map_err(|e| e.to_string())?;
             let conditions = status["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let present = status["status"]["observed_version"] == status["version"];
-            let all = conditions.len() == 4 && conditions.iter().all(|c| c["status"] == "true");
+            let holds = |name: &str| conditions.iter().any(|c| c["type"] == name && c["status"] == "true");
+            let all = ["Accepted", "ResolvedRefs", "Programmed", "Converged"].into_iter().all(holds);
             let quiet = status["status"]["notes"].as_array().is_some_and(Vec::is_empty);
             wait::check(present && all && quiet, || status["status"].to_string())
         })

@@ -95,6 +95,7 @@ fn builder(database: Database) -> Builder {
             termination_grace: Duration::from_secs(6),
             latency: Duration::from_millis(5),
         },
+        behind_proxies: false,
     }
 }
 
