@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use switchyard_core::{
+    failover::Explanation,
     ids::{ClusterName, PolicyKey},
     inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link, ServiceKey},
     plan::{RegionPlan, Step},
@@ -169,10 +170,13 @@ fn first_status(stored: &StoredPolicy, links: &Links) -> proto::PolicyStatus {
             condition(ConditionType::ResolvedRefs, None, waits),
             condition(ConditionType::Programmed, None, waits),
             condition(ConditionType::Converged, None, waits),
+            condition(ConditionType::FailedOver, None, waits),
+            condition(ConditionType::FailedOver, None, waits),
         ],
         clusters: Vec::new(),
         rule: None,
         notes: Vec::new(),
+        failover: Explanation::default(),
     };
     let mut status = to_proto_status(&record.policy.key, &status, None, links);
     status.clusters = record
@@ -215,6 +219,7 @@ fn to_proto_condition(condition: &StatusCondition, version: u64) -> proto::Condi
         ConditionType::ResolvedRefs => "ResolvedRefs",
         ConditionType::Programmed => "Programmed",
         ConditionType::Converged => "Converged",
+        ConditionType::FailedOver => "FailedOver",
     };
     let status = match condition.status {
         Some(true) => proto::ConditionStatus::True,

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use switchyard_core::{
+    arn::TargetGroupArn,
+    fleet::{Ceiling, forecast::Forecast},
     ids::{ClusterName, Epoch, PolicyKey, Weight},
     inventory::Inventory,
     observed::Observed,
@@ -47,7 +49,13 @@ impl Planning {
     /// The policies of the picture as the planner takes them.
     pub fn sheet(&self, picture: &Picture) -> Sheet {
         let settings = plan::Settings { epoch: self.epoch.borrow().unwrap_or_default(), ..self.settings.clone() };
-        let mut sheet = Sheet { settings, policies: BTreeMap::new(), memories: BTreeMap::new() };
+        let mut sheet = Sheet {
+            settings,
+            policies: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            health_read: BTreeMap::new(),
+            fleet: BTreeMap::new(),
+        };
         picture.policies.values().for_each(|stored| sheet.put(stored));
         sheet
     }
@@ -77,6 +85,8 @@ pub struct Sheet {
     settings: plan::Settings,
     policies: BTreeMap<PolicyKey, PolicyRecord>,
     memories: BTreeMap<PolicyKey, PolicyMemory>,
+    health_read: BTreeMap<TargetGroupArn, Timestamp>,
+    fleet: BTreeMap<ClusterName, Ceiling>,
 }
 
 impl Sheet {
@@ -98,8 +108,31 @@ impl Sheet {
 
     /// The plan.
     pub fn plan(&self, inventory: &Inventory, observed: &Observed, now: Timestamp) -> RegionPlan {
-        let world =
-            World { settings: &self.settings, policies: &self.policies, memories: &self.memories, inventory, observed };
-        plan::plan(&world, now)
+        plan::plan(&self.world(inventory, observed), now)
+    }
+
+    /// What the loss of a cluster would do to each policy that names it.
+    pub fn forecast(
+        &self,
+        inventory: &Inventory,
+        observed: &Observed,
+        lost: &ClusterName,
+        force: bool,
+        now: Timestamp,
+    ) -> BTreeMap<PolicyKey, Forecast> {
+        plan::forecast(&self.world(inventory, observed), lost, force, now)
+    }
+
+    fn world<'a>(&'a self, inventory: &'a Inventory, observed: &'a Observed) -> World<'a> {
+        World {
+            settings: &self.settings,
+            policies: &self.policies,
+            memories: &self.memories,
+            inventory,
+            observed,
+            // What this replica holds was read before the call: nothing is concluded from how long that is ago.
+            health_read: &self.health_read,
+            fleet: &self.fleet,
+        }
     }
 }

@@ -70,6 +70,7 @@ fn created(
             policy: policy.clone(),
             weight_override: None,
             deleting_since: None,
+            failback_at: None,
         },
         manifest: manifest.clone(),
         ownership: Ownership::default(),
