@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use switchyard_core::ids::Epoch;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -81,10 +81,12 @@ impl Keeper {
         // Three tries fit into one term, so one lost answer never costs the lease.
         let interval = self.ttl / 3;
         loop {
-            self.renew().await;
+            let answered = self.renew().await;
+            // A try that hung has used up its pause.
+            let pause = if answered { interval } else { Duration::ZERO };
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = sleep(interval) => {}
+                () = sleep(pause) => {}
             }
         }
         self.lease.send_replace(None);
@@ -93,9 +95,17 @@ impl Keeper {
         }
     }
 
-    async fn renew(&self) {
+    /// False when the database did not answer at all.
+    async fn renew(&self) -> bool {
         let asked = Instant::now();
-        match self.store.lease_acquire(&self.scope, self.holder, self.ttl).await {
+        // A try that hangs must not cost the next one: the connection may be gone without a word, and the next try gets another.
+        let tried = timeout(self.ttl / 2, self.store.lease_acquire(&self.scope, self.holder, self.ttl)).await;
+        let Ok(answer) = tried else {
+            warn!(scope = %self.scope, waited = ?asked.elapsed(), "the lease was not renewed: the database does not answer");
+            self.show_expired();
+            return false;
+        };
+        match answer {
             Ok(LeaseAnswer::Held { epoch, remaining, at }) => {
                 let before = *self.lease.borrow();
                 if before.is_none_or(|lease| lease.epoch != epoch) {
@@ -116,8 +126,17 @@ impl Keeper {
             }
             // The lease in hand stays good for as long as it was granted.
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, scope = %self.scope, "the lease was not renewed")
+                warn!(error = &error as &dyn std::error::Error, scope = %self.scope, "the lease was not renewed");
+                self.show_expired();
             }
+        }
+        true
+    }
+
+    /// A lease that has run out lets nobody write, whatever was true when it was granted.
+    fn show_expired(&self) {
+        if self.lease.borrow().is_none_or(|lease| lease.remaining().is_zero()) {
+            self.metrics.lease_held.set(0);
         }
     }
 

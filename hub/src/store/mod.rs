@@ -40,7 +40,7 @@ pub mod sources;
 mod switches;
 mod values;
 
-use std::{fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
@@ -92,6 +92,10 @@ pub struct StoreOptions {
     /// Told of every statement.
     pub observer: Option<Arc<dyn QueryObserver>>,
 }
+
+/// How much longer than [`StoreOptions::statement_timeout`] an answer is waited for: a connection is handed out within it, and the
+/// database's own refusal, which says more, comes first.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 impl Default for StoreOptions {
     fn default() -> Self {
@@ -190,14 +194,19 @@ impl Store {
         }
     }
 
-    /// Runs one statement under its name: measured, its error sorted.
+    /// Runs one statement under its name: measured, its error sorted. The database ends what takes too long; where the network lost
+    /// the connection without a word nobody does, so it is given up here a little later.
     async fn run<T>(
         &self,
         query: Query,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
         let started = Instant::now();
-        let result = statement.await.map_err(|error| StoreError::new(query, error));
+        let limit = self.options.statement_timeout.saturating_add(ANSWER_MARGIN);
+        let result = tokio::time::timeout(limit, statement).await.unwrap_or_else(|_| {
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in time")))
+        });
+        let result = result.map_err(|error| StoreError::new(query, error));
         if let Some(observer) = &self.options.observer {
             let outcome = result.as_ref().map_or_else(StoreError::label, |_| "ok");
             observer.observed(query, started.elapsed(), outcome);
