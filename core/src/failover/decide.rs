@@ -205,7 +205,8 @@ fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u3
             score: health[i].min(below(ceilings[i], percent)),
             requested: requested[i],
             most: cordoned.then_some(programmed),
-            answers: cluster.registered > 0,
+            // Targets that cannot be read now are there all the same.
+            answers: cluster.registered > 0 || (cluster.sight.is_none() && programmed > 0),
         }
     };
     let mut carriers: Vec<Carrier> = (0..input.clusters.len()).map(carrier).collect();

@@ -85,16 +85,21 @@ fn out(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
     if look.read_at.duration_since(since) < seconds(look.rules.unhealthy_after_seconds.into()) {
         return false;
     }
+    // What falls further while it is out is the same incident: it neither flaps nor moves anew.
+    let is_new = memory.out_since.is_none() || memory.limit.is_some();
     memory.used = Some(look.score);
     memory.pending = None;
     memory.limit = None;
     memory.stepped_at = None;
-    memory.out_since = memory.out_since.or(Some(look.now));
-    memory.outs.push(look.now);
+    if is_new {
+        // Also when it was on its way back: the word that let it return was about the incident before.
+        memory.out_since = Some(look.now);
+        memory.outs.push(look.now);
+    }
     if memory.outs.len() > MOST_OUTS {
         memory.outs.remove(0);
     }
-    true
+    is_new
 }
 
 /// How long a cluster must look better before it returns: `healthyAfterSeconds`, doubled for each time it went out within the last

@@ -52,6 +52,12 @@ fn less(input: &Input<'_>, of_input: &ClusterInput, cluster: &ClusterExplanation
     let (share, requested) = (percent(cluster.share), percent(cluster.requested_share));
     let start = format!("{name} gets {share} instead of {requested}");
     let limit = memory.clusters.get(name).and_then(|remembered| remembered.limit);
+    let unproven = input.has_rule && cluster.known && cluster.healthy == 0 && !cluster.decided.carries();
+    if of_input.ceiling.mode == Mode::Returning && unproven {
+        let registered = of_input.registered;
+        let message = format!("{start}: none of its {registered} registered targets is healthy yet, so it waits with its return");
+        return (Reason::NoHealthyTarget, message);
+    }
     if of_input.ceiling.permille < WHOLE {
         let ceiling = percent(of_input.ceiling.permille);
         return match of_input.ceiling.mode {

@@ -178,6 +178,8 @@ pub struct PolicyFacts {
     pub programmed: Option<Weight>,
     /// Targets registered in the cluster's group.
     pub targets: u32,
+    /// Ready endpoints, which should be registered.
+    pub wanted: u32,
     /// Why it is not in force, or why the cluster keeps a share.
     pub trouble: Option<(Reason, String)>,
 }
@@ -207,7 +209,8 @@ impl PolicyFacts {
         let in_force = known.then(|| status.clusters.iter().all(as_decided) && settled);
         let (effective, programmed) = (of_cluster.effective, of_cluster.programmed);
         let trouble = trouble(of_cluster, status);
-        Some(Self { in_force, effective, programmed, targets: of_cluster.targets.registered, trouble })
+        let targets = of_cluster.targets;
+        Some(Self { in_force, effective, programmed, targets: targets.registered, wanted: targets.desired, trouble })
     }
 }
 
@@ -312,7 +315,10 @@ fn progress(state: &mut ClusterState, policies: &BTreeMap<PolicyKey, PolicyFacts
         let carries = facts.effective.carries() || facts.programmed.is_some_and(Weight::carries);
         let keeps = empties && carries;
         let left = empties && state.deregister && facts.targets > 0;
-        let done = facts.in_force == Some(true) && !keeps && !left;
+        // One that has pods and none of them healthy is waited for: else it would get its whole share in one step afterwards.
+        let not_yet = matches!(facts.trouble, Some((Reason::NoHealthyTarget, _))) && facts.wanted > 0;
+        let late = state.mode == Mode::Returning && not_yet;
+        let done = facts.in_force == Some(true) && !keeps && !left && !late;
         let (reason, message) = match (done, facts.in_force, &facts.trouble) {
             (true, ..) => (Reason::AsRequested, String::new()),
             (false, _, Some((reason, message))) => (*reason, message.clone()),
