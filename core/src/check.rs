@@ -266,6 +266,10 @@ impl<'a> Play<'a> {
         }
         let tags = group.arn.as_ref().and_then(|arn| self.world.observed.target_groups.get(arn)).map(|g| &g.tags);
         let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
+        // An operator's word is evidence enough, for a group that carries nothing.
+        if cluster.as_ref().is_some_and(|name| self.world.ceiling(name).deregister) && !carries {
+            return;
+        }
         let known = cluster.as_ref().and_then(|name| self.world.inventory.clusters.get(name));
         let heard = known.is_some_and(|known| match known.link {
             Link::Connected => true,
