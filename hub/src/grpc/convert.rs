@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use switchyard_core::{
     failover::Explanation,
+    fleet::Mode,
     ids::{ClusterName, PolicyKey},
-    inventory::{self, Endpoint, EndpointKey, EndpointState, Inventory, Link, ServiceKey},
+    inventory::{Endpoint, EndpointKey, EndpointState, Link, ServiceKey},
     plan::{RegionPlan, Step},
     policy::{
         Violation,
-        spec::{self, TargetType},
+        spec::TargetType,
         validate::target_type_word,
     },
     source::{Holder, Owner},
@@ -18,14 +19,25 @@ use switchyard_core::{
 };
 use switchyard_proto::{agent::v1 as agent, api::v1 as proto};
 
-use crate::store::{ClusterInfo, Ownership, StoredPolicy};
+use crate::{
+    feed::Picture,
+    store::{Ownership, StoredPolicy},
+};
 
 /// How the hub stands with each cluster.
-pub type Links = BTreeMap<ClusterName, Link>;
+pub type Links = BTreeMap<ClusterName, proto::ClusterLink>;
 
-/// The links of all clusters that were ever seen.
-pub fn links(inventory: &Inventory) -> Links {
-    inventory.clusters.iter().map(|(name, cluster)| (name.clone(), cluster.link)).collect()
+/// The links of all clusters that were ever seen or removed.
+pub fn links(picture: &Picture) -> Links {
+    let seen = picture.inventory.clusters.iter();
+    let mut links: Links = seen.map(|(name, cluster)| (name.clone(), to_proto_link(Some(cluster.link)))).collect();
+    let removed = picture.fleet.iter().filter(|(_, state)| state.mode == Mode::Removed);
+    links.extend(removed.map(|(name, _)| (name.clone(), proto::ClusterLink::Removed)));
+    links
+}
+
+fn link_of(cluster: &ClusterName, links: &Links) -> i32 {
+    links.get(cluster).copied().unwrap_or(proto::ClusterLink::Unknown).into()
 }
 
 /// A Service port as agents are told of it.
@@ -171,7 +183,6 @@ fn first_status(stored: &StoredPolicy, links: &Links) -> proto::PolicyStatus {
             condition(ConditionType::Programmed, None, waits),
             condition(ConditionType::Converged, None, waits),
             condition(ConditionType::FailedOver, None, waits),
-            condition(ConditionType::FailedOver, None, waits),
         ],
         clusters: Vec::new(),
         rule: None,
@@ -183,7 +194,7 @@ fn first_status(stored: &StoredPolicy, links: &Links) -> proto::PolicyStatus {
         .requested()
         .into_iter()
         .map(|(name, weight)| proto::ClusterStatus {
-            link: to_proto_link(links.get(&name).copied()).into(),
+            link: link_of(&name, links),
             cluster: name.to_string(),
             requested_weight: weight.get(),
             reason: Reason::NotObservedYet.to_string(),
@@ -260,7 +271,7 @@ fn to_proto_cluster_status(cluster: &status::ClusterStatus, links: &Links) -> pr
             held: counts.held,
         }),
         target_group_arn: cluster.target_group.as_ref().map(ToString::to_string).unwrap_or_default(),
-        link: to_proto_link(links.get(&cluster.cluster).copied()).into(),
+        link: link_of(&cluster.cluster, links),
     }
 }
 
@@ -319,30 +330,6 @@ pub fn to_proto_plan(plan: &RegionPlan, only: Option<&PolicyKey>, made_at: Times
             .flat_map(|(key, plan)| plan_notes(&plan.status).into_iter().map(|note| to_proto_note(key, &note)))
             .collect(),
         made_at: Some(to_proto_time(made_at)),
-    }
-}
-
-/// A member cluster.
-pub fn to_proto_cluster(cluster: &inventory::Cluster, info: Option<&ClusterInfo>, endpoints: u32) -> proto::Cluster {
-    let problems = cluster.problems.iter().map(|problem| proto::SourceProblem {
-        namespace: problem.namespace.clone(),
-        kind: problem.kind.clone(),
-        message: problem.message.clone(),
-    });
-    let policies = info.and_then(|info| info.policies_failing.clone()).map(|message| proto::SourceProblem {
-        namespace: String::new(),
-        kind: spec::KIND.to_owned(),
-        message,
-    });
-    proto::Cluster {
-        name: cluster.name.to_string(),
-        region: cluster.region.clone(),
-        vpc_id: cluster.vpc_id.to_string(),
-        link: to_proto_link(Some(cluster.link)).into(),
-        last_seen: info.and_then(|info| info.last_seen).map(to_proto_time),
-        agent_version: info.map(|info| info.agent_version.clone()).unwrap_or_default(),
-        endpoints,
-        problems: problems.chain(policies).collect(),
     }
 }
 

@@ -52,12 +52,13 @@ fn status() -> PolicyStatus {
             programmed_since: Some(at),
         }),
         notes: vec![Note { cluster: None, reason: Reason::Frozen, message: "as the policy says".to_owned() }],
+        failover: Explanation::default(),
     }
 }
 
 #[test]
 fn a_status_keeps_every_field_and_unknown_stays_unknown() {
-    let links: Links = [("blue".parse().unwrap(), Link::Syncing)].into();
+    let links: Links = [("blue".parse().unwrap(), proto::ClusterLink::Syncing)].into();
     let made = to_proto_status(&key(), &status(), None, &links);
     let words: Vec<_> = made.conditions.iter().map(|c| (c.r#type.as_str(), c.status())).collect();
     assert_eq!(

@@ -1,11 +1,12 @@
 //! The one place where what went wrong becomes a gRPC status. Details carry the message itself, without an `Any` around it:
 //! `switchyard.api.v1.Violations` with INVALID_ARGUMENT, `switchyard.api.v1.VersionConflict` with ABORTED, and
-//! `switchyard.api.v1.Findings` with FAILED_PRECONDITION where safety rules stand in the way.
+//! `switchyard.api.v1.Findings` with FAILED_PRECONDITION where safety rules, policies or what is wanted of a cluster stand in the way.
 
 use std::collections::BTreeSet;
 
 use prost::Message;
 use switchyard_core::{
+    fleet::machine::Refusal,
     ids::{ClusterName, IdError, PolicyKey, ShiftId, cut},
     policy::Violation,
     shift::{Finding, Guard, Shift, State, validate::StartError},
@@ -13,8 +14,12 @@ use switchyard_core::{
 use switchyard_proto::api::v1 as proto;
 use tonic::{Code, Status};
 
-use super::{convert::to_proto_violation, shifts::to_proto_finding};
-use crate::store::{ApplyError, ShiftError, StoreError, SwitchError};
+use super::{
+    clusters::losses::Uncarried,
+    convert::{to_proto_ref, to_proto_violation},
+    shifts::to_proto_finding,
+};
+use crate::store::{ApplyError, FleetError, ShiftError, StoreError, SwitchError};
 
 /// Violations whose sentences go into the status message; the details hold more.
 const MOST_IN_MESSAGE: usize = 10;
@@ -37,6 +42,19 @@ pub enum ApiError {
     /// The store's answer about a gating switch.
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    /// The store's answer about a whole cluster.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// A game day would cost requests.
+    #[error("{}", not_carried(.cluster, *.all, .uncarried))]
+    LossNotCarried {
+        /// The cluster that was to be lost.
+        cluster: ClusterName,
+        /// Policies that name it.
+        all: usize,
+        /// Those that others cannot carry, at least one.
+        uncarried: Vec<Uncarried>,
+    },
     /// The caller may not cross safety rules.
     #[error(
         "{identity} may not override {}; only callers that the hub names with --override-callers may, so ask one of them, or add \
@@ -155,6 +173,20 @@ fn went_back(state: State) -> &'static str {
     }
 }
 
+fn not_carried(cluster: &ClusterName, all: usize, uncarried: &[Uncarried]) -> String {
+    let shown = uncarried.iter().take(MOST_IN_MESSAGE).map(|one| format!("{}: {}", one.policy, one.message));
+    let more = uncarried.len().saturating_sub(MOST_IN_MESSAGE);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let mut text = format!(
+        "the loss of {cluster} would not be carried in {} of the {all} policies that name it; look at all of them with dry_run, mend \
+         them, or set force to lose requests on purpose: {}{more}",
+        uncarried.len(),
+        shown.collect::<Vec<_>>().join("; ")
+    );
+    shorten(&mut text);
+    text
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::Apply(ApplyError::Store(error))
@@ -199,6 +231,11 @@ pub fn to_status(error: &ApiError) -> Status {
         ApiError::Apply(error) => apply_status(error),
         ApiError::Shift(error) => shift_status(error),
         ApiError::Switch(error) => switch_status(error),
+        ApiError::Fleet(error) => fleet_status(error),
+        ApiError::LossNotCarried { uncarried, .. } => {
+            let finding = |one: &Uncarried| found(one.word(), Some(&one.policy), &one.message);
+            with_findings(text, uncarried.iter().map(finding))
+        }
         ApiError::OverrideDenied { .. } => Status::permission_denied(text),
         ApiError::NoShift(_) | ApiError::NothingToRollBack(_) | ApiError::PoliciesGone { .. } => {
             Status::not_found(text)
@@ -217,9 +254,10 @@ fn apply_status(error: &ApplyError) -> Status {
         ApplyError::Invalid { violations } => invalid(violations),
         ApplyError::VersionConflict { expected, present } => conflict(text, *expected, *present),
         ApplyError::NotFound(_) => Status::not_found(text),
-        ApplyError::Deleting(_) | ApplyError::OwnedElsewhere { .. } | ApplyError::ShiftActive { .. } => {
-            Status::failed_precondition(text)
-        }
+        ApplyError::Deleting(_)
+        | ApplyError::OwnedElsewhere { .. }
+        | ApplyError::ShiftActive { .. }
+        | ApplyError::NothingOut(_) => Status::failed_precondition(text),
         ApplyError::Held { findings } => held(text, findings),
         ApplyError::RequestReused { .. } => Status::already_exists(text),
         ApplyError::Store(error) => store_status(error),
@@ -254,6 +292,30 @@ fn switch_status(error: &SwitchError) -> Status {
     }
 }
 
+fn fleet_status(error: &FleetError) -> Status {
+    let text = error.to_string();
+    match error {
+        FleetError::Invalid { violations } => invalid(violations),
+        FleetError::VersionConflict { expected, present, .. } => conflict(text, *expected, *present),
+        FleetError::Refused(Refusal::WrongMode { .. }) => {
+            let findings = [found("ClusterMode", None, &text)];
+            with_findings(text, findings.into_iter())
+        }
+        FleetError::Refused(Refusal::StillCarries { cluster, policies }) => {
+            let message = format!("it gives {cluster} requests");
+            with_findings(text, policies.iter().map(|policy| found("StillCarries", Some(policy), &message)))
+        }
+        FleetError::RequestReused { .. } => Status::already_exists(text),
+        FleetError::Store(error) => store_status(error),
+    }
+}
+
+/// What stands in the way and is no rule that a shift could cross.
+fn found(guard: &str, policy: Option<&PolicyKey>, message: &str) -> proto::GuardFinding {
+    let (guard, policy, message) = (guard.to_owned(), policy.map(to_proto_ref), message.to_owned());
+    proto::GuardFinding { guard, policy, message, ..Default::default() }
+}
+
 fn conflict(text: String, expected: u64, present: u64) -> Status {
     let conflict = proto::VersionConflict { expected_version: expected, present_version: present };
     Status::with_details(Code::Aborted, text, conflict.encode_to_vec().into())
@@ -281,8 +343,14 @@ fn held(mut text: String, findings: &[Finding]) -> Status {
         let crossable: Vec<Guard> = crossable.into_iter().collect();
         text = format!("{text}; a shift may override {} with a reason and the right to do so", names(&crossable));
     }
+    with_findings(text, findings.iter().map(to_proto_finding))
+}
+
+/// As many of them as fit.
+fn with_findings(mut text: String, findings: impl Iterator<Item = proto::GuardFinding>) -> Status {
+    shorten(&mut text);
     let mut details = proto::Findings::default();
-    for finding in findings.iter().map(to_proto_finding) {
+    for finding in findings {
         if !details.findings.is_empty() && details.encoded_len() + finding.encoded_len() > MOST_DETAILS {
             break;
         }

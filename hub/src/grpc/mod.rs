@@ -6,6 +6,8 @@ mod audit;
 mod caller;
 mod clusters;
 pub mod convert;
+mod convert_failover;
+mod convert_fleet;
 pub mod errors;
 mod health;
 mod page;
@@ -256,6 +258,14 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
+    let clusters = clusters::Clusters::new(clusters::ClusterServiceParts {
+        store: parts.store.clone(),
+        reading: reading.clone(),
+        planning: planning.clone(),
+        override_callers: Arc::clone(&parts.override_callers),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
     let shifts = shifts::Shifts::new(shifts::ShiftParts {
         store: parts.store.clone(),
         reading: reading.clone(),
@@ -266,7 +276,7 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         tasks: tasks.clone(),
     });
     let safety = safety::Safety::new(parts.store.clone(), reading.clone());
-    let audit = audit::Audit::new(parts.store.clone(), reading.clone());
+    let audit = audit::Audit::new(parts.store.clone(), reading);
     let (serving, health_service) = tonic_health::server::health_reporter();
     serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
     serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
@@ -292,7 +302,7 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_BYTES))
         .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_BYTES))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MOST_BYTES))
-        .add_service(ClusterServiceServer::new(clusters::Clusters::new(reading)).max_decoding_message_size(MOST_BYTES));
+        .add_service(ClusterServiceServer::new(clusters).max_decoding_message_size(MOST_BYTES));
     Ok(Services { routes, tasks })
 }
 

@@ -54,7 +54,7 @@ impl Planning {
             policies: BTreeMap::new(),
             memories: BTreeMap::new(),
             health_read: BTreeMap::new(),
-            fleet: BTreeMap::new(),
+            fleet: picture.ceilings(),
         };
         picture.policies.values().for_each(|stored| sheet.put(stored));
         sheet

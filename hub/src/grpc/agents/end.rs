@@ -1,5 +1,6 @@
 //! Why a session ended: what the agent is told, what the log says, how it is counted.
 
+use switchyard_core::ids::ClusterName;
 use tonic::Status;
 
 use super::{home::Moved, parse::Malformed, state::Refusal};
@@ -17,6 +18,11 @@ pub enum End {
     /// A newer session of the same cluster.
     #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
     TakenOver,
+    /// An operator removed the cluster.
+    #[error(
+        "an operator removed cluster {0}: nothing of it is taken; stop its agent, or take the cluster back with `yardctl uncordon {0}`"
+    )]
+    ClusterRemoved(ClusterName),
     /// Three heartbeats did not come.
     #[error("three heartbeats of the agent did not come")]
     Silent,
@@ -62,6 +68,7 @@ impl End {
             End::AgentClosed => "agent_closed",
             End::Shutdown => "shutdown",
             End::TakenOver => "taken_over",
+            End::ClusterRemoved(_) => "cluster_removed",
             End::Silent => "silent",
             End::NotReading => "not_reading",
             End::HelloLate => "hello_late",
@@ -88,9 +95,10 @@ impl End {
         let text = self.to_string();
         match self {
             End::AgentClosed | End::Transport(_) => None,
-            End::TakenOver | End::Moved(_) | End::Refused(Refusal::OlderHub { .. }) => {
-                Some(Status::failed_precondition(text))
-            }
+            End::TakenOver
+            | End::ClusterRemoved(_)
+            | End::Moved(_)
+            | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
             End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))

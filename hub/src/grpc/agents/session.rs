@@ -247,8 +247,10 @@ async fn open_stored(parts: &AgentParts, hello: &Hello, id: Uuid, deadline: Inst
     loop {
         match parts.store.session_open(&hello.agent, id, parts.hub_instance).await {
             Ok(opened) => return Ok(opened.resume_after_seq),
-            Err(error) if error.is_unavailable() && Instant::now() + OPEN_PAUSE < deadline => sleep(OPEN_PAUSE).await,
-            Err(error) => return Err(End::Store(error)),
+            Err(SessionError::Store(error)) if error.is_unavailable() && Instant::now() + OPEN_PAUSE < deadline => {
+                sleep(OPEN_PAUSE).await;
+            }
+            Err(error) => return Err(end_of(error)),
         }
     }
 }
@@ -301,12 +303,15 @@ impl Session {
             };
             match woken {
                 Woken::Shutdown | Woken::HubGone => return Err(End::Shutdown),
+                // The place is given up, too, when a heartbeat finds that an operator removed the cluster.
+                Woken::TakenOver if self.is_removed() => return Err(End::ClusterRemoved(self.cluster.clone())),
                 Woken::TakenOver => return Err(End::TakenOver),
                 Woken::Stored(stored) => {
                     in_flight = None;
                     self.stored(stored).await?;
                 }
                 Woken::Tick => self.beat(room).await?,
+                Woken::Picture if self.is_removed() => return Err(End::ClusterRemoved(self.cluster.clone())),
                 Woken::Picture => self.watch_set_may_have_changed().await?,
                 Woken::Epoch => self.new_epoch(),
                 Woken::Message(message) => {
@@ -382,10 +387,7 @@ impl Session {
         match result {
             Ok(()) if seq > 0 => self.outbox.send(Message::Ack(proto::Ack { seq })).await,
             Ok(()) => Ok(()),
-            Err(SessionError::Store(error)) => Err(End::Store(error)),
-            Err(SessionError::TakenOver { .. }) => Err(End::TakenOver),
-            // Keys are made from the session's own cluster.
-            Err(error @ SessionError::WrongCluster { .. }) => Err(End::Defect(error)),
+            Err(error) => Err(end_of(error)),
         }
     }
 
@@ -405,6 +407,10 @@ impl Session {
         self.outbox.send(Message::Heartbeat(beat)).await
     }
 
+    fn is_removed(&self) -> bool {
+        self.picture.borrow().is_removed(&self.cluster)
+    }
+
     async fn watch_set_may_have_changed(&mut self) -> Result<(), End> {
         let policies = Arc::clone(&self.picture.borrow_and_update().policies);
         if Arc::ptr_eq(&policies, &self.policies) {
@@ -421,6 +427,17 @@ impl Session {
             let work = Work::Live;
             self.pending.push_back(Write { seq: 0, work });
         }
+    }
+}
+
+/// Why the store ended a session.
+fn end_of(error: SessionError) -> End {
+    match error {
+        SessionError::Store(error) => End::Store(error),
+        SessionError::TakenOver { .. } => End::TakenOver,
+        SessionError::ClusterRemoved { cluster } => End::ClusterRemoved(cluster),
+        // Keys are made from the session's own cluster.
+        error @ SessionError::WrongCluster { .. } => End::Defect(error),
     }
 }
 

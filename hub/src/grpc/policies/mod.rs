@@ -24,6 +24,7 @@ use super::{
     Reading,
     caller::caller,
     convert::{links, to_proto_plan, to_proto_policy},
+    convert_failover::to_proto_explanation,
     errors::ApiError,
     page,
     planning::Planning,
@@ -79,7 +80,7 @@ impl Policies {
 
     fn shown(&self, stored: &StoredPolicy) -> Result<proto::Policy, ApiError> {
         let picture = self.picture()?;
-        Ok(to_proto_policy(stored, &links(&picture.inventory)))
+        Ok(to_proto_policy(stored, &links(&picture)))
     }
 
     async fn plan(
@@ -123,7 +124,7 @@ impl Policies {
             policy: Some(self.shown(&stored)?),
             outcome: to_proto_applied(applied).into(),
             plan,
-            warnings: warnings::warnings(&policy, &picture.inventory),
+            warnings: warnings::warnings(&policy, &picture.inventory, &picture.fleet),
         })
     }
 
@@ -131,7 +132,7 @@ impl Policies {
         let key = required(request.policy.as_ref())?;
         let picture = self.picture()?;
         let stored = preview::find(&picture, &key)?;
-        Ok(proto::GetPolicyResponse { policy: Some(to_proto_policy(stored, &links(&picture.inventory))) })
+        Ok(proto::GetPolicyResponse { policy: Some(to_proto_policy(stored, &links(&picture))) })
     }
 
     fn list(&self, request: &proto::ListPoliciesRequest) -> Result<proto::ListPoliciesResponse, ApiError> {
@@ -139,7 +140,7 @@ impl Policies {
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
         let after = page::parse(&request.page_token, 2)?.map(|parts| (parts[0].clone(), parts[1].clone()));
         let picture = self.picture()?;
-        let links = links(&picture.inventory);
+        let links = links(&picture);
         let place = |key: &PolicyKey| (key.namespace.to_string(), key.name.to_string());
         let wanted = |key: &PolicyKey| {
             namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
@@ -211,6 +212,31 @@ impl Policies {
             preview::find(&picture, key)?;
         }
         Ok(proto::GetPlanResponse { plan: Some(self.plan(picture, None, only).await?) })
+    }
+
+    fn explain(&self, request: &proto::ExplainPolicyRequest) -> Result<proto::ExplainPolicyResponse, ApiError> {
+        let key = required(request.policy.as_ref())?;
+        let picture = self.picture()?;
+        let stored = preview::find(&picture, &key)?;
+        let links = links(&picture);
+        let explained = stored.status.as_ref();
+        Ok(proto::ExplainPolicyResponse {
+            policy: Some(to_proto_policy(stored, &links)),
+            explanation: explained
+                .and_then(|status| to_proto_explanation(&status.failover, &links, &picture.fleet)),
+        })
+    }
+
+    async fn failback(
+        &self,
+        caller: Caller,
+        request: &proto::FailbackPolicyRequest,
+    ) -> Result<proto::FailbackPolicyResponse, ApiError> {
+        let key = required(request.policy.as_ref())?;
+        let stored = self.parts.store.policy_failback(&caller, &key, request.expected_version).await?;
+        tracing::info!(policy = %key, version = stored.record.version, actor = caller.actor, "clusters of a policy were let return");
+        self.written().await;
+        Ok(proto::FailbackPolicyResponse { policy: Some(self.shown(&stored)?) })
     }
 
     fn watch_filter(request: &proto::WatchPoliciesRequest) -> Result<watch::Filter, ApiError> {
@@ -297,5 +323,22 @@ impl PolicyService for Policies {
     ) -> Result<Response<proto::GetPlanResponse>, Status> {
         let result = self.get_plan(request.get_ref()).await;
         self.parts.reading.answer("GetPlan", result)
+    }
+
+    async fn explain_policy(
+        &self,
+        request: Request<proto::ExplainPolicyRequest>,
+    ) -> Result<Response<proto::ExplainPolicyResponse>, Status> {
+        self.parts.reading.answer("ExplainPolicy", self.explain(request.get_ref()))
+    }
+
+    async fn failback_policy(
+        &self,
+        request: Request<proto::FailbackPolicyRequest>,
+    ) -> Result<Response<proto::FailbackPolicyResponse>, Status> {
+        let body = request.get_ref();
+        let caller = caller(&request, &body.request_id, false, &body.reason);
+        let result = self.failback(caller, body).await;
+        self.parts.reading.answer("FailbackPolicy", result)
     }
 }

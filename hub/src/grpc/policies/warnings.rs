@@ -1,14 +1,25 @@
 //! What a caller should know of a policy that is accepted and yet may not do what is meant. Pure.
 
 use switchyard_core::{
+    fleet::Mode,
     inventory::{Inventory, Link, ServiceCondition},
     policy::ValidatedPolicy,
 };
 
-/// One sentence for each cluster that was never seen, is away, or does not have the Service.
-pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory) -> Vec<String> {
+use crate::feed::Fleet;
+
+/// One sentence for each cluster that operators hold back, that was never seen, is away, or does not have the Service.
+pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory, fleet: &Fleet) -> Vec<String> {
     let mut found = Vec::new();
     for (name, weight) in &policy.clusters {
+        let mode = fleet.get(name).map_or(Mode::Active, |state| state.mode);
+        if let Some(text) = held_back(mode) {
+            found.push(format!("cluster {name}: {text}; yardctl uncordon {name} ends that"));
+        }
+        // Its agent is refused, and what it reported was forgotten on purpose.
+        if mode == Mode::Removed {
+            continue;
+        }
         let Some(cluster) = inventory.clusters.get(name) else {
             let text = "no agent of this cluster was ever seen; check the name, or start its agent";
             found.push(format!("cluster {name}: {text}"));
@@ -38,4 +49,14 @@ pub fn warnings(policy: &ValidatedPolicy, inventory: &Inventory) -> Vec<String> 
         found.push(format!("cluster {name}: Service {}/{}: {fault}{share}", service.namespace, service.name));
     }
     found
+}
+
+fn held_back(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Active | Mode::Returning => None,
+        Mode::Cordoned => Some("it is cordoned, so it gets no new weight"),
+        Mode::Draining => Some("it is being drained, so its share goes down in every policy"),
+        Mode::Drained => Some("it is drained, so it gets no share as long as another cluster carries the policy"),
+        Mode::Removed => Some("it was removed, so it takes part in nothing"),
+    }
 }

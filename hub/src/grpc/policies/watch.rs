@@ -53,7 +53,7 @@ impl Told {
     /// What to tell now, so that the watcher knows this picture.
     pub fn difference(&mut self, picture: &Picture, filter: &Filter) -> Vec<Event> {
         let mut events = Vec::new();
-        let links = links(&picture.inventory);
+        let links = links(picture);
         let same_links = links == self.links;
         let gone: Vec<PolicyKey> =
             self.policies.keys().filter(|key| !picture.policies.contains_key(*key)).cloned().collect();

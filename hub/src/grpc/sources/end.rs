@@ -1,6 +1,9 @@
 //! Why a stream of policies ended: what the agent is told, what the log says.
 
-use switchyard_core::{ids::Epoch, policy::Violation};
+use switchyard_core::{
+    ids::{ClusterName, Epoch},
+    policy::Violation,
+};
 use tonic::{Code, Status};
 
 use crate::store::StoreError;
@@ -17,6 +20,11 @@ pub enum End {
     /// A newer stream of the same cluster.
     #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
     TakenOver,
+    /// An operator removed the cluster.
+    #[error(
+        "an operator removed cluster {0}: nothing of it is taken; stop its agent, or take the cluster back with `yardctl uncordon {0}`"
+    )]
+    ClusterRemoved(ClusterName),
     /// The agent does not read.
     #[error("the agent reads nothing of what the hub sends")]
     NotReading,
@@ -78,7 +86,7 @@ impl End {
         match self {
             End::AgentClosed => Code::Ok,
             End::Transport(status) => status.code(),
-            End::TakenOver | End::OlderHub { .. } => Code::FailedPrecondition,
+            End::TakenOver | End::ClusterRemoved(_) | End::OlderHub { .. } => Code::FailedPrecondition,
             End::NotReading | End::HelloLate => Code::DeadlineExceeded,
             End::Malformed(_) | End::OutOfOrder { .. } | End::Sequence { .. } => Code::InvalidArgument,
             End::Shutdown | End::NotReady | End::Room => Code::Unavailable,

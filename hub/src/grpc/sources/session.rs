@@ -227,6 +227,9 @@ impl Session<'_> {
             match woken {
                 Woken::Shutdown | Woken::Picture(false) => return Err(End::Shutdown),
                 Woken::TakenOver => return Err(End::TakenOver),
+                Woken::Picture(true) if self.picture.borrow().is_removed(&self.at.cluster) => {
+                    return Err(End::ClusterRemoved(self.at.cluster.clone()));
+                }
                 Woken::Gone => return Ok(()),
                 Woken::Stuck => return Err(End::NotReading),
                 Woken::Stored(stored) => {

@@ -46,7 +46,7 @@ impl Told {
 
     /// Finds out what may have changed.
     pub fn look(&mut self, picture: &Picture, cluster: &ClusterName) {
-        let links = links(&picture.inventory);
+        let links = links(picture);
         let same_links = links == self.links;
         self.links = links;
         let none = BTreeMap::new();

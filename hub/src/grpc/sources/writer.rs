@@ -51,7 +51,7 @@ impl Writer {
     /// [`End`], as with every method here: the stream is over.
     pub async fn open(&self) -> Result<(), End> {
         while let Err(error) = self.store.source_open(&self.at).await {
-            pause(error.into()).await?;
+            pause(error).await?;
         }
         // What an earlier stream said of failures is over; this one says its own.
         self.failing(None).await
@@ -128,6 +128,7 @@ impl Writer {
 async fn pause(error: SourceError) -> Result<(), End> {
     match error {
         SourceError::TakenOver { .. } => Err(End::TakenOver),
+        SourceError::ClusterRemoved { cluster } => Err(End::ClusterRemoved(cluster)),
         SourceError::Store(StoreError::Unavailable { .. }) => {
             sleep(STORE_PAUSE).await;
             Ok(())
