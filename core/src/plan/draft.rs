@@ -82,6 +82,22 @@ pub(super) struct ClusterDraft<'a> {
     pub(super) link: Option<Link>,
 }
 
+impl ClusterDraft<'_> {
+    /// True for a drained cluster whose last target is gone: an empty group in a rule may make the whole load balancer look unhealthy
+    /// to DNS, whatever its weight (D18).
+    pub(super) fn is_detached(&self) -> bool {
+        let targets = self.group.and_then(|(_, group)| group.targets.get());
+        let empty = self.group.is_none() || targets.is_some_and(|targets| targets.is_empty());
+        self.is_drained() && empty
+    }
+
+    /// True for a cluster that an operator wants to have no targets, once requests are not sent to it any more. Its targets go when
+    /// that has settled; until then, and whatever moves in other clusters, none comes back.
+    fn is_drained(&self) -> bool {
+        self.ceiling.deregister && !self.programmed.is_some_and(Weight::carries)
+    }
+}
+
 /// One policy before it met the others.
 pub(super) struct Draft<'a> {
     pub(super) record: &'a PolicyRecord,
@@ -294,7 +310,7 @@ fn fill_targets<'a>(
         budget_percent: policy.deregistration_budget_percent,
         most_targets: world.observed.limits.targets_per_target_group,
         baseline: draft.memory.baselines.get(&cluster.name),
-        drained: cluster.ceiling.deregister && !cluster.carrying,
+        drained: cluster.is_drained(),
         // Counting costs a look at every endpoint: only where somebody decides by it.
         sight: (policy.failover.is_some() || !world.fleet.is_empty()).then(|| read_at(world, cluster, now)),
     };

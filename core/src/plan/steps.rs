@@ -204,7 +204,10 @@ pub(super) fn forward(
     available: &BTreeMap<ClusterName, GroupRef>,
     most: u32,
 ) -> (Vec<(GroupRef, Weight)>, Vec<ClusterName>) {
-    let stays = |cluster: &&ClusterDraft<'_>| !cluster.leaving || (cluster.programmed.is_some() && cluster.carrying);
+    let stays = |cluster: &&ClusterDraft<'_>| match cluster.leaving {
+        true => cluster.programmed.is_some() && cluster.carrying,
+        false => !cluster.is_detached(),
+    };
     let mut wanted: Vec<(&ClusterDraft<'_>, Weight)> = Vec::new();
     for cluster in draft.clusters.iter().filter(stays) {
         let weight = draft.effective.iter().find(|e| e.cluster == cluster.name).map_or(Weight::ZERO, |e| e.weight);

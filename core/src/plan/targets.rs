@@ -41,7 +41,7 @@ pub struct Input<'a> {
     pub most_targets: u32,
     /// The baseline of the last plan.
     pub baseline: Option<&'a Baseline>,
-    /// True: an operator drained the cluster, and nothing is sent to the group any more: every target may go.
+    /// True: an operator wants the cluster to have no targets. None comes in, and all go once nothing is sent to the group any more.
     pub drained: bool,
     /// When the registered targets were read; none: nobody asks how healthy they are.
     pub sight: Option<Timestamp>,
@@ -185,7 +185,8 @@ fn removals(
 ) -> (Vec<(Target, &'static str)>, u32) {
     let name = &input.cluster.name;
     if input.drained {
-        return (present.keys().map(|target| (*target, "an operator drained the cluster")).collect(), 0);
+        let all = present.keys().map(|target| (*target, "an operator drained the cluster"));
+        return (all.filter(|_| !input.carrying).collect(), 0);
     }
     let records = records(inventory, name, input.service);
     let mut candidates: Vec<(Ground, u8, Target)> = present
