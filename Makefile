@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup basics demo test lint check bench
+.PHONY: help setup basics demo test chaos lint check bench
 
 # rustup links its tools here, and a shell that was open before does not know yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -21,16 +21,21 @@ demo: basics ## Two clusters, a load balancer, a hub: traffic is moved while all
 	@cargo build --locked --workspace --bins
 	@KEEP="$(KEEP)" ./scripts/run-demo.sh
 
-test: setup ## Every test, the scenarios with the real programs included; ends with "N passed, N failed"
-	@./scripts/run-tests.sh
+test: setup ## Every test, the scenarios with the real programs included; ends with "N passed, N failed" (ONLY="hub/store scenarios:weights")
+	@./scripts/run-tests.sh $(ONLY)
+
+chaos: setup ## The whole chaos suite under live traffic, of which `make test` runs the most telling rows (ONLY as above, SWITCHYARD_SEED=N repeats)
+	@./scripts/run-tests.sh --chaos $(ONLY)
 
 lint: ## Format, clippy, documentation, and the checks of scripts/
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --bins --test chaos_full -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	./scripts/check-core-purity.sh
 	./scripts/check-docs.sh
 	./scripts/check-protos.sh
+	./scripts/check-one-build.sh
 
 check: ## The fast loop: compiles everything, runs the decisions' own tests
 	cargo check --locked --workspace --all-targets

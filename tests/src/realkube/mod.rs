@@ -3,7 +3,7 @@
 //! is no scheduler and no kubelet: pods get a node, an address and a status from the sandbox (see `world`) or from the test.
 //!
 //! The programs are those of `scripts/kube-tools.sh`, found by `SWITCHYARD_KUBE_TOOLS`; without it every start fails and says so.
-//! A server is ready in some 3 s and takes some 300 MB (etcd 40, controllers 80 more), so tests share one where they can:
+//! A server is ready in some 3 s and takes some 500 MB (etcd 40, controllers 80 more), so tests share one where they can:
 //! [`shared`] is started by the first test of a binary that asks for it, and each test takes a namespace of its own with
 //! [`RealKube::namespace`]. A test that stops, restarts or compacts a server, or makes things outside namespaces that others could
 //! see (cluster roles and CRDs of a fixed name), starts one of its own.

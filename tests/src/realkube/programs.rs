@@ -67,6 +67,9 @@ pub fn apiserver(ip: Ipv4Addr, certificates: &Certificates, with_controllers: bo
     ];
     let mut command = Command::new(tools::find("kube-apiserver")?);
     command.args(arguments.iter().map(|(flag, value)| format!("{flag}={value}")));
+    // A fifth of its processor time in a test goes into collecting garbage when it may take no more memory than usual: 4.8 s
+    // instead of 6.1 s for a pair of servers that start and see one rollout.
+    command.env("GOGC", "400");
     if !with_controllers {
         // It refuses pods until the controllers have made the namespace's default service account.
         command.arg("--disable-admission-plugins=ServiceAccount");

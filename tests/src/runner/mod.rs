@@ -5,6 +5,7 @@
 
 mod binaries;
 mod job;
+mod machine;
 mod manner;
 mod past;
 mod report;
@@ -32,8 +33,6 @@ use self::{
     schedule::{Schedule, Waiting},
 };
 
-/// Tests at a time for each processor, over all binaries: they wait far more than they work.
-const SLOTS_PER_PROCESSOR: usize = 5;
 /// Between two lines that say what still runs, so that a quiet run does not look like a dead one.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// What an interrupted binary has before it is killed.
@@ -54,7 +53,7 @@ pub struct Args {
     /// Also the examples in the documentation, by `cargo test --doc`
     #[arg(long)]
     doc: bool,
-    /// Tests at a time, over all binaries [default: 5 for each processor]
+    /// Tests at a time, over all binaries [default: 5 for each processor, as far as the memory suffices]
     #[arg(long, env = "SWITCHYARD_TEST_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
     /// Only binaries whose name has this in it, such as `scenarios` or `hub/store`; after a colon, as in `scenarios:weights`,
@@ -84,7 +83,8 @@ async fn run_all(args: &Args) -> anyhow::Result<ExitCode> {
     let past = Past::read(&args.folder);
     let places = Places::make(&args.folder)?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let slots = args.slots.map_or(processors * SLOTS_PER_PROCESSOR, usize::from);
+    let slots = args.slots.map_or_else(|| machine::slots(processors, machine::free_memory()), usize::from);
+    println!("{} test binaries, {slots} tests at a time", jobs.len());
     let waiting = jobs.into_iter().map(|job| {
         let manner = Manner::of(&job.name, processors);
         let seconds = past.seconds(&job.name).unwrap_or(manner.seconds);
