@@ -175,6 +175,7 @@ fn to_cluster(cluster: api::ClusterStatus) -> Cluster {
         ClusterLink::Connected => "Connected",
         ClusterLink::Syncing => "Syncing",
         ClusterLink::Stale => "Stale",
+        ClusterLink::Removed => "Removed",
         ClusterLink::Unknown => "Unknown",
         ClusterLink::Unspecified => "",
     };
