@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    fleet,
     ids::{ClusterName, PodUid, PolicyName},
     inventory::{EndpointState, Inventory, ServiceKey},
     observed::{Health, Target, TargetState},
@@ -123,6 +124,18 @@ impl Standing {
     }
 }
 
+/// The mode of a cluster that carries nothing because an operator wants it so: rollouts there go on, such as those of an upgrade for
+/// which it was drained.
+fn out_on_purpose(status: &PolicyStatus, cluster: &ClusterName) -> Option<fleet::Mode> {
+    let explained = status.failover.clusters.iter().find(|explained| explained.cluster == *cluster)?;
+    let out = match explained.mode {
+        fleet::Mode::Drained | fleet::Mode::Removed => true,
+        fleet::Mode::Draining => explained.ceiling == 0,
+        fleet::Mode::Active | fleet::Mode::Cordoned | fleet::Mode::Returning => false,
+    };
+    out.then_some(explained.mode)
+}
+
 /// Decides the mode from what the hub says of the policy. `fresh` is false when the hub itself works from memory, since then
 /// nothing that it knows of targets is of this moment.
 pub fn standing(
@@ -142,6 +155,13 @@ pub fn standing(
     if !fresh {
         let message = "the hub cannot read its store, so it does not know the targets of this moment";
         return Standing::new(Mode::Suspended, "HubWorksFromMemory", message);
+    }
+    if let Some(mode) = status.and_then(|status| out_on_purpose(status, cluster)) {
+        let message = format!(
+            "an operator wants cluster {cluster} without a share ({mode}), so its pods are registered nowhere on purpose; they \
+             need not wait"
+        );
+        return Standing::new(Mode::Released, "ClusterDrained", message);
     }
     if record.policy.freeze {
         let message = "the policy is frozen (spec.safety.freeze), so the hub registers no new targets";

@@ -34,6 +34,7 @@ fn record(spec: serde_json::Value) -> PolicyRecord {
         policy: validate(&manifest).unwrap(),
         weight_override: None,
         deleting_since: None,
+        failback_at: None,
     }
 }
 
@@ -65,6 +66,7 @@ fn status(programmed: Option<u32>) -> PolicyStatus {
         clusters: vec![cluster],
         rule: None,
         notes: Vec::new(),
+        failover: switchyard_core::failover::Explanation::default(),
     }
 }
 
@@ -118,6 +120,28 @@ fn a_frozen_policy_an_observing_hub_and_unread_health_suspend() {
     assert_eq!((unread.mode, unread.reason.as_str()), (Mode::Suspended, "HealthNotRead"));
     let memory = standing(&record(none()), Some(&status(Some(0))), &green(), None, false);
     assert_eq!((memory.mode, memory.reason.as_str()), (Mode::Suspended, "HubWorksFromMemory"));
+}
+
+#[test]
+fn pods_of_a_cluster_without_a_share_by_an_operators_wish_need_not_wait() {
+    let with = |mode: &str, ceiling: u32| {
+        let mut status = status(Some(0));
+        let green = serde_json::json!({
+            "cluster": "green", "priority": 0, "requested": 0, "standby": 0, "decided": 0, "programmed": 0, "link": null,
+            "mode": mode, "ceiling": ceiling, "expected": 0, "healthy": 0, "unjudged": 0, "unhealthy": 0, "known": true,
+            "score": 0, "used": 0, "share": 0, "requested_share": 0, "capacity": null, "pending": null, "out_since": null,
+            "outs": 0, "held_until": null, "reason": "AsRequested", "message": "",
+        });
+        status.failover.clusters = vec![serde_json::from_value(green).unwrap()];
+        let standing = of(&record(none()), Some(&status));
+        (standing.mode, standing.reason)
+    };
+    for (mode, ceiling) in [("Drained", 0), ("Removed", 0), ("Draining", 0)] {
+        assert_eq!(with(mode, ceiling), (Mode::Released, "ClusterDrained".to_owned()), "{mode} {ceiling}");
+    }
+    for (mode, ceiling) in [("Active", 1000), ("Cordoned", 1000), ("Draining", 250), ("Returning", 0)] {
+        assert_eq!(with(mode, ceiling).0, Mode::Judged, "{mode} {ceiling}");
+    }
 }
 
 #[test]

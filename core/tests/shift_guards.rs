@@ -4,6 +4,7 @@ mod shift_support;
 
 use shift_support::{Stage, at, dead, healthy, judging, record, start_time, switch, view_of, weights};
 use switchyard_core::{
+    fleet::Mode,
     shift::{
         Guard, State,
         guard::{Finding, Rules, facts},
@@ -207,6 +208,47 @@ fn what_aws_refuses_cannot_be_programmed_by_another_weight_either() {
             );
         }
     }
+}
+
+#[test]
+fn a_cluster_that_operators_keep_out_gains_nothing_and_that_it_has_no_targets_is_no_other_matter() {
+    for (mode, words) in [
+        (
+            Mode::Cordoned,
+            "green is cordoned, so no policy gives it new weight; bring it back first: yardctl uncordon green",
+        ),
+        (
+            Mode::Drained,
+            "green is drained, so no policy gives it new weight; bring it back first: yardctl uncordon green",
+        ),
+        (Mode::Returning, "green is on its way back after a drain and gains nothing else until it is there; wait"),
+    ] {
+        let stage = preflight("", &TWO, "", |stage| {
+            stage.targets("checkout", "green", healthy(0));
+            let green = stage.policy("checkout").clusters.iter_mut().find(|one| one.cluster.as_str() == "green");
+            green.unwrap().mode = mode;
+        });
+        let found = blocked(&stage);
+        assert_eq!((found.guard, found.message.as_str()), (Guard::ClusterCordoned, words));
+    }
+    assert!(!Guard::ClusterCordoned.overridable() && Guard::ClusterCordoned.by_will());
+}
+
+#[test]
+fn a_cluster_that_is_cordoned_between_two_steps_holds_the_shift_where_it_is_until_it_is_back() {
+    let mode = |stage: &mut Stage, mode: Mode| {
+        let green = stage.policy("checkout").clusters.iter_mut().find(|one| one.cluster.as_str() == "green");
+        green.unwrap().mode = mode;
+    };
+    let mut stage = between_steps("", |stage| mode(stage, Mode::Cordoned));
+    for _ in 0..5 {
+        assert_eq!((stage.state(), stage.why().as_str()), (State::Baking, "Held"));
+        stage.wait(100_000);
+        stage.look();
+    }
+    mode(&mut stage, Mode::Active);
+    stage.look();
+    assert_eq!((stage.state(), stage.shift.step), (State::Stepping, Some(1)));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::StreamExt;
 use jiff::Timestamp;
 use switchyard_core::{
+    fleet::{Ceiling, ClusterState, Mode},
     ids::{ClusterName, Epoch, PolicyKey, ShiftId},
     inventory::{EndpointState, Inventory},
     shift::Shift,
@@ -45,6 +46,9 @@ pub type Policies = BTreeMap<PolicyKey, Arc<StoredPolicy>>;
 /// Shifts by id.
 pub type Shifts = BTreeMap<ShiftId, Arc<Shift>>;
 
+/// What operators want of clusters; clusters without an entry are active.
+pub type Fleet = BTreeMap<ClusterName, Arc<ClusterState>>;
+
 /// The store at one moment.
 #[derive(Clone, Debug)]
 pub struct Picture {
@@ -55,6 +59,8 @@ pub struct Picture {
     pub shifts: Arc<Shifts>,
     /// Gating switches by name, of the same moment; the same `Arc` as in the picture before when none changed.
     pub switches: Arc<Vec<StoredSwitch>>,
+    /// What operators want of clusters, of the same moment; the same `Arc` as in the picture before when nothing changed.
+    pub fleet: Arc<Fleet>,
     /// Resources that ask for policies, by cluster; the same `Arc` as in the picture before when none changed.
     pub claims: Arc<Claims>,
     /// What the agents reported; the same `Arc` as in the picture before when nothing changed.
@@ -76,6 +82,7 @@ impl Picture {
             policies: Arc::default(),
             shifts: Arc::default(),
             switches: Arc::default(),
+            fleet: Arc::default(),
             claims: Arc::default(),
             inventory: Arc::default(),
             clusters: Arc::default(),
@@ -83,6 +90,16 @@ impl Picture {
             store_ok: false,
             loaded: false,
         }
+    }
+
+    /// What the planner is told of clusters.
+    pub fn ceilings(&self) -> BTreeMap<ClusterName, Ceiling> {
+        self.fleet.iter().map(|(name, state)| (name.clone(), state.ceiling())).collect()
+    }
+
+    /// True when an operator removed the cluster.
+    pub fn is_removed(&self, cluster: &ClusterName) -> bool {
+        self.fleet.get(cluster).is_some_and(|state| state.mode == Mode::Removed)
     }
 
     /// How long ago the store was read; zero when the clock went back.
@@ -263,6 +280,7 @@ fn publish(
     let shifts = if first || changes.shifts { Arc::new(mirror.shifts.clone()) } else { Arc::clone(&before.shifts) };
     let switches =
         if first || changes.switches { Arc::new(mirror.switches.clone()) } else { Arc::clone(&before.switches) };
+    let fleet = if first || changes.fleet { Arc::new(mirror.fleet.clone()) } else { Arc::clone(&before.fleet) };
     let claims = if first || changes.claims { Arc::new(mirror.claims.clone()) } else { Arc::clone(&before.claims) };
     let inventory = if first || !changes.clusters.is_empty() {
         count(&mirror.inventory, &parts.metrics);
@@ -280,6 +298,7 @@ fn publish(
         policies,
         shifts,
         switches,
+        fleet,
         claims,
         inventory,
         clusters,

@@ -71,6 +71,27 @@ pub struct Measurement {
     pub outcome: &'static str,
 }
 
+/// What operators want of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClusterMode {
+    /// `active`, `cordoned`, `draining`, `drained`, `returning` or `removed`.
+    pub mode: &'static str,
+}
+
+/// How the weights of a policy stand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PolicyStanding {
+    /// `off`, `as_requested`, `failed_over` or `panic`.
+    pub standing: &'static str,
+}
+
+/// Where a move of failover goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Direction {
+    /// `out`: further from what is asked for; `back`: nearer.
+    pub direction: &'static str,
+}
+
 /// A gauge of seconds or other fractions.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -104,6 +125,12 @@ pub struct Metrics {
     pub shift_transitions: Family<ShiftState, Counter>,
     /// Measurements for shifts, by kind and outcome.
     pub shift_measurements: Family<Measurement, Counter>,
+    /// Clusters by what operators want of them; set by the holder of the lease.
+    pub clusters: Family<ClusterMode, Gauge>,
+    /// Policies by how their weights stand; set by the holder of the lease.
+    pub failover_policies: Family<PolicyStanding, Gauge>,
+    /// Moves of weights that nobody asked for by name: for health, or for a drain, a game day and the way back.
+    pub failover_moves: Family<Direction, Counter>,
     /// Policies in the last picture.
     pub policies: Gauge,
     /// Agents' streams open at this replica.
@@ -156,6 +183,9 @@ impl Metrics {
             shifts: Family::default(),
             shift_transitions: Family::default(),
             shift_measurements: Family::default(),
+            clusters: Family::default(),
+            failover_policies: Family::default(),
+            failover_moves: Family::default(),
             policies: Gauge::default(),
             sessions: Gauge::default(),
             agent_messages: Family::default(),
@@ -188,6 +218,9 @@ impl Metrics {
         r.register("shifts", "Shifts under way", self.shifts.clone());
         r.register("shift_transitions", "States that shifts entered", self.shift_transitions.clone());
         r.register("shift_measurements", "Measurements for shifts", self.shift_measurements.clone());
+        r.register("clusters", "Clusters by what operators want of them", self.clusters.clone());
+        r.register("failover_policies", "Policies by how their weights stand", self.failover_policies.clone());
+        r.register("failover_moves", "Moves of weights by failover", self.failover_moves.clone());
         r.register("policies", "Policies", self.policies.clone());
         r.register("sessions", "Open agent sessions", self.sessions.clone());
         r.register("agent_messages", "Messages from agents", self.agent_messages.clone());

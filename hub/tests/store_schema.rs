@@ -61,6 +61,8 @@ const GROUND: &str = "insert into hub (hub_id) values ('a');
     insert into shift_policies values ('s', 'u', 'shop', 'a', true);
     insert into shifts (id, version, state, doc, created_at, updated_at, change)
         values ('e', 1, 'Failed', '{\"id\": \"e\", \"version\": 1, \"state\": \"Failed\", \"endedAt\": \"then\"}', now(), now(), 1);
+    insert into cluster_states values ('blue', 1, false,
+        '{\"cluster\": \"blue\", \"version\": 1, \"mode\": \"Draining\", \"percent\": 50}', now(), 1);
     insert into shift_resources values ('blue', 'r', 's', null, 0, now());
     insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');";
 
@@ -145,6 +147,23 @@ async fn the_schema_refuses_what_must_never_be() {
         (
             "a switch beside its document",
             "insert into gating_switches values ('a', 1, '{\"name\": \"b\"}', 'me', now(), 1)".into(),
+        ),
+        (
+            "a cluster whose version does not rise",
+            "update cluster_states set state = jsonb_set(state, '{percent}', '40')".into(),
+        ),
+        ("a version of a cluster beside its document", "update cluster_states set version = 2".into()),
+        (
+            "more than all of a share",
+            "update cluster_states set version = 2, \
+             state = '{\"cluster\": \"blue\", \"version\": 2, \"mode\": \"Draining\", \"percent\": 101}'"
+                .into(),
+        ),
+        (
+            "a removed cluster whose column says otherwise",
+            "update cluster_states set version = 2, \
+             state = '{\"cluster\": \"blue\", \"version\": 2, \"mode\": \"Removed\", \"percent\": 0}'"
+                .into(),
         ),
         ("one endpoint twice", endpoint("10.0.0.1", 80, "present", true, "null")),
     ];

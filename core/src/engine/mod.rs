@@ -12,5 +12,5 @@ mod term;
 
 pub use cache::{Cache, Taken, Ticket};
 pub use object::{Object, Reading};
-pub use reads::{missing, place_is_unknown, waits_for_health};
+pub use reads::{Looks, got_worse, looks_for_health, missing, place_is_unknown, waits_for_health};
 pub use term::{Stored, Term, UNKNOWN_IS_NO_NEWS, Unread, Update, finished, steps};

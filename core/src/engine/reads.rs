@@ -1,16 +1,17 @@
 //! What should be read soon: what the policies need and nobody has read, and the health of groups that somebody waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::object::Object;
 use crate::{
     arn::{LoadBalancerArn, TargetGroupArn},
-    ids::PolicyKey,
-    observed::Observed,
+    failover::Standing,
+    ids::{ClusterName, PolicyKey},
+    observed::{Health, Observed, TargetGroup},
     ownership::{self, Owner},
     plan::{RegionPlan, Settings, resolve},
     policy::PolicyRecord,
-    status::Reason,
+    status::{ClusterStatus, Reason},
 };
 
 /// Listeners of the load balancers that policies name, their rules, and the targets of our groups, as far as nothing is known of
@@ -48,13 +49,67 @@ pub fn place_is_unknown(
     Some(resolve::load_balancers_wanted(&only, observed, settings).into_iter().collect())
 }
 
+/// The groups whose health is read faster than at leisure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// Somebody waits for it: targets without a verdict, a cluster whose health is about to count or that is out, a panic, and every
+    /// other group of a cluster that fails somewhere.
+    pub urgent: Vec<TargetGroupArn>,
+    /// The other groups in the rules of policies with failover.
+    pub watched: Vec<TargetGroupArn>,
+}
+
+/// Sorts the groups of a plan.
+pub fn looks_for_health(plan: &RegionPlan) -> Looks {
+    let mut looks = Looks::default();
+    let failing = failing_clusters(plan);
+    for policy in plan.policies.values() {
+        let explanation = &policy.status.failover;
+        // What operators want of clusters moves weights of policies without failover too, but no health counts there.
+        let has_failover = explanation.max_moves_per_hour > 0;
+        for cluster in &policy.status.clusters {
+            let Some(arn) = &cluster.target_group else { continue };
+            let explained = explanation.clusters.iter().find(|explained| explained.cluster == cluster.cluster);
+            let moves = explained.is_some_and(|explained| explained.pending.is_some() || explained.out_since.is_some());
+            let differs = matches!(explanation.standing, Standing::FailedOver | Standing::Panic);
+            let fails = failing.contains(&cluster.cluster) && cluster.programmed.is_some();
+            if waits(cluster) || (has_failover && (moves || differs || fails)) {
+                looks.urgent.push(arn.clone());
+            } else if has_failover && explained.is_some() {
+                looks.watched.push(arn.clone());
+            }
+        }
+    }
+    looks
+}
+
 /// The groups whose health somebody waits for: it is read every second or so instead of at leisure.
 pub fn waits_for_health(plan: &RegionPlan) -> Vec<TargetGroupArn> {
     let clusters = plan.policies.values().flat_map(|policy| &policy.status.clusters);
-    let waiting = clusters.filter(|cluster| {
-        // Targets that were read before the rule used their group are `unused`: their verdict comes with the next look.
-        let in_use = cluster.targets.unused > 0 && cluster.programmed.is_some();
-        in_use || cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget
-    });
-    waiting.filter_map(|cluster| cluster.target_group.clone()).collect()
+    clusters.filter(|cluster| waits(cluster)).filter_map(|cluster| cluster.target_group.clone()).collect()
+}
+
+fn waits(cluster: &ClusterStatus) -> bool {
+    // Targets that were read before the rule used their group are `unused`: their verdict comes with the next look.
+    let in_use = cluster.targets.unused > 0 && cluster.programmed.is_some();
+    in_use || cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget
+}
+
+/// Clusters that look worse in some policy with failover than they are taken for: what fails may be the whole cluster.
+fn failing_clusters(plan: &RegionPlan) -> BTreeSet<ClusterName> {
+    let explained = plan.policies.values().flat_map(|policy| &policy.status.failover.clusters);
+    let failing = explained.filter(|cluster| cluster.pending.is_some_and(|pending| !pending.back));
+    failing.map(|cluster| cluster.cluster.clone()).collect()
+}
+
+/// True when more targets of some group fail their health checks than before.
+pub fn got_worse(before: &Observed, now: &Observed) -> bool {
+    let failing = |group: &TargetGroup| {
+        let targets = group.targets.get()?;
+        Some(targets.values().filter(|target| target.health == Health::Unhealthy).count())
+    };
+    now.target_groups.iter().any(|(arn, group)| {
+        let before = before.target_groups.get(arn).and_then(failing);
+        failing(group).zip(before).is_some_and(|(now, before)| now > before)
+    })
 }

@@ -13,6 +13,7 @@ use super::{
     weights,
 };
 use crate::{
+    fleet::Mode,
     ids::{ClusterName, PolicyKey, Weight},
     policy::{Capacity, MaintenanceWindow, SafetyRules, windows},
     status::Reason,
@@ -44,11 +45,13 @@ pub enum Guard {
     Capacity,
     /// AWS leaves no room for the policy, or it cannot be programmed for another reason.
     Quota,
+    /// A cluster that is to gain is cordoned, drained, on its way back or removed, as an operator wants it.
+    ClusterCordoned,
 }
 
 impl Guard {
     /// All, in the order above.
-    pub const ALL: [Guard; 9] = [
+    pub const ALL: [Guard; 10] = [
         Guard::Freeze,
         Guard::MinActiveClusters,
         Guard::MaxStepPercent,
@@ -58,6 +61,7 @@ impl Guard {
         Guard::HealthyTargets,
         Guard::Capacity,
         Guard::Quota,
+        Guard::ClusterCordoned,
     ];
 
     /// True for a rule that a caller with the right may cross. The others are facts: crossing them would move nothing.
@@ -69,13 +73,20 @@ impl Guard {
             | Guard::MaintenanceWindow
             | Guard::GatingSwitch
             | Guard::Capacity => true,
-            Guard::Freeze | Guard::HealthyTargets | Guard::Quota => false,
+            Guard::Freeze | Guard::HealthyTargets | Guard::Quota | Guard::ClusterCordoned => false,
         }
     }
 
     /// True for a rule that holds because somebody wants it to: a shift waits for its end without a deadline.
     pub fn by_will(self) -> bool {
-        matches!(self, Guard::Freeze | Guard::MinStepInterval | Guard::MaintenanceWindow | Guard::GatingSwitch)
+        matches!(
+            self,
+            Guard::Freeze
+                | Guard::MinStepInterval
+                | Guard::MaintenanceWindow
+                | Guard::GatingSwitch
+                | Guard::ClusterCordoned
+        )
     }
 
     /// The rules that a rollback within its window may cross by itself: they slow a way forward down, not a way back to what was
@@ -230,6 +241,12 @@ pub fn facts(
         add(Guard::Quota, format!("{policy} cannot be programmed: {}", note.message));
     }
     for name in weights::gaining(from, to) {
+        let mode = view.cluster(&name).map(|cluster| cluster.mode).unwrap_or_default();
+        if mode != Mode::Active {
+            add(Guard::ClusterCordoned, kept_out(&name, mode));
+            // That it has no targets, or few, follows from it.
+            continue;
+        }
         let healthy = view.cluster(&name).map_or(0, |cluster| cluster.targets.healthy);
         if healthy == 0 {
             let registered = view.cluster(&name).map_or(0, |cluster| cluster.targets.registered);
@@ -245,6 +262,20 @@ pub fn facts(
         }
     }
     found
+}
+
+/// Why an operator's wish keeps a cluster from gaining, and what helps.
+fn kept_out(name: &ClusterName, mode: Mode) -> String {
+    let (what, remedy) = match mode {
+        Mode::Active | Mode::Cordoned => ("is cordoned", "bring it back first"),
+        Mode::Draining => ("is being drained", "bring it back first"),
+        Mode::Drained => ("is drained", "bring it back first"),
+        Mode::Returning => {
+            return format!("{name} is on its way back after a drain and gains nothing else until it is there; wait");
+        }
+        Mode::Removed => ("is removed", "take it back first"),
+    };
+    format!("{name} {what}, so no policy gives it new weight; {remedy}: yardctl uncordon {name}")
 }
 
 /// Reasons that are no matter of a moment: nothing of the policy can be programmed until somebody acts.

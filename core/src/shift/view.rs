@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{analysis::Measured, by_cluster};
 use crate::{
     arn::TargetGroupArn,
+    fleet::Mode,
     ids::{ClusterName, PolicyKey, PolicyUid, SwitchName, Weight},
     observed::Observed,
     policy::{Capacity, PolicyMemory, PolicyRecord, SafetyRules},
@@ -69,6 +70,8 @@ pub struct ClusterView {
     pub targets: TargetCounts,
     /// Its target group.
     pub target_group: Option<TargetGroupArn>,
+    /// What operators want of it.
+    pub mode: Mode,
 }
 
 /// What is known of requests that still reach clusters without a share.
@@ -144,6 +147,7 @@ impl PolicyView {
             known: known(cluster.target_group.as_ref()),
             targets: cluster.targets,
             target_group: cluster.target_group.clone(),
+            mode: mode(status, &cluster.cluster),
         });
         Self {
             uid: record.uid.clone(),
@@ -176,6 +180,11 @@ impl PolicyView {
         let asked = by_cluster(&self.requested) == by_cluster(weights);
         self.programmed == Some(true) && asked && weights.iter().all(read_back)
     }
+}
+
+fn mode(status: Option<&PolicyStatus>, name: &ClusterName) -> Mode {
+    let explained = status.and_then(|status| status.failover.clusters.iter().find(|of| of.cluster == *name));
+    explained.map(|explained| explained.mode).unwrap_or_default()
 }
 
 /// What users should hear first when a policy is not what was asked for.

@@ -115,6 +115,7 @@ pub fn record(name: &str, clusters: &[(&str, u32)], extra: &str) -> PolicyRecord
         policy: validate(&manifest).unwrap(),
         weight_override: None,
         deleting_since: None,
+        failback_at: None,
     }
 }
 
@@ -246,6 +247,7 @@ impl Stage {
 
 pub fn view_of(record: &PolicyRecord) -> PolicyView {
     let side = |(name, weight): (ClusterName, Weight)| ClusterView {
+        mode: Default::default(),
         cluster: name,
         programmed: Some(weight),
         known: true,

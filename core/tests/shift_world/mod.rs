@@ -389,6 +389,7 @@ impl Policy {
             let known = !self.unseen.contains(name);
             let rule = self.rule.iter().find(|(in_rule, _)| in_rule == name).filter(|_| self.known);
             ClusterView {
+                mode: Default::default(),
                 cluster: name.clone(),
                 programmed: rule.map(|(_, weight)| *weight),
                 known,

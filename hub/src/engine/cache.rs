@@ -106,6 +106,11 @@ impl Cache {
         self.lock().health_read(self.elapsed(), now)
     }
 
+    /// True when more targets of some group fail their health checks than in an earlier picture.
+    pub fn got_worse(&self, since: &Observed) -> bool {
+        engine::got_worse(since, &self.observed())
+    }
+
     /// Makes what an action touches unknown, before its call is made.
     pub fn invalidate(&self, action: &Action) {
         self.lock().invalidate(action);

@@ -1,11 +1,7 @@
 //! One look at the world and what follows from it: plan, status, calls, memory. Activations carry no input: every wake-up runs
 //! [`Engine::cycle`], which reads everything anew from the picture and the cache.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 pub(super) use switchyard_core::engine::Unread;
@@ -29,6 +25,8 @@ use super::{
     EngineOptions,
     cache::{Cache, Object},
     carry::{Carrier, Report},
+    failover::FailoverTerm,
+    fleet::FleetTerm,
     gates::GateTerm,
     lease::Lease,
     look::{Look, Planned},
@@ -60,6 +58,44 @@ pub(super) struct Term {
     pub(super) engine: engine::Term,
     pub(super) gates: GateTerm,
     pub(super) shifts: ShiftTerm,
+    pub(super) fleet: FleetTerm,
+    pub(super) failover: FailoverTerm,
+}
+
+/// What a plan is carried out for, beside its steps: it stops when one of these is not so any more.
+struct Until<'a> {
+    /// What was wanted.
+    planned: &'a Picture,
+    /// What was observed.
+    observed: &'a Observed,
+    /// When another decision follows by time alone.
+    due: Instant,
+}
+
+/// How soon the health of groups is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pace {
+    /// Of those that somebody waits for.
+    urgent: Duration,
+    /// Of those that failover watches.
+    watched: Duration,
+}
+
+impl Pace {
+    /// Both together never take more than half of the smallest Describe budget of AWS (10 a second): where both want all of it,
+    /// those that are watched get a fifth of it.
+    fn new(urgent: usize, watched: usize) -> Self {
+        let of = |groups: usize, share: Duration| {
+            FAST_HEALTH.max(share.saturating_mul(u32::try_from(groups).unwrap_or(u32::MAX)))
+        };
+        if watched == 0 {
+            return Self { urgent: of(urgent, FAST_HEALTH_SHARE), watched: FAST_HEALTH };
+        }
+        // 4 a second at most, and the rest of the 5 for the others.
+        let pace = of(urgent, FAST_HEALTH_SHARE * 5 / 4);
+        let taken = u32::try_from(urgent).unwrap_or(u32::MAX).min(4);
+        Self { urgent: pace, watched: of(watched, FAST_HEALTH_SHARE * 5 / (5 - taken)) }
+    }
 }
 
 /// When the next look is due.
@@ -149,27 +185,33 @@ impl Engine {
         let memories = self.term.engine.memories(stored(&picture));
         let now = self.term.engine.now(lease.now());
         let started = Instant::now();
-        let look = Look { settings, records, memories, picture: picture.clone(), observed };
+        let health_read = self.cache.health_read(now);
+        let look = Look { settings, records, memories, picture: picture.clone(), observed, health_read };
         let Planned { look, plan, orphans, sightings } = look.plan(now).await;
         self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
         self.report_orphans(orphans);
         self.term.engine.take_plan(&look.records, &plan);
+        self.term.failover.tell(&look.records, &plan, &self.metrics);
         self.watch_health(&plan);
         self.save(lease.epoch, &picture, &plan).await;
         self.save_gates(lease.epoch, &picture, sightings).await;
         self.forget(lease.epoch, &look.records, &plan, &unread).await;
         let (records, observed) = (&look.records, &look.observed);
-        let seen = Seen { picture: &picture, records, plan: &plan, observed, unread: &unread, now };
+        let settle = self.options.settle;
+        let seen = Seen { picture: &picture, records, plan: &plan, observed, unread: &unread, settle, now };
         let moved = self.move_shifts(lease.epoch, &seen).await;
+        let fleet = self.move_fleet(lease.epoch, &seen).await;
+        let stored = moved.stored || fleet.stored;
         let mut steps = if self.options.observe_only { Vec::new() } else { engine::steps(&plan, &unread) };
         // These lead to weights that a shift has just left: they are planned anew with the next picture.
         steps.retain(|step| !moved.written.contains(&step.policy));
         if !steps.is_empty() {
-            self.carry_out(lease, steps, &picture, shutdown).await;
-            return Next { at: Instant::now(), at_once: moved.stored };
+            let until = Until { planned: &picture, observed, due: next_look(&plan, now, idle) };
+            self.carry_out(lease, steps, until, shutdown).await;
+            return Next { at: Instant::now(), at_once: stored };
         }
-        let at = next_look(&plan, now, idle);
-        Next { at: moved.again.map_or(at, |again| at.min(again)), at_once: moved.stored }
+        let at = [moved.again, fleet.again].into_iter().flatten().fold(next_look(&plan, now, idle), Instant::min);
+        Next { at, at_once: stored }
     }
 
     /// At take-over everything is taken from the store again, and nothing of an earlier term is trusted.
@@ -261,18 +303,30 @@ impl Engine {
             }
         }
         self.metrics.held_removals.set(held);
-        let waiting = engine::waits_for_health(plan);
-        let share = FAST_HEALTH_SHARE.saturating_mul(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
-        let pause = FAST_HEALTH.max(share);
-        if pause < self.options.health_interval {
-            for arn in waiting {
-                self.wanted.ask(Object::Targets(arn), Instant::now() + pause, Class::Read);
+        let looks = engine::looks_for_health(plan);
+        let pace = Pace::new(looks.urgent.len(), looks.watched.len());
+        for (groups, pause) in [(looks.urgent, pace.urgent), (looks.watched, pace.watched)] {
+            if pause < self.options.health_interval {
+                for arn in groups {
+                    self.wanted.ask(Object::Targets(arn), Instant::now() + pause, Class::Read);
+                }
             }
         }
     }
 
-    async fn carry_out(&mut self, lease: Lease, steps: Vec<Step>, planned: &Picture, shutdown: &CancellationToken) {
+    async fn carry_out(&mut self, lease: Lease, steps: Vec<Step>, until: Until<'_>, shutdown: &CancellationToken) {
+        let Until { planned, observed, due } = until;
         let interrupt = CancellationToken::new();
+        // A time that is over already would stop every plan before its first call.
+        let due = due.max(Instant::now() + SPACING);
+        let (cache, mut changes) = (self.cache.clone(), self.cache.changes());
+        let worse = async {
+            while !cache.got_worse(observed) {
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         let mut picture = self.picture.clone();
         // Intents that came since the plan was made stop it at once. Pods do so only when they move from now on: where some
         // pod moves all the time, no call would ever be made.
@@ -282,6 +336,9 @@ impl Engine {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 _ = picture.wait_for(|now| other_intents(planned, now) || !Arc::ptr_eq(&inventory, &now.inventory)) => {}
+                // Targets that fail now may want other weights, and those never wait for the rest of this plan.
+                () = worse => {}
+                () = sleep_until(due) => {}
                 () = sleep(SLICE) => {}
             }
             interrupt.cancel();
@@ -308,13 +365,15 @@ pub(super) fn stored(picture: &Picture) -> impl Iterator<Item = Stored<'_>> {
     })
 }
 
-/// True when users ask for something else than they did; a mere new status of a policy does not count.
+/// True when users ask for something else than they did, or operators want something else of a cluster; a mere new status of a
+/// policy, or the progress of an operation, does not count.
 fn other_intents(before: &Picture, now: &Picture) -> bool {
     let intents = |picture: &Picture| -> Vec<(PolicyUid, u64, bool)> {
         let of = |record: &PolicyRecord| (record.uid.clone(), record.version, record.deleting_since.is_some());
         picture.policies.values().map(|stored| of(&stored.record)).collect()
     };
-    !Arc::ptr_eq(&before.policies, &now.policies) && intents(before) != intents(now)
+    let of_policies = !Arc::ptr_eq(&before.policies, &now.policies) && intents(before) != intents(now);
+    of_policies || (!Arc::ptr_eq(&before.fleet, &now.fleet) && before.ceilings() != now.ceilings())
 }
 
 fn next_look(plan: &RegionPlan, now: Timestamp, idle: Instant) -> Instant {

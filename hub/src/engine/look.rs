@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use switchyard_core::{
+    arn::TargetGroupArn,
     ids::PolicyKey,
     observed::Observed,
     plan::{self, RegionPlan, Settings, World},
@@ -20,6 +21,8 @@ pub(super) struct Look {
     pub(super) memories: BTreeMap<PolicyKey, PolicyMemory>,
     pub(super) picture: Arc<Picture>,
     pub(super) observed: Arc<Observed>,
+    /// When the targets of each group were read, by the clock of the plan.
+    pub(super) health_read: BTreeMap<TargetGroupArn, Timestamp>,
 }
 
 /// What came of it.
@@ -34,12 +37,15 @@ impl Look {
     /// Makes the plan on a thread for work that takes its time: with 100,000 endpoints some 100 ms.
     pub(super) async fn plan(self, now: Timestamp) -> Planned {
         let work = move || {
+            let fleet = self.picture.ceilings();
             let world = World {
                 settings: &self.settings,
                 policies: &self.records,
                 memories: &self.memories,
                 inventory: &self.picture.inventory,
                 observed: &self.observed,
+                health_read: &self.health_read,
+                fleet: &fleet,
             };
             let (plan, orphans) = (plan::plan(&world, now), plan::orphans(&world));
             let sightings = gates::sightings(&world, &plan);

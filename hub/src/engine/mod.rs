@@ -6,6 +6,8 @@
 pub mod cache;
 pub mod carry;
 mod cycle;
+mod failover;
+mod fleet;
 mod gates;
 pub mod lease;
 mod look;

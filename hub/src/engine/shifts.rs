@@ -73,6 +73,8 @@ pub(super) struct Seen<'a> {
     pub(super) plan: &'a RegionPlan,
     pub(super) observed: &'a Observed,
     pub(super) unread: &'a BTreeMap<PolicyKey, Unread>,
+    /// From the read-back of weights until they count as served everywhere.
+    pub(super) settle: Duration,
     pub(super) now: Timestamp,
 }
 

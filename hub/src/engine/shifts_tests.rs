@@ -96,6 +96,7 @@ impl Cycle {
             policy: validate(&manifest()).unwrap(),
             weight_override: Some(override_),
             deleting_since: None,
+            failback_at: None,
         };
         let memory = PolicyMemory {
             programmed: Some(Programmed { weights: BTreeMap::new(), since: at(0) }),
@@ -120,7 +121,7 @@ impl Cycle {
 
     fn seen(&self) -> Seen<'_> {
         let Self { picture, records, plan, observed, unread, now } = self;
-        Seen { picture, records, plan, observed, unread, now: *now }
+        Seen { picture, records, plan, observed, unread, settle: Duration::from_secs(5), now: *now }
     }
 
     fn views(&self, shift: &Shift) -> BTreeMap<PolicyKey, PolicyView> {

@@ -144,6 +144,12 @@ queries! {
     MirrorSnapshot = "mirror_snapshot",
     /// The mirror: shifts.
     MirrorShifts = "mirror_shifts",
+    /// The mirror: what operators want of clusters.
+    MirrorFleet = "mirror_fleet",
+    /// Reading what operators want of one cluster.
+    FleetGet = "fleet_get",
+    /// Writing it.
+    FleetWrite = "fleet_write",
     /// A part of a transaction that may be given up alone.
     Savepoint = "savepoint",
     /// Reading one shift.

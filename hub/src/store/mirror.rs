@@ -11,6 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 use switchyard_core::{
+    fleet::ClusterState,
     ids::{ClusterName, Epoch, PolicyKey, PolicyUid, ShiftId},
     inventory::{EndpointKey, Inventory},
     shift::Shift,
@@ -20,8 +21,9 @@ use uuid::Uuid;
 use super::{
     Store,
     error::StoreError,
+    fleet_rows::FleetPart,
     mirror_fetch::{ClusterPart, Fetched, Rows, Seen},
-    mirror_intents::{PolicyPart, ShiftPart},
+    mirror_intents::{Intents, PolicyPart, ShiftPart},
     policy_rows::StoredPolicy,
     source_rows::{ClaimPart, Claims},
     switches::StoredSwitch,
@@ -60,12 +62,15 @@ pub struct Changes {
     pub shifts: bool,
     /// True: gating switches came, changed or went.
     pub switches: bool,
+    /// True: operators want something else of a cluster, or an operation on one came further.
+    pub fleet: bool,
 }
 
 impl Changes {
     /// Nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty() && self.clusters.is_empty() && !self.claims && !self.shifts && !self.switches
+        let Self { policies, clusters, claims, shifts, switches, fleet } = self;
+        policies.is_empty() && clusters.is_empty() && !claims && !shifts && !switches && !fleet
     }
 }
 
@@ -78,6 +83,8 @@ pub struct Mirror {
     pub shifts: BTreeMap<ShiftId, Arc<Shift>>,
     /// Gating switches by name, of the same moment.
     pub switches: Vec<StoredSwitch>,
+    /// What operators want of clusters, of the same moment; clusters without an entry are active.
+    pub fleet: BTreeMap<ClusterName, Arc<ClusterState>>,
     /// Resources that ask for policies, by cluster.
     pub claims: Claims,
     /// Clusters, Services and endpoints.
@@ -104,6 +111,7 @@ impl Mirror {
             policies: BTreeMap::new(),
             shifts: BTreeMap::new(),
             switches: Vec::new(),
+            fleet: BTreeMap::new(),
             claims: Claims::new(),
             inventory: Inventory::default(),
             clusters: BTreeMap::new(),
@@ -145,11 +153,15 @@ impl Mirror {
     pub fn apply(&mut self, fetched: Fetched) -> Changes {
         let mut changes = Changes::default();
         self.refreshed_at = fetched.refreshed_at;
-        if let Some(part) = fetched.policies {
+        let Intents { policies, shifts, fleet } = fetched.intents;
+        if let Some(part) = policies {
             self.apply_policies(part, &mut changes);
         }
-        if let Some(part) = fetched.shifts {
+        if let Some(part) = shifts {
             self.apply_shifts(part, &mut changes);
+        }
+        if let Some(part) = fleet {
+            changes.fleet = self.apply_fleet(part);
         }
         if let Some(part) = fetched.claims {
             changes.claims = self.apply_claims(part);
@@ -203,6 +215,18 @@ impl Mirror {
         changes.switches = self.switches != part.switches;
         self.switches = part.switches;
         self.seen.shifts = Some(part.head);
+    }
+
+    fn apply_fleet(&mut self, part: FleetPart) -> bool {
+        let known = |state: ClusterState| {
+            let before = self.fleet.get(&state.cluster).filter(|before| ***before == state);
+            (state.cluster.clone(), before.cloned().unwrap_or_else(|| Arc::new(state)))
+        };
+        let fleet: BTreeMap<ClusterName, Arc<ClusterState>> = part.states.into_iter().map(known).collect();
+        let changed = self.fleet != fleet;
+        self.fleet = fleet;
+        self.seen.fleet = Some(part.head);
+        changed
     }
 
     fn apply_claims(&mut self, part: ClaimPart) -> bool {

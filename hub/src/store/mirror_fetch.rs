@@ -21,7 +21,7 @@ use super::{
     error::{Query, StoreError},
     features::AgentFeature,
     mirror::ClusterInfo,
-    mirror_intents::{PolicyPart, ShiftPart},
+    mirror_intents::Intents,
     source_rows::ClaimPart,
     values::{at, evidence, from_json, unreadable, unsigned},
 };
@@ -33,6 +33,8 @@ pub(super) struct Seen {
     pub policies: Option<i64>,
     /// The change number of the shifts and switches; none: nothing read yet.
     pub shifts: Option<i64>,
+    /// The change number of what operators want of clusters; none: nothing read yet.
+    pub fleet: Option<i64>,
     /// The claims' change number; none: nothing read yet.
     pub claims: Option<i64>,
     /// The rev of each cluster.
@@ -43,8 +45,7 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub struct Fetched {
     pub(super) refreshed_at: Timestamp,
-    pub(super) policies: Option<PolicyPart>,
-    pub(super) shifts: Option<ShiftPart>,
+    pub(super) intents: Intents,
     pub(super) claims: Option<ClaimPart>,
     pub(super) clusters: Vec<ClusterPart>,
 }
@@ -294,14 +295,8 @@ impl Store {
             part.rows = self.cluster_rows(&part, purged_rev, seen).await?;
             clusters.push(part);
         }
-        let (policies, shifts) = self.intent_parts(head, seen).await?;
-        Ok(Fetched {
-            refreshed_at: at(now),
-            policies,
-            shifts,
-            claims: self.claim_part(claims, seen.claims).await?,
-            clusters,
-        })
+        let intents = self.intent_parts(head, seen).await?;
+        Ok(Fetched { refreshed_at: at(now), intents, claims: self.claim_part(claims, seen.claims).await?, clusters })
     }
 
     async fn cluster_rows(&self, part: &ClusterPart, purged_rev: i64, seen: &Seen) -> Result<Option<Rows>, StoreError> {

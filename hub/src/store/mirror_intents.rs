@@ -1,4 +1,4 @@
-//! Reading what users want, for the mirror: policies, shifts and gating switches, in one snapshot. The weights that a shift wrote
+//! Reading what users want, for the mirror: policies, shifts, gating switches and what operators want of clusters, in one snapshot. The weights that a shift wrote
 //! are never seen without the shift that wrote them, nor the shift without them.
 
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ use switchyard_core::{
 use super::{
     Store,
     error::{Query, StoreError},
+    fleet_rows::FleetPart,
     mirror_fetch::Seen,
     policy_rows::{PolicyRow, StoredPolicy, policy_select, read_all},
     shifts_rows::{ShiftRow, shift_select},
@@ -41,30 +42,35 @@ pub(super) struct ShiftPart {
     pub switches: Vec<StoredSwitch>,
 }
 
+/// What users want, as far as the reader does not know it.
+#[derive(Debug, Default)]
+pub(super) struct Intents {
+    pub policies: Option<PolicyPart>,
+    pub shifts: Option<ShiftPart>,
+    pub fleet: Option<FleetPart>,
+}
+
 /// From which change number on to read. A head that fell back is another database, such as a restored one: everything is read anew.
 fn since(head: i64, seen: Option<i64>) -> i64 {
     seen.filter(|seen| *seen < head).unwrap_or(0)
 }
 
 impl Store {
-    /// Policies, shifts and switches as they were at one moment.
-    pub(super) async fn intent_parts(
-        &self,
-        head: i64,
-        seen: &Seen,
-    ) -> Result<(Option<PolicyPart>, Option<ShiftPart>), StoreError> {
+    /// Policies, shifts, switches and clusters as they were at one moment.
+    pub(super) async fn intent_parts(&self, head: i64, seen: &Seen) -> Result<Intents, StoreError> {
         if seen.policies == Some(head) {
-            return Ok((None, None));
+            return Ok(Intents::default());
         }
         let snapshot = self.pool.begin_with("begin isolation level repeatable read, read only");
         let mut snapshot = self.run(Query::MirrorSnapshot, snapshot).await?;
         // Read again: the head from before may be older than what this view shows.
-        let heads = sqlx::query_as::<_, (i64, i64)>("select last, shifts from policy_changes");
-        let (head, shifts) = self.run(Query::MirrorHeads, heads.fetch_one(&mut *snapshot)).await?;
+        let heads = sqlx::query_as::<_, (i64, i64, i64)>("select last, shifts, fleet from policy_changes");
+        let (head, shifts, fleet) = self.run(Query::MirrorHeads, heads.fetch_one(&mut *snapshot)).await?;
         let policies = self.policy_part(&mut snapshot, head, seen.policies).await?;
         let shifts = self.shift_part(&mut snapshot, shifts, seen.shifts).await?;
+        let fleet = self.fleet_part(&mut snapshot, fleet, seen.fleet).await?;
         self.run(Query::MirrorSnapshot, snapshot.rollback()).await?;
-        Ok((Some(policies), shifts))
+        Ok(Intents { policies: Some(policies), shifts, fleet })
     }
 
     async fn policy_part(&self, conn: &mut Conn, head: i64, seen: Option<i64>) -> Result<PolicyPart, StoreError> {

@@ -1,4 +1,5 @@
-//! What the hub must not forget, in Postgres: policies and their status, shifts, what the agents reported, leases, intents, the
+//! What the hub must not forget, in Postgres: policies and their status, shifts, what operators want of clusters,
+//! what the agents reported, leases, intents, the
 //! first answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
 //!
 //! What it costs: a write is one transaction of two to six statements, and some three more for each policy of a shift; an unchanged
@@ -11,6 +12,9 @@ mod audit;
 pub mod embedded;
 mod error;
 mod features;
+pub mod fleet;
+mod fleet_rows;
+mod fleet_save;
 pub mod gates;
 mod idempotency;
 pub mod intents;
@@ -24,6 +28,7 @@ mod mirror_intents;
 mod notice;
 pub mod policies;
 mod policy_change;
+mod policy_failback;
 mod policy_rows;
 pub mod policy_status;
 mod purge;
@@ -54,6 +59,8 @@ pub use audit::{AuditFilter, AuditRow};
 pub use embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 pub use error::{Query, QueryObserver, StoreError};
 pub use features::AgentFeature;
+pub use fleet::{ClusterWish, FleetError, carried_by};
+pub use fleet_save::ClusterUpdate;
 pub use gates::GateBooks;
 pub use intents::OpenIntent;
 pub use lease::{Fence, FencedError, LeaseAnswer};

@@ -27,6 +27,8 @@ pub enum Notice {
     Status,
     /// A shift that moved no weights, or a gating switch.
     Shifts,
+    /// What operators want of a cluster.
+    Fleet,
     /// Services, endpoints or the session of a cluster.
     Cluster(ClusterName),
     /// Listening was interrupted: anything may have moved.
@@ -39,6 +41,7 @@ impl Notice {
             Notice::Policies => "policies".to_owned(),
             Notice::Status => "status".to_owned(),
             Notice::Shifts => "shifts".to_owned(),
+            Notice::Fleet => "fleet".to_owned(),
             Notice::Cluster(name) => format!("cluster:{name}"),
             Notice::Reconnected => "reconnected".to_owned(),
         }
@@ -50,6 +53,7 @@ impl Notice {
             "policies" => Some(Notice::Policies),
             "status" => Some(Notice::Status),
             "shifts" => Some(Notice::Shifts),
+            "fleet" => Some(Notice::Fleet),
             other => other.strip_prefix("cluster:")?.parse().ok().map(Notice::Cluster),
         }
     }

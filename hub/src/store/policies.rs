@@ -34,13 +34,13 @@ pub use super::policy_change::{Applied, ApplyError, Caller};
 
 /// What is kept as the first answer to a request.
 #[derive(Serialize, Deserialize)]
-struct Answer {
-    policy: Kept,
+pub(super) struct Answer {
+    pub policy: Kept,
     applied: Applied,
 }
 
 impl Answer {
-    fn new(stored: &StoredPolicy, applied: Applied) -> Self {
+    pub fn new(stored: &StoredPolicy, applied: Applied) -> Self {
         Self { policy: Kept::new(stored), applied }
     }
 }
@@ -362,7 +362,7 @@ impl Store {
         self.owner_write(conn, present, None, change).await
     }
 
-    async fn audit_caller(
+    pub(super) async fn audit_caller(
         &self,
         conn: &mut Conn,
         caller: &Caller,

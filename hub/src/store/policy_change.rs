@@ -82,6 +82,11 @@ pub enum ApplyError {
         /// Which shift.
         shift: ShiftId,
     },
+    /// There is nothing to let return.
+    #[error(
+        "nothing is out in policy {0}: every cluster has the share that is asked for, so there is nothing to let return"
+    )]
+    NothingOut(PolicyKey),
     /// Safety rules stand in the way.
     #[error("{}", held(.findings))]
     Held {

@@ -69,7 +69,7 @@ pub struct Resource {
 macro_rules! policy_select {
     ($rest:literal) => {
         concat!(
-            "select p.uid, p.namespace, p.name, p.version, p.generation, p.manifest, p.deleting_since, p.created_at, ",
+            "select p.uid, p.namespace, p.name, p.version, p.generation, p.manifest, p.deleting_since, p.failback_at, p.created_at, ",
             "p.updated_at, p.owner_cluster, p.owner_uid, p.owner_generation, c.generation as claim_generation, ",
             "c.refusal as claim_refusal, c.absent_since as claim_absent_since, ps.failing as source_failing, ",
             "s.status, s.saved_at, m.memory, g.gates, ",
@@ -95,6 +95,7 @@ pub(super) struct PolicyRow {
     pub manifest: Json<Value>,
     pub overrides: Option<Json<Value>>,
     pub deleting_since: Option<jiff_sqlx::Timestamp>,
+    pub failback_at: Option<jiff_sqlx::Timestamp>,
     pub created_at: jiff_sqlx::Timestamp,
     pub updated_at: jiff_sqlx::Timestamp,
     #[sqlx(flatten)]
@@ -125,6 +126,7 @@ impl PolicyRow {
             owner: self.owner.owner(&what)?,
             weight_override: self.overrides.map(|value| from_json(&what, value)).transpose()?,
             deleting_since: self.deleting_since.map(at),
+            failback_at: self.failback_at.map(at),
             created_at: at(self.created_at),
             updated_at: at(self.updated_at),
             status_at: self.saved_at.map(at),
@@ -213,6 +215,8 @@ pub(super) struct Kept {
     owner: Owner,
     weight_override: Option<BTreeMap<ClusterName, Weight>>,
     deleting_since: Option<Timestamp>,
+    #[serde(default)]
+    failback_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
     status: Option<PolicyStatus>,
@@ -230,6 +234,7 @@ impl Kept {
             owner: stored.ownership.owner.clone(),
             weight_override: stored.record.weight_override.clone(),
             deleting_since: stored.record.deleting_since,
+            failback_at: stored.record.failback_at,
             created_at: stored.created_at,
             updated_at: stored.updated_at,
             status: stored.status.clone(),
@@ -254,6 +259,7 @@ impl Kept {
                 policy,
                 weight_override: self.weight_override,
                 deleting_since: self.deleting_since,
+                failback_at: self.failback_at,
             },
             manifest: self.manifest,
             ownership: Ownership { owner: self.owner, resource: None },

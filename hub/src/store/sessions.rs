@@ -59,6 +59,14 @@ pub enum SessionError {
         /// The session that lost.
         session_id: Uuid,
     },
+    /// An operator removed the cluster.
+    #[error(
+        "an operator removed cluster {cluster}; stop its agent, or take the cluster back with `yardctl uncordon {cluster}`"
+    )]
+    ClusterRemoved {
+        /// The cluster.
+        cluster: ClusterName,
+    },
     /// A change names a cluster that is not the session's.
     #[error(
         "the session of cluster {cluster} names an endpoint of cluster {named}; an agent reports its own cluster only"
@@ -119,14 +127,17 @@ impl Store {
     /// [`Store::session_live`]) the cluster is syncing.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
+    /// [`SessionError::ClusterRemoved`], or the store's.
     pub async fn session_open(
         &self,
         hello: &AgentHello,
         session_id: Uuid,
         hub_instance: Uuid,
-    ) -> Result<SessionOpened, StoreError> {
+    ) -> Result<SessionOpened, SessionError> {
         let mut txn = self.begin().await?;
+        if self.cluster_is_removed(&mut txn, &hello.cluster).await? {
+            return Err(SessionError::ClusterRemoved { cluster: hello.cluster.clone() });
+        }
         let read = "select region, vpc_id, agent_instance, applied_seq, snapshot_complete from clusters where name = $1 for update";
         let read = sqlx::query_as::<_, Before>(read).bind(hello.cluster.as_str());
         let before = self.run(Query::SessionOpen, read.fetch_optional(&mut *txn)).await?;
@@ -301,14 +312,18 @@ impl Store {
         seq: u64,
     ) -> Result<Mark<'a>, SessionError> {
         let update = "update clusters set rev = rev + 1, applied_seq = greatest(applied_seq, $3) \
-                      where name = $1 and session_id = $2 returning rev, clock_timestamp()";
-        let update = sqlx::query_as::<_, (i64, jiff_sqlx::Timestamp)>(update)
+                      where name = $1 and session_id = $2 returning rev, clock_timestamp(), \
+                      exists (select from cluster_states s where s.cluster = name and s.removed)";
+        let update = sqlx::query_as::<_, (i64, jiff_sqlx::Timestamp, bool)>(update)
             .bind(cluster.as_str())
             .bind(session_id)
             .bind(signed(seq));
         let locked = self.run(Query::SessionFence, update.fetch_optional(conn)).await?;
         let taken_over = || SessionError::TakenOver { cluster: cluster.clone(), session_id };
-        let (rev, at) = locked.ok_or_else(taken_over)?;
+        let (rev, at, removed) = locked.ok_or_else(taken_over)?;
+        if removed {
+            return Err(SessionError::ClusterRemoved { cluster: cluster.clone() });
+        }
         Ok(Mark { cluster, rev, at })
     }
 }

@@ -41,6 +41,14 @@ pub enum SourceError {
         /// Which.
         cluster: ClusterName,
     },
+    /// An operator removed the cluster.
+    #[error(
+        "an operator removed cluster {cluster}; stop its agent, or take the cluster back with `yardctl uncordon {cluster}`"
+    )]
+    ClusterRemoved {
+        /// Which.
+        cluster: ClusterName,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -59,12 +67,17 @@ impl Store {
     /// Makes this stream the one of its cluster.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
-    pub async fn source_open(&self, session: &SourceSession) -> Result<(), StoreError> {
+    /// [`SourceError::ClusterRemoved`], or the store's.
+    pub async fn source_open(&self, session: &SourceSession) -> Result<(), SourceError> {
+        let mut txn = self.begin().await?;
+        if self.cluster_is_removed(&mut txn, &session.cluster).await? {
+            return Err(SourceError::ClusterRemoved { cluster: session.cluster.clone() });
+        }
         let open = "insert into policy_sources (cluster, session_id, opened_at) values ($1, $2, clock_timestamp()) \
                     on conflict (cluster) do update set session_id = excluded.session_id, opened_at = excluded.opened_at";
         let open = sqlx::query(open).bind(session.cluster.as_str()).bind(session.id);
-        self.run(Query::SourceOpen, open.execute(&self.pool)).await.map(|_| ())
+        self.run(Query::SourceOpen, open.execute(&mut *txn)).await?;
+        Ok(self.commit(txn).await?)
     }
 
     /// Takes resources that are new or changed, then those that were seen to be deleted. The answer names those that there was

@@ -88,6 +88,7 @@ pub fn map(pairs: &[(&str, u32)]) -> BTreeMap<String, u32> {
 fn view(stored: &StoredPolicy) -> PolicyView {
     let record = &stored.record;
     let clusters = record.requested().into_iter().map(|(cluster, weight)| ClusterView {
+        mode: Default::default(),
         cluster,
         programmed: Some(weight),
         known: true,

@@ -64,6 +64,7 @@ fn view_of(stored: &StoredPolicy) -> PolicyView {
     let record = &stored.record;
     let targets = TargetCounts { desired: 9, registered: 9, healthy: 9, ..TargetCounts::default() };
     let cluster = |(name, weight): (ClusterName, Weight)| ClusterView {
+        mode: Default::default(),
         cluster: name,
         programmed: Some(weight),
         known: true,

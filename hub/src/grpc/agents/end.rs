@@ -95,10 +95,9 @@ impl End {
         let text = self.to_string();
         match self {
             End::AgentClosed | End::Transport(_) => None,
-            End::TakenOver
-            | End::ClusterRemoved(_)
-            | End::Moved(_)
-            | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
+            End::TakenOver | End::ClusterRemoved(_) | End::Moved(_) | End::Refused(Refusal::OlderHub { .. }) => {
+                Some(Status::failed_precondition(text))
+            }
             End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))
