@@ -1,5 +1,6 @@
 //! The command line. Only words and defaults; what they mean is in `commands`.
 
+mod cluster;
 mod shift;
 
 use std::{path::PathBuf, time::Duration};
@@ -7,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use cluster::{Bring, ClusterLoss, Cordon, Drain, Drill, Explain, Failback, OfCluster};
 #[cfg(test)]
 pub use shift::OVERRIDABLE;
 pub use shift::{
@@ -27,11 +29,11 @@ Exit codes:
   3  refused as not valid; every violation is named
   4  not found
   5  conflict: the version changed since it was read, another shift moves the policy, a safety rule
-     stands in the way, or the state does not allow it now
+     stands in the way, the others cannot carry a cluster's share, or the state does not allow it now
   6  the hub cannot be reached or is unavailable
   7  timeout or interrupted while waiting; the state is not known (the message says how to look)
   8  superseded by another change, deleted, or failed while waiting; a shift that ended otherwise than
-     waited for: Failed, Aborted or Superseded
+     waited for: Failed, Aborted or Superseded; another operation on the cluster took the place of this one
   9  permission denied";
 
 /// Command line of the Switchyard hub: weighted traffic between clusters behind one load balancer.
@@ -66,7 +68,7 @@ pub struct Global {
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
     /// Bound on a call with its retries, or on the whole wait with --wait [default: 10s, with --wait 5m;
-    /// for a shift its bake times and 10m]
+    /// for a shift its bake times and 10m, for a cluster its steps, intervals and 10m]
     #[arg(long, global = true, value_parser = parse::duration, value_name = "DURATION")]
     pub timeout: Option<Duration>,
     /// Colours on stdout (NO_COLOR is honoured by auto)
@@ -105,6 +107,8 @@ pub enum Command {
     Get(Get),
     /// What is asked, what is in force, and why they differ
     Status(Status),
+    /// Why the weights of a policy are what they are, with the numbers behind each decision
+    Explain(Explain),
     /// Override the weights of a policy; clusters left out keep theirs
     Weights(Weights),
     /// Move traffic to another cluster, or to other weights, at once
@@ -131,6 +135,19 @@ pub enum Command {
     History(History),
     /// Who changed what, when, why, from which weights to which
     Audit(Audit),
+    /// Give a cluster no new weight in any policy; what it has stays
+    Cordon(Cordon),
+    /// Take a cluster's share away in steps, in all policies at once, then its targets
+    Drain(Drain),
+    /// Bring a cluster back from cordon, drain, game day or removal
+    Uncordon(Bring),
+    /// Take a cluster out for good; refused while a policy gives it a weight
+    Remove(Bring),
+    /// Rehearse the loss of a cluster: on paper, or for real and for a time
+    #[command(subcommand)]
+    Drill(Drill),
+    /// Let clusters that failover took out return now, once they are healthy
+    Failback(Failback),
     /// Gating switches: stop every shift of a group of policies, or let them go on
     #[command(subcommand)]
     Switch(Switch),
@@ -294,8 +311,12 @@ mod tests {
     }
 
     #[test]
-    fn the_help_of_every_command_that_waits_for_a_shift_names_the_exit_codes() {
-        for name in ["flip", "shift", "resume", "approve", "promote", "abort", "rollback", "watch"] {
+    fn the_help_of_every_command_that_waits_for_more_than_a_version_names_the_exit_codes() {
+        let waiting = [
+            "flip", "shift", "resume", "approve", "promote", "abort", "rollback", "watch", "drain", "uncordon",
+            "remove", "failback",
+        ];
+        for name in waiting {
             let mut cli = Cli::command();
             let help = cli.find_subcommand_mut(name).unwrap().render_long_help().to_string();
             assert!(help.contains("  8  superseded"), "{name}: {help}");

@@ -14,21 +14,24 @@ pub enum Crossing {
     UnderWay,
     /// It has ended: by the next one.
     Ended,
+    /// A game day that others would pay for: by force.
+    Drill,
 }
 
 /// A finding in the form of a violation, with what crosses it, if it may be crossed.
 pub fn finding_block(finding: &Finding, crossing: Crossing) -> String {
-    let remedy = match (finding.overridden, finding.overridable) {
+    let remedy = match (finding.overridden, finding.overridable || crossing == Crossing::Drill) {
         (true, _) => "none needed: it is crossed on purpose".to_owned(),
         (false, true) => remedy(finding, crossing),
         (false, false) => "cannot be overridden".to_owned(),
     };
     let until = finding.until.map(|at| format!("; it ends by itself at {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
+    // Steps count from 1; what is not about a shift has none.
+    let step = if finding.step > 0 { format!(", step {}", finding.step) } else { String::new() };
     format!(
-        "  {} of {}, step {}\n    problem: {}\n    remedy:  {}\n",
+        "  {} of {}{step}\n    problem: {}\n    remedy:  {}\n",
         plain(&finding.guard),
         plain(&finding.policy.to_string()),
-        finding.step,
         plain(&finding.message),
         plain(&format!("{remedy}{}", until.unwrap_or_default())),
     )
@@ -46,6 +49,11 @@ fn remedy(finding: &Finding, crossing: Crossing) -> String {
             "a shift under way takes no further override: take it back with `yardctl abort {policy}` and ask for it again with \
              {flags}, {right}"
         ),
+        Crossing::Drill => {
+            format!(
+                "give it another cluster or more targets, or add --force --reason TEXT to begin all the same, {right}"
+            )
+        }
         Crossing::Ended => format!("ask for it again with {flags} to cross it, {right}"),
     }
 }
@@ -89,5 +97,18 @@ mod tests {
         ] {
             assert_eq!(block(crossing), format!("{begin}{remedy}"), "{crossing:?}");
         }
+    }
+
+    #[test]
+    fn what_a_game_day_would_cost_has_no_step_and_is_crossed_by_force() {
+        let finding = Finding {
+            guard: "NotCarried".into(),
+            policy: PolicyRef { namespace: "shop".into(), name: "login".into() },
+            message: "nobody takes the 100.0 % of blue".into(),
+            ..Finding::default()
+        };
+        let expected = "  NotCarried of shop/login\n    problem: nobody takes the 100.0 % of blue\n    remedy:  give it another \
+                        cluster or more targets, or add --force --reason TEXT to begin all the same, if you have the right to\n";
+        assert_eq!(finding_block(&finding, Crossing::Drill), expected);
     }
 }

@@ -1,7 +1,8 @@
 //! The connection to the hub: address rules, TLS, calls with bounded retries, and a watch that reconnects.
 //!
-//! The only module that speaks gRPC, with `shift_watch`. It returns values of `model`; what they mean is decided elsewhere.
+//! The only module that speaks gRPC, with `shift_watch` and `cluster_watch`. It returns values of `model`; what they mean is decided elsewhere.
 
+mod cluster_watch;
 mod reopening;
 mod shift_watch;
 
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use cluster_watch::{ClusterNews, ClusterWatch};
 use reopening::{Raw, Reopening};
 pub use shift_watch::{ShiftNews, ShiftWatch};
 use switchyard_proto::api::v1::{
@@ -167,6 +169,11 @@ impl Hub {
     /// A watch of one shift. Opens at the first `next`.
     pub fn watch_shift(&self, id: &str) -> ShiftWatch {
         ShiftWatch::new(self.clone(), id)
+    }
+
+    /// A watch of one cluster. Opens at the first `next`.
+    pub fn watch_cluster(&self, cluster: &str) -> ClusterWatch {
+        ClusterWatch::new(self.clone(), cluster)
     }
 }
 

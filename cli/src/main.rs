@@ -2,11 +2,12 @@
 //!
 //! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
 //! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
-//! `changes`, `wait`, `shift_lines`, `shift_wait` and `shift_advice` decide (no IO), `render` and `output` show, `commands` put these together.
+//! `changes`, `wait`, `cluster_wait`, `shift_lines`, `shift_wait` and `shift_advice` decide (no IO), `render` and `output` show, `commands` put these together.
 //! The program must never link a database or an AWS client: it knows only what the hub tells it.
 
 mod args;
 mod changes;
+mod cluster_wait;
 mod commands;
 #[cfg(test)]
 mod docs_tests;

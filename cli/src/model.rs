@@ -3,7 +3,9 @@
 //! Protobuf stops in `convert`: everything after this module works on these types. Field names are those of the proto;
 //! enum words are lower case; times are RFC 3339; `spec_json` becomes the object `spec`. No IO.
 
+pub mod cluster;
 mod convert;
+pub mod explanation;
 #[cfg(test)]
 pub mod fixtures;
 pub mod shift;
@@ -14,6 +16,8 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use cluster::{Cluster, Forecast, Mode, Operation, OperationKind, Verdict};
+pub use explanation::Explanation;
 pub use shift::{AuditEntry, Finding, GatingSwitch, Shift, State, StepPlan};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -138,6 +142,8 @@ pub enum Link {
     Syncing,
     Stale,
     Unknown,
+    /// Taken out by an operator.
+    Removed,
 }
 
 impl fmt::Display for Link {
@@ -148,6 +154,7 @@ impl fmt::Display for Link {
             Self::Syncing => "syncing",
             Self::Stale => "stale",
             Self::Unknown => "unknown",
+            Self::Removed => "removed",
         })
     }
 }
@@ -180,25 +187,6 @@ pub struct Note {
     pub policy: PolicyRef,
     pub cluster: String,
     pub reason: String,
-    pub message: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Cluster {
-    pub name: String,
-    pub region: String,
-    pub vpc_id: String,
-    pub link: Link,
-    pub last_seen: Option<Timestamp>,
-    pub agent_version: String,
-    pub endpoints: u32,
-    pub problems: Vec<SourceProblem>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SourceProblem {
-    pub namespace: String,
-    pub kind: String,
     pub message: String,
 }
 

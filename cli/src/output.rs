@@ -45,6 +45,11 @@ impl Output {
         matches!(self.format, Format::Json | Format::Jsonl)
     }
 
+    /// Whether people read it.
+    pub fn is_table(&self) -> bool {
+        self.format == Format::Table
+    }
+
     /// Writes one result: the value as a document, or for people what `table` makes of it.
     pub fn show<T: Serialize>(&self, value: &T, table: impl FnOnce(Paint, Timestamp) -> String) -> Result<(), Failure> {
         match self.format {

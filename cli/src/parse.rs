@@ -33,6 +33,8 @@ pub enum ParseError {
     Seconds(String),
     #[error("'{0}' is no time at all; give more, or leave it out for the default")]
     NoTime(String),
+    #[error("'{0}' is not a percentage from 1 to 100; write for example 25%")]
+    Percent(String),
     #[error("'{0}' is not PERCENT or PERCENTxFACTOR; write for example 5 or 5x2")]
     Growth(String),
     #[error("'{0}' is not a time; write for example 2h or 7d (ago), 2026-01-02, or 2026-01-02T03:04:05Z")]
@@ -190,6 +192,13 @@ pub fn growth(text: &str) -> Result<(u32, u32), ParseError> {
     }
 }
 
+/// `25%` or `25`.
+pub fn percent(text: &str) -> Result<u32, ParseError> {
+    let bad = || ParseError::Percent(text.into());
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end().parse().map_err(|_| bad())?;
+    if (1..=100).contains(&number) { Ok(number) } else { Err(bad()) }
+}
+
 /// `30s`, `5m`, `1h30m`; more than nothing, at most a day.
 pub fn duration(text: &str) -> Result<Duration, ParseError> {
     let parsed: SignedDuration = text.parse().map_err(|_| ParseError::Duration(text.into()))?;
@@ -331,6 +340,16 @@ mod tests {
         }
         let long_ago = moment("7000000d").unwrap();
         assert_eq!(long_ago.at(now), Timestamp::MIN);
+    }
+
+    #[test]
+    fn a_percentage_may_have_its_sign() {
+        for (text, percent_of) in [("25%", 25), ("25", 25), ("1", 1), ("100 %", 100)] {
+            assert_eq!(percent(text), Ok(percent_of), "{text}");
+        }
+        for text in ["", "%", "0", "0%", "101", "-1", "2.5", "25%%"] {
+            assert_eq!(percent(text), Err(ParseError::Percent(text.into())), "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::model::fixtures;
 
-const KINDS: [&str; 4] = ["Accepted", "ResolvedRefs", "Programmed", "Converged"];
+const KINDS: [&str; 5] = ["Accepted", "ResolvedRefs", "Programmed", "Converged", "FailedOver"];
 const LINKS: [&str; 3] = ["connected", "stale", "syncing"];
 
 /// The reasons of policies, and those of what outlives a shift, which are notes too.

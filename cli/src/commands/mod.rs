@@ -2,6 +2,9 @@
 
 mod apply;
 mod change;
+mod cluster;
+mod cluster_follow;
+mod failover;
 mod follow;
 mod get;
 mod history;
@@ -20,7 +23,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    args::{Cli, Command, Delete, Format, Global},
+    args::{Cli, Command, Delete, Drill, Format, Global},
     error::{Exit, Failure, Report},
     hub::Hub,
     output::{self, Output, note},
@@ -115,6 +118,13 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         Command::Promote(args) => return shift_act::promote(&context, args).await,
         Command::Abort(args) => return shift_act::abort(&context, args).await,
         Command::Watch(args) => return shift_act::watch(&context, args).await,
+        Command::Cordon(args) => return cluster::cordon(&context, args).await,
+        Command::Drain(args) => return cluster::drain(&context, args).await,
+        Command::Uncordon(args) => return cluster::uncordon(&context, args).await,
+        Command::Remove(args) => return cluster::remove(&context, args).await,
+        Command::Drill(Drill::ClusterLoss(args)) => return cluster::cluster_loss(&context, args).await,
+        Command::Failback(args) => return failover::failback(&context, args).await,
+        Command::Explain(args) => failover::explain(&context, args).await,
         Command::History(args) => history::history(&context, args).await,
         Command::Audit(args) => history::audit(&context, args).await,
         Command::Switch(what) => switch::run(&context, what).await,

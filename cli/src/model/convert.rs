@@ -128,6 +128,7 @@ impl From<pb::ClusterLink> for Link {
             pb::ClusterLink::Syncing => Self::Syncing,
             pb::ClusterLink::Stale => Self::Stale,
             pb::ClusterLink::Unknown => Self::Unknown,
+            pb::ClusterLink::Removed => Self::Removed,
         }
     }
 }
@@ -168,28 +169,6 @@ impl From<pb::PlanNote> for Note {
             reason: from.reason,
             message: from.message,
         }
-    }
-}
-
-impl From<pb::Cluster> for Cluster {
-    fn from(from: pb::Cluster) -> Self {
-        let link = from.link().into();
-        Self {
-            name: from.name,
-            region: from.region,
-            vpc_id: from.vpc_id,
-            link,
-            last_seen: time(from.last_seen),
-            agent_version: from.agent_version,
-            endpoints: from.endpoints,
-            problems: each(from.problems),
-        }
-    }
-}
-
-impl From<pb::SourceProblem> for SourceProblem {
-    fn from(from: pb::SourceProblem) -> Self {
-        Self { namespace: from.namespace, kind: from.kind, message: from.message }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tables of policies, clusters, endpoints and plans. Pure.
+//! Tables of policies, endpoints and plans. Pure.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use super::{
     table::{Cell, Paint, Table, Tone},
 };
 use crate::{
-    model::{Cluster, ClusterStatus, Endpoint, Link, OwnerKind, Plan, Policy, Truth},
+    model::{ClusterStatus, Endpoint, OwnerKind, Plan, Policy, Truth},
     text::plain,
 };
 
@@ -80,43 +80,6 @@ fn truth(policy: &Policy, kind: &str) -> Cell {
     }
 }
 
-pub fn clusters(clusters: &[Cluster], paint: Paint, now: Timestamp) -> String {
-    if clusters.is_empty() {
-        return "No clusters: no agent has connected yet.\n".into();
-    }
-    let mut table = Table::new(&["NAME", "REGION", "VPC", "LINK", "LAST SEEN", "AGENT", "ENDPOINTS", "PROBLEMS"]);
-    for cluster in clusters {
-        let problems = cluster.problems.len();
-        table.row(vec![
-            Cell::left(&cluster.name),
-            Cell::left(&cluster.region),
-            Cell::left(&cluster.vpc_id),
-            Cell::toned(cluster.link, if cluster.link == Link::Connected { Tone::Good } else { Tone::Doubt }),
-            Cell::left(age(cluster.last_seen, now)),
-            Cell::left(&cluster.agent_version),
-            Cell::right(cluster.endpoints),
-            Cell::right(problems).tone(if problems > 0 { Tone::Bad } else { Tone::Plain }),
-        ]);
-    }
-    let mut text = table.render(paint);
-    let lines: Vec<String> = clusters
-        .iter()
-        .flat_map(|cluster| cluster.problems.iter().map(move |problem| (cluster, problem)))
-        .map(|(cluster, problem)| {
-            let place = if problem.namespace.is_empty() { "all namespaces" } else { &problem.namespace };
-            plain(&format!("{}: {} in {place}: {}", cluster.name, problem.kind, problem.message))
-        })
-        .collect();
-    if !lines.is_empty() {
-        text.push_str(&format!(
-            "\n{}\n",
-            paint.text(Tone::Title, "WATCHES THAT FAIL (what they reported before stays in force)")
-        ));
-        lines.iter().for_each(|line| text.push_str(&format!("  {}\n", paint.text(Tone::Bad, line))));
-    }
-    text
-}
-
 pub fn endpoints(endpoints: &[Endpoint], paint: Paint, now: Timestamp) -> String {
     if endpoints.is_empty() {
         return "No endpoints.\n".into();
@@ -186,7 +149,7 @@ pub fn plan(plan: &Plan, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Note, PolicyRef, SourceProblem, Step, fixtures};
+    use crate::model::{Note, PolicyRef, Step, fixtures};
 
     const BARE: Paint = Paint { colored: false };
 
@@ -213,33 +176,6 @@ shop       checkout  api          7  blue=90,green=10  blue=100,green=?  True   
         policy.version = 8;
         let text = policies(&[policy], BARE, now());
         assert!(!text.contains("True"), "{text}");
-    }
-
-    #[test]
-    fn clusters_show_the_link_and_every_failing_watch() {
-        let blue = Cluster {
-            name: "blue".into(),
-            region: "eu-west-1".into(),
-            vpc_id: "vpc-1".into(),
-            link: Link::Connected,
-            last_seen: Some("2026-01-02T03:04:00Z".parse().unwrap()),
-            agent_version: "0.1.0".into(),
-            endpoints: 12,
-            problems: vec![SourceProblem {
-                namespace: "shop".into(),
-                kind: "Service".into(),
-                message: "forbidden".into(),
-            }],
-        };
-        let text = clusters(&[blue], BARE, now());
-        let expected = "\
-NAME  REGION     VPC    LINK       LAST SEEN  AGENT  ENDPOINTS  PROBLEMS
-blue  eu-west-1  vpc-1  connected  5s         0.1.0         12         1
-
-WATCHES THAT FAIL (what they reported before stays in force)
-  blue: Service in shop: forbidden
-";
-        assert_eq!(text, expected, "\n{text}");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Text for people. Pure: takes values and `now`, gives strings; escape codes only through `Paint`.
 
+mod clusters;
+mod explain;
 mod lists;
 mod shift;
 mod spec;
 mod status;
 mod table;
 
-pub use lists::{clusters, endpoints, plan, policies};
+pub use clusters::{clusters, forecast};
+pub use explain::explain;
+pub use lists::{endpoints, plan, policies};
 pub use shift::{audit, dry_run, history, note_sentence, shift, shift_line, shift_name, switch_line, switches};
 pub use status::{fit, live, status};
 pub use table::{Paint, Tone};
@@ -39,6 +43,16 @@ pub fn share(weight: u32, sum: u32) -> String {
     format!("{:.1}%", f64::from(weight) * 100.0 / f64::from(sum))
 }
 
+/// `12.5%` for thousandths of a whole.
+pub fn percent(permille: u32) -> String {
+    format!("{}.{}%", permille / 10, permille % 10)
+}
+
+/// `2026-01-02T03:00:00Z`.
+pub fn clock(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +72,9 @@ mod tests {
     #[test]
     fn shares_are_percent_of_the_sum() {
         assert_eq!((share(90, 100).as_str(), share(1, 3).as_str(), share(0, 0).as_str()), ("90.0%", "33.3%", "-"));
+        assert_eq!(
+            (percent(0), percent(5), percent(333), percent(1000)),
+            ("0.0%".into(), "0.5%".into(), "33.3%".into(), "100.0%".into())
+        );
     }
 }

@@ -81,6 +81,9 @@ fn verdict(policy: &Policy) -> (Tone, String) {
             format!("NOT JUDGED YET: version {} is accepted, what follows speaks of version {seen}", policy.version),
         );
     }
+    if let Some(moved) = moved(policy) {
+        return moved;
+    }
     // The first condition that is not true, in the order in which they build on each other.
     for kind in ["Accepted", "ResolvedRefs", "Programmed", "Converged"] {
         match policy.condition(kind) {
@@ -100,6 +103,20 @@ fn verdict(policy: &Policy) -> (Tone, String) {
         return (Tone::Doubt, "CONVERGED, but a cluster is not heard of: its targets are frozen".into());
     }
     (Tone::Good, "CONVERGED".into())
+}
+
+/// What health or operators have made of the weights: it is why the conditions below are not true, so it goes before them.
+fn moved(policy: &Policy) -> Option<(Tone, String)> {
+    let condition = policy.condition("FailedOver")?;
+    if condition.status != Truth::True && condition.reason != "Panic" {
+        return None;
+    }
+    if condition.reason == "Panic" {
+        return Some((Tone::Bad, format!("PANIC: {}", condition.message)));
+    }
+    let there = |cluster: &ClusterStatus| cluster.programmed_weight.unwrap_or(0) == cluster.effective_weight;
+    let word = if policy.status.clusters.iter().all(there) { "FAILED OVER" } else { "FAILING OVER" };
+    Some((Tone::Doubt, format!("{word} ({}): {}", condition.reason, condition.message)))
 }
 
 fn facts(policy: &Policy, shift: Option<&Shift>, now: Timestamp) -> String {

@@ -205,3 +205,28 @@ fn a_policy_with_a_listener_and_no_rule_yet_shows_no_priority() {
     let page = status(&policy, None, BARE, now());
     assert!(page.contains("  rule        -\n  listener    arn:listener/1\n"), "{page}");
 }
+
+#[test]
+fn a_policy_that_failed_over_says_so_first_and_whether_the_load_balancer_has_it() {
+    let mut policy = fixtures::policy(7);
+    let message = "blue gets 0 % instead of 50 %: 0 of 4 expected targets are healthy (0 %)";
+    let mut condition = policy.status.conditions[3].clone();
+    condition.r#type = "FailedOver".into();
+    (condition.status, condition.reason, condition.message) = (Truth::True, "FailedOver".into(), message.into());
+    policy.status.conditions.push(condition);
+    for cluster in &mut policy.status.clusters {
+        cluster.programmed_weight = Some(cluster.effective_weight);
+    }
+    let first = |policy: &Policy| {
+        let page = status(policy, None, Paint { colored: false }, now());
+        page.lines().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(first(&policy), format!("shop/checkout  FAILED OVER (FailedOver): {message}"));
+    policy.status.clusters[0].programmed_weight = Some(99);
+    assert_eq!(first(&policy), format!("shop/checkout  FAILING OVER (FailedOver): {message}"));
+    let condition = policy.status.conditions.last_mut().unwrap();
+    (condition.status, condition.reason) = (Truth::False, "Panic".into());
+    assert_eq!(first(&policy), format!("shop/checkout  PANIC: {message}"));
+    policy.status.conditions.last_mut().unwrap().reason = "AsRequested".into();
+    assert!(first(&policy).starts_with("shop/checkout  NOT CONVERGED: "), "{}", first(&policy));
+}

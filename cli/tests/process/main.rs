@@ -1,5 +1,6 @@
 //! The real `yardctl` process against a hub that answers from a script: what is sent, what is printed, exit codes.
 
+mod clusters;
 mod commands;
 mod connection;
 mod shift_acts;

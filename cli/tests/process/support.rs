@@ -51,6 +51,14 @@ pub enum ShiftBeat {
     Hold,
 }
 
+/// One thing that a watch of a cluster does. A stream ends when its script does.
+pub enum ClusterBeat {
+    Cluster(Box<pb::Cluster>),
+    Break(Status),
+    /// Nothing more, but the stream stays open.
+    Hold,
+}
+
 type Queue<T> = Mutex<VecDeque<Answer<T>>>;
 
 /// What the hub will answer, call by call.
@@ -65,6 +73,13 @@ pub struct Script {
     pub plan: Queue<pb::GetPlanResponse>,
     pub clusters: Queue<pb::ListClustersResponse>,
     pub endpoints: Queue<pb::ListEndpointsResponse>,
+    pub watch_cluster: Mutex<VecDeque<Answer<Vec<ClusterBeat>>>>,
+    /// Cordon, uncordon and remove take their answers here.
+    pub of_cluster: Queue<pb::Cluster>,
+    pub drain: Queue<pb::DrainClusterResponse>,
+    pub drill: Queue<pb::DrillClusterLossResponse>,
+    pub explain: Queue<pb::ExplainPolicyResponse>,
+    pub failback: Queue<pb::FailbackPolicyResponse>,
     pub create: Queue<pb::CreateShiftResponse>,
     pub get_shift: Queue<pb::GetShiftResponse>,
     pub shifts: Queue<pb::ListShiftsResponse>,
@@ -91,6 +106,12 @@ pub struct Seen {
     pub delete: Mutex<Vec<pb::DeletePolicyRequest>>,
     pub weights: Mutex<Vec<pb::SetWeightsRequest>>,
     pub endpoints: Mutex<Vec<pb::ListEndpointsRequest>>,
+    pub watch_cluster: Mutex<Vec<pb::WatchClustersRequest>>,
+    /// What was done, and the request in the form of a cordon: all three have the same fields.
+    pub of_cluster: Mutex<Vec<(&'static str, pb::CordonClusterRequest)>>,
+    pub drain: Mutex<Vec<pb::DrainClusterRequest>>,
+    pub drill: Mutex<Vec<pb::DrillClusterLossRequest>>,
+    pub failback: Mutex<Vec<pb::FailbackPolicyRequest>>,
     pub create: Mutex<Vec<pb::CreateShiftRequest>>,
     pub shifts: Mutex<Vec<pb::ListShiftsRequest>>,
     pub watch_shift: Mutex<Vec<pb::WatchShiftRequest>>,
@@ -180,10 +201,98 @@ impl PolicyService for Service {
     async fn get_plan(&self, _: Request<pb::GetPlanRequest>) -> Result<Response<pb::GetPlanResponse>, Status> {
         next("GetPlan", &self.script.plan).await.map(Response::new)
     }
+
+    async fn explain_policy(
+        &self,
+        _: Request<pb::ExplainPolicyRequest>,
+    ) -> Result<Response<pb::ExplainPolicyResponse>, Status> {
+        next("ExplainPolicy", &self.script.explain).await.map(Response::new)
+    }
+
+    async fn failback_policy(
+        &self,
+        request: Request<pb::FailbackPolicyRequest>,
+    ) -> Result<Response<pb::FailbackPolicyResponse>, Status> {
+        self.seen.failback.lock().unwrap().push(request.into_inner());
+        next("FailbackPolicy", &self.script.failback).await.map(Response::new)
+    }
+}
+
+impl Service {
+    async fn of_cluster(
+        &self,
+        what: &'static str,
+        request: pb::CordonClusterRequest,
+    ) -> Result<Option<pb::Cluster>, Status> {
+        self.seen.of_cluster.lock().unwrap().push((what, request));
+        next(what, &self.script.of_cluster).await.map(Some)
+    }
 }
 
 #[tonic::async_trait]
 impl ClusterService for Service {
+    type WatchClustersStream = Pin<Box<dyn Stream<Item = Result<pb::WatchClustersResponse, Status>> + Send>>;
+
+    async fn watch_clusters(
+        &self,
+        request: Request<pb::WatchClustersRequest>,
+    ) -> Result<Response<Self::WatchClustersStream>, Status> {
+        self.seen.watch_cluster.lock().unwrap().push(request.into_inner());
+        let beats = next("WatchClusters", &self.script.watch_cluster).await?;
+        let stream = tokio_stream::iter(beats).then(|beat| async move {
+            match beat {
+                ClusterBeat::Cluster(cluster) => Ok(pb::WatchClustersResponse { cluster: Some(*cluster) }),
+                ClusterBeat::Break(status) => Err(status),
+                ClusterBeat::Hold => std::future::pending().await,
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn cordon_cluster(
+        &self,
+        request: Request<pb::CordonClusterRequest>,
+    ) -> Result<Response<pb::CordonClusterResponse>, Status> {
+        let cluster = self.of_cluster("cordon", request.into_inner()).await?;
+        Ok(Response::new(pb::CordonClusterResponse { cluster }))
+    }
+
+    async fn uncordon_cluster(
+        &self,
+        request: Request<pb::UncordonClusterRequest>,
+    ) -> Result<Response<pb::UncordonClusterResponse>, Status> {
+        let pb::UncordonClusterRequest { request_id, cluster, reason, expected_version } = request.into_inner();
+        let request = pb::CordonClusterRequest { request_id, cluster, reason, expected_version };
+        let cluster = self.of_cluster("uncordon", request).await?;
+        Ok(Response::new(pb::UncordonClusterResponse { cluster }))
+    }
+
+    async fn remove_cluster(
+        &self,
+        request: Request<pb::RemoveClusterRequest>,
+    ) -> Result<Response<pb::RemoveClusterResponse>, Status> {
+        let pb::RemoveClusterRequest { request_id, cluster, reason, expected_version } = request.into_inner();
+        let request = pb::CordonClusterRequest { request_id, cluster, reason, expected_version };
+        let cluster = self.of_cluster("remove", request).await?;
+        Ok(Response::new(pb::RemoveClusterResponse { cluster }))
+    }
+
+    async fn drain_cluster(
+        &self,
+        request: Request<pb::DrainClusterRequest>,
+    ) -> Result<Response<pb::DrainClusterResponse>, Status> {
+        self.seen.drain.lock().unwrap().push(request.into_inner());
+        next("DrainCluster", &self.script.drain).await.map(Response::new)
+    }
+
+    async fn drill_cluster_loss(
+        &self,
+        request: Request<pb::DrillClusterLossRequest>,
+    ) -> Result<Response<pb::DrillClusterLossResponse>, Status> {
+        self.seen.drill.lock().unwrap().push(request.into_inner());
+        next("DrillClusterLoss", &self.script.drill).await.map(Response::new)
+    }
+
     async fn list_clusters(
         &self,
         _: Request<pb::ListClustersRequest>,
