@@ -1,7 +1,7 @@
 //! What the rows of the failure table share: a world under live traffic with a witness at its load balancer, what was written
 //! there, and random choices that can be repeated.
 
-use std::{io::Write, time::Duration};
+use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
@@ -176,6 +176,28 @@ impl Stage {
             wait::check(audits.count() >= 2, || format!("{} calls", calls.len()))
         })
         .await;
+    }
+
+    /// Waits until no agent says that it cannot read something. A watch that died without a word is noticed when it should have
+    /// ended, after 65 s at most.
+    ///
+    /// # Panics
+    /// After the deadline.
+    pub async fn nothing_is_failing(&self) {
+        let done = wait::until_within("the agents to read everything again", 2 * wait::PATIENCE, async || {
+            let page = self.world.yardctl.status_page(POLICY).await.map_err(|e| e.to_string())?;
+            wait::check(!page.contains("SourceFailing"), || page.clone())
+        });
+        done.await.expect("the agents recover");
+    }
+
+    /// The addresses of a policy's registered targets, of all clusters.
+    ///
+    /// # Panics
+    /// When the sandbox does not answer.
+    pub async fn targets(&self, policy: &str) -> BTreeSet<String> {
+        let state = self.world.elb().state().await.expect("the load balancer");
+        state.groups_of(policy).iter().flat_map(|group| group.addresses()).collect()
     }
 
     /// The metrics page of the hub: the number behind this name, which may have labels.

@@ -1,6 +1,10 @@
 //! An old database is restored behind the hub's back.
 
-use switchyard_tests::{chaos::POLICY, restored::Restored, shifts::in_force, shifts::weights};
+use switchyard_tests::{
+    chaos::POLICY,
+    restored::Restored,
+    shifts::{in_force, weights},
+};
 
 /// Stated: since the backup the hub was started three times and wrote, traffic went to another cluster, all pods were replaced and
 /// a policy was made. A hub that starts on the backup finds a later epoch at the load balancer: it shows that and writes nothing

@@ -6,6 +6,7 @@ mod aws;
 mod clocks;
 mod deaths;
 mod hindered;
+mod idle;
 mod loss;
 mod partitions;
 mod pods;
