@@ -303,3 +303,48 @@ async fn the_description_is_served_and_names_every_route() {
     assert_eq!((other.status.as_u16(), other.header("allow")), (405, "GET"));
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn whole_clusters_and_explanations_are_served_over_json() {
+    let hub = hub().await;
+    apply(&hub, "web").await;
+    let (status, _, mut watch) = lines(hub.gateway, "/v1/clusters/blue:watch").await;
+    assert_eq!(status.as_u16(), 200);
+    let first = watch.next().await.unwrap();
+    assert_eq!((&first["cluster"]["name"], &first["cluster"]["mode"]), (&json!("blue"), &json!("CLUSTER_MODE_ACTIVE")));
+    let body = json!({"reason": "an upgrade"}).to_string();
+    let key = [("idempotency-key", "cordon-1")];
+    let calls = (0..5).map(|_| send(hub.gateway, "POST /v1/clusters/blue:cordon", &key, &body));
+    for answer in futures::future::join_all(calls).await {
+        let cluster = &answer.json()["cluster"];
+        assert_eq!(
+            (&cluster["mode"], &cluster["operation"]["version"]),
+            (&json!("CLUSTER_MODE_CORDONED"), &json!("1"))
+        );
+        assert_eq!(cluster["operation"]["kind"], "CLUSTER_OPERATION_KIND_CORDON");
+    }
+    let told = watch.next().await.unwrap();
+    assert_eq!(told["cluster"]["operation"]["reason"], "an upgrade", "{told}");
+    let listed = get(hub.gateway, "/v1/clusters").await.json();
+    assert_eq!(listed["clusters"][0]["mode"], "CLUSTER_MODE_CORDONED", "also before its agent was seen: {listed}");
+
+    let wrong = post(hub.gateway, "/v1/clusters/blue:drain", &json!({"requestId": "d", "stepPercent": 101})).await;
+    assert_eq!(wrong.refusal(), (400, "INVALID_ARGUMENT".to_owned()));
+    assert_eq!(wrong.json()["details"][0]["violations"][0]["field"], "step_percent");
+    let carried = post(hub.gateway, "/v1/clusters/blue:remove", &json!({"requestId": "r"})).await;
+    assert_eq!(carried.refusal(), (400, "FAILED_PRECONDITION".to_owned()));
+    let finding = &carried.json()["details"][0]["findings"][0];
+    assert_eq!((&finding["guard"], &finding["policy"]["name"]), (&json!("StillCarries"), &json!("web")));
+    hub.aws_was_read();
+    let drill = post(hub.gateway, "/v1/clusters/blue:drillLoss", &json!({"dryRun": true})).await;
+    assert_eq!(drill.json()["forecast"][0]["verdict"], "FORECAST_VERDICT_NOT_CARRIED", "{drill:?}");
+    let back = post(hub.gateway, "/v1/clusters/blue:uncordon", &json!({"requestId": "u"})).await;
+    assert_eq!(back.json()["cluster"]["mode"], "CLUSTER_MODE_ACTIVE", "{back:?}");
+
+    let explained = get(hub.gateway, &format!("{POLICY}:explain")).await.json();
+    assert_eq!(explained["policy"]["ref"]["name"], "web", "{explained}");
+    assert!(explained.get("explanation").is_none(), "it was not planned yet: {explained}");
+    let nothing = post(hub.gateway, &format!("{POLICY}:failback"), &json!({"requestId": "f"})).await;
+    assert_eq!(nothing.refusal(), (400, "FAILED_PRECONDITION".to_owned()));
+    hub.stop().await;
+}

@@ -40,9 +40,18 @@ pub const BINDINGS: &[Binding] = &[
     bind("POST", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:setWeights", "PolicyService/SetWeights", "SetWeights"),
     bind("GET", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:watch", "PolicyService/WatchPolicies", "WatchPolicy"),
     bind("GET", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:plan", "PolicyService/GetPlan", "GetPlanOfPolicy"),
+    bind("GET", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:explain", "PolicyService/ExplainPolicy", "ExplainPolicy"),
+    bind("POST", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:failback", "PolicyService/FailbackPolicy", "FailbackPolicy"),
     bind("POST", "/v1/namespaces/{policy.namespace}/policies/{policy.name}:rollback", "ShiftService/RollbackShift", "RollbackPolicy"),
     bind("GET", "/v1/plan", "PolicyService/GetPlan", "GetPlan"),
     bind("GET", "/v1/clusters", "ClusterService/ListClusters", "ListClusters"),
+    bind("GET", "/v1/clusters:watch", "ClusterService/WatchClusters", "WatchClusters"),
+    bind("GET", "/v1/clusters/{cluster}:watch", "ClusterService/WatchClusters", "WatchCluster"),
+    bind("POST", "/v1/clusters/{cluster}:cordon", "ClusterService/CordonCluster", "CordonCluster"),
+    bind("POST", "/v1/clusters/{cluster}:drain", "ClusterService/DrainCluster", "DrainCluster"),
+    bind("POST", "/v1/clusters/{cluster}:uncordon", "ClusterService/UncordonCluster", "UncordonCluster"),
+    bind("POST", "/v1/clusters/{cluster}:remove", "ClusterService/RemoveCluster", "RemoveCluster"),
+    bind("POST", "/v1/clusters/{cluster}:drillLoss", "ClusterService/DrillClusterLoss", "DrillClusterLoss"),
     bind("GET", "/v1/endpoints", "ClusterService/ListEndpoints", "ListEndpoints"),
     bind("POST", "/v1/shifts", "ShiftService/CreateShift", "CreateShift"),
     bind("GET", "/v1/shifts", "ShiftService/ListShifts", "ListShifts"),
@@ -256,7 +265,7 @@ mod tests {
         let calls: BTreeSet<String> = calls.collect();
         let bound: BTreeSet<String> = BINDINGS.iter().map(|binding| binding.rpc.to_owned()).collect();
         assert_eq!(calls, bound);
-        assert!(calls.len() >= 21, "{calls:?}");
+        assert!(calls.len() >= 29, "{calls:?}");
     }
 
     fn service_methods(table: &Table, service: &str) -> Vec<String> {

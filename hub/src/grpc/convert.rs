@@ -9,11 +9,7 @@ use switchyard_core::{
     ids::{ClusterName, PolicyKey},
     inventory::{Endpoint, EndpointKey, EndpointState, Link, ServiceKey},
     plan::{RegionPlan, Step},
-    policy::{
-        Violation,
-        spec::TargetType,
-        validate::target_type_word,
-    },
+    policy::{Violation, spec::TargetType, validate::target_type_word},
     source::{Holder, Owner},
     status::{self, ConditionType, Note, PolicyStatus, Reason, StatusCondition},
 };

@@ -84,11 +84,7 @@ fn to_proto_pending(pending: &Pending) -> proto::PendingMove {
 }
 
 fn to_proto_level(level: &LevelExplanation) -> proto::LevelExplanation {
-    proto::LevelExplanation {
-        priority: level.priority,
-        health_permille: level.health,
-        load_permille: level.load,
-    }
+    proto::LevelExplanation { priority: level.priority, health_permille: level.health, load_permille: level.load }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Tests of errors' way to the caller.
 
-use switchyard_core::shift::machine::Refusal;
+use switchyard_core::{
+    fleet::{Mode, forecast::Verdict, machine::Refusal as Unfit},
+    shift::machine::Refusal,
+};
 
 use super::*;
 use crate::store::Query;
@@ -120,6 +123,51 @@ fn a_stale_policy_of_a_shift_is_named_beside_both_versions() {
     assert_eq!((details.expected_version, details.present_version), (3, 5));
 }
 
+fn unfit() -> FleetError {
+    let (cluster, mode) = ("blue".parse().unwrap(), Mode::Drained);
+    Unfit::WrongMode { cluster, mode, problem: "no", remedy: "wait".to_owned() }.into()
+}
+
+fn carries(policies: usize) -> FleetError {
+    let policies = (0..policies).map(|i| PolicyKey::new("shop", format!("p{i}")).unwrap()).collect();
+    Unfit::StillCarries { cluster: "blue".parse().unwrap(), policies }.into()
+}
+
+fn lossy(policies: usize) -> ApiError {
+    let one = |i: usize| Uncarried {
+        policy: PolicyKey::new("shop", format!("p{i}")).unwrap(),
+        verdict: Verdict::Overloaded,
+        message: "green gets 120.0 % of what it carries".repeat(10),
+    };
+    ApiError::LossNotCarried {
+        cluster: "blue".parse().unwrap(),
+        all: policies + 1,
+        uncarried: (0..policies).map(one).collect(),
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_whole_cluster_is_told_policy_by_policy_as_far_as_a_header_holds_it() {
+    let told = |error: &ApiError| {
+        let status = to_status(error);
+        assert!(status.message().len() <= MOST_MESSAGE + 3 && status.details().len() <= MOST_DETAILS + 16);
+        (proto::Findings::decode(status.details()).unwrap().findings, status.message().to_owned())
+    };
+    let (found, message) = told(&unfit().into());
+    assert_eq!((found[0].guard.as_str(), &found[0].policy, found.len()), ("ClusterMode", &None, 1));
+    assert_eq!(message, "blue is Drained: no; wait");
+    let (found, _) = told(&carries(2).into());
+    let named: Vec<_> = found.iter().map(|one| one.policy.clone().unwrap().name).collect();
+    assert_eq!((named, found[0].guard.as_str()), (vec!["p0".to_owned(), "p1".to_owned()], "StillCarries"));
+    let (found, message) = told(&lossy(1));
+    assert_eq!((found[0].guard.as_str(), found[0].overridable), ("Overloaded", false));
+    assert!(message.starts_with("the loss of blue would not be carried in 1 of the 2 policies"), "{message}");
+    for many in [carries(1000).into(), lossy(1000)] {
+        let (found, message) = told(&many);
+        assert!(found.len() >= 5 && message.len() > 100, "{message}");
+    }
+}
+
 #[test]
 fn every_error_has_its_code_and_a_sentence() {
     let unavailable = || StoreError::Unavailable { query: Query::PolicyGet, source: sqlx::Error::PoolTimedOut };
@@ -159,6 +207,17 @@ fn every_error_has_its_code_and_a_sentence() {
         (SwitchError::NotFound(switch()).into(), Code::NotFound),
         (SwitchError::RequestReused { request_id: "r".to_owned(), method: "x".to_owned() }.into(), Code::AlreadyExists),
         (SwitchError::Store(unavailable()).into(), Code::Unavailable),
+        (ApplyError::NothingOut(key()).into(), Code::FailedPrecondition),
+        (FleetError::Invalid { violations: vec![violation("reason")] }.into(), Code::InvalidArgument),
+        (
+            FleetError::VersionConflict { cluster: "blue".parse().unwrap(), expected: 1, present: 2 }.into(),
+            Code::Aborted,
+        ),
+        (unfit().into(), Code::FailedPrecondition),
+        (carries(1).into(), Code::FailedPrecondition),
+        (FleetError::RequestReused { request_id: "r".to_owned(), method: "x".to_owned() }.into(), Code::AlreadyExists),
+        (FleetError::Store(unavailable()).into(), Code::Unavailable),
+        (lossy(1), Code::FailedPrecondition),
         (denied(), Code::PermissionDenied),
         (ApiError::NoShift(shift()), Code::NotFound),
         (ApiError::NothingToRollBack(key()), Code::NotFound),

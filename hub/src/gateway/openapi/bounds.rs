@@ -2,6 +2,7 @@
 //! field, and a test finds a field that there is not. Pure.
 
 use serde_json::{Map, Value, json};
+use switchyard_core::fleet::{MOST_DRILL_SECONDS, MOST_STEP_SECONDS};
 
 /// The header `Idempotency-Key`: see `docs/http.md`.
 pub fn request_id() -> Value {
@@ -40,6 +41,18 @@ pub fn of(full_name: &str) -> Option<Map<String, Value>> {
         ("SetGatingSwitchRequest" | "DeleteGatingSwitchRequest", "name") => {
             json!({"minLength": 1, "maxLength": 63, "pattern": LABEL})
         }
+        (
+            "CordonClusterRequest"
+            | "DrainClusterRequest"
+            | "UncordonClusterRequest"
+            | "RemoveClusterRequest"
+            | "DrillClusterLossRequest",
+            "cluster",
+        ) => json!({"minLength": 1, "maxLength": 63, "pattern": LABEL}),
+        ("DrainClusterRequest", "step_percent") => numbers(0, 100),
+        ("DrainClusterRequest", "step_seconds") => numbers(0, MOST_STEP_SECONDS.into()),
+        // A dry run needs none.
+        ("DrillClusterLossRequest", "duration_seconds") => numbers(0, MOST_DRILL_SECONDS.into()),
         ("SetGatingSwitchRequest", "policies") => json!({"maxItems": 100}),
         _ => return None,
     };
@@ -91,6 +104,14 @@ mod tests {
             "SetGatingSwitchRequest.name",
             "SetGatingSwitchRequest.policies",
             "DeleteGatingSwitchRequest.name",
+            "CordonClusterRequest.cluster",
+            "DrainClusterRequest.cluster",
+            "DrainClusterRequest.step_percent",
+            "DrainClusterRequest.step_seconds",
+            "UncordonClusterRequest.cluster",
+            "RemoveClusterRequest.cluster",
+            "DrillClusterLossRequest.cluster",
+            "DrillClusterLossRequest.duration_seconds",
         ];
         for field in fields {
             assert!(bounded.contains(&format!("switchyard.api.v1.{field}")), "{field} is not there, or not bounded");

@@ -115,8 +115,7 @@ mod tests {
     #[test]
     fn of_very_many_policies_the_worst_are_shown_in_their_order() {
         let names: Vec<String> = (0..MOST_PROGRESS + 10).map(|i| format!("p{i:05}")).collect();
-        let mut verdicts: Vec<(&str, Verdict)> =
-            names.iter().map(|name| (name.as_str(), Verdict::Unproven)).collect();
+        let mut verdicts: Vec<(&str, Verdict)> = names.iter().map(|name| (name.as_str(), Verdict::Unproven)).collect();
         for at in [3, 500, MOST_PROGRESS + 9] {
             verdicts[at].1 = Verdict::NotCarried;
         }

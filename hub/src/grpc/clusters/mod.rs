@@ -1,6 +1,5 @@
 //! ClusterService: member clusters and their endpoints from the picture in memory, and what operators want of a whole cluster, taken
-//! into the store. It moves nothing: the engine does. Must not import `engine` or `elb`. Tests: `hub/tests/grpc_clusters.rs`,
-//! `hub/tests/grpc_fleet.rs`.
+//! into the store. It moves nothing: the engine does. Must not import `engine` or `elb`. Tests: `hub/tests/grpc_fleet.rs`.
 
 mod ask;
 mod endpoints;

@@ -52,6 +52,7 @@ fn stored(name: &str, programmed: Option<u32>, pods: &[(&str, Verdict)]) -> Arc<
         policy: validate(&manifest).unwrap(),
         weight_override: None,
         deleting_since: None,
+        failback_at: None,
     };
     Arc::new(StoredPolicy {
         record,
@@ -65,6 +66,7 @@ fn stored(name: &str, programmed: Option<u32>, pods: &[(&str, Verdict)]) -> Arc<
             clusters: vec![status],
             rule: None,
             notes: Vec::new(),
+            failover: switchyard_core::failover::Explanation::default(),
         }),
         status_at: None,
         memory: PolicyMemory::default(),

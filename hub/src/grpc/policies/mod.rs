@@ -222,8 +222,7 @@ impl Policies {
         let explained = stored.status.as_ref();
         Ok(proto::ExplainPolicyResponse {
             policy: Some(to_proto_policy(stored, &links)),
-            explanation: explained
-                .and_then(|status| to_proto_explanation(&status.failover, &links, &picture.fleet)),
+            explanation: explained.and_then(|status| to_proto_explanation(&status.failover, &links, &picture.fleet)),
         })
     }
 

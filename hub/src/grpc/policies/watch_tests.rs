@@ -27,6 +27,7 @@ fn stored(name: &str, uid: &str, version: u64) -> StoredPolicy {
             policy: validate(&manifest).unwrap(),
             weight_override: None,
             deleting_since: None,
+            failback_at: None,
         },
         manifest,
         ownership: Ownership::default(),

@@ -141,6 +141,9 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
     if picture.wait_for(|picture| picture.loaded).await.is_err() {
         return Err(End::Shutdown);
     }
+    if picture.borrow().is_removed(&cluster) {
+        return Err(End::ClusterRemoved(cluster));
+    }
     let place = parts.registry.enter(&cluster, Uuid::now_v7());
     tracing::info!(%cluster, agent = %hello.instance, %epoch, "shifts are taken from a cluster");
     Ok(Some(Session {
@@ -245,6 +248,9 @@ impl Session<'_> {
                 Woken::Worked(Worked { uid, generation, done }) => {
                     in_flight = None;
                     self.desk.done(&uid, generation, done, self.started.elapsed(), Timestamp::now());
+                }
+                Woken::Picture(true) if self.picture.borrow().is_removed(&self.cluster) => {
+                    return Err(End::ClusterRemoved(self.cluster.clone()));
                 }
                 Woken::Picture(true) => self.look_at = self.look_at.or(Some(Instant::now() + SPACING)),
                 Woken::Look => in_flight = self.look(in_flight),

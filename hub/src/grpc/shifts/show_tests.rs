@@ -32,6 +32,7 @@ fn shift() -> Shift {
         policy: validate_policy(&manifest).unwrap(),
         weight_override: None,
         deleting_since: None,
+        failback_at: None,
     };
     let spec: ShiftSpec = serde_json::from_value(json!({
         "policies": [{"namespace": "shop", "name": "web", "to": "green"}],

@@ -91,6 +91,7 @@ fn record() -> PolicyRecord {
         policy: validate_policy(&manifest).unwrap(),
         weight_override: None,
         deleting_since: None,
+        failback_at: None,
     }
 }
 
