@@ -49,7 +49,7 @@ pub fn plan(world: &World<'_>, now: Timestamp) -> RegionPlan {
         let mut wanted = Vec::new();
         if let Some(no) = refusal(world, draft) {
             draft.notes.push(no);
-        } else if !draft.blocked {
+        } else if !draft.blocked && !is_unread(draft) {
             wanted = steps::for_policy(world, draft, of_listener, &mut ledger);
             add_moves(draft, of_listener, &mut moved, &mut wanted);
         }
@@ -87,7 +87,7 @@ pub fn forecast(world: &World<'_>, lost: &ClusterName, force: bool, now: Timesta
     let of = |(key, record)| {
         let memory: PolicyMemory = world.memories.get(key).cloned().unwrap_or_default();
         let draft = draft::make(&world, &index, record, memory, now);
-        let clusters = effective::inputs(&draft);
+        let clusters = effective::inputs(&draft, now);
         let input = effective::input(&draft, &clusters, now);
         (PolicyKey::clone(key), forecast::loss(&input, &draft.memory.failover, lost, force))
     };
@@ -143,17 +143,26 @@ fn refusal(world: &World<'_>, draft: &Draft<'_>) -> Option<Note> {
     if world.observed.audited_at.is_none() {
         return note(Reason::NotObservedYet, resolve::nothing_read(world.observed));
     }
-    let place = draft.place?;
-    let tagged = ownership::epoch_of(&place.load_balancer.tags, &world.settings.hub_id);
+    // Without a listener any load balancer may be the one that a later hub wrote on.
+    let load_balancers = world.observed.load_balancers.values();
+    let may_be_its = load_balancers.filter(|one| draft.place.is_none_or(|place| place.load_balancer.name == one.name));
+    let tagged = may_be_its.map(|one| (ownership::epoch_of(&one.tags, &world.settings.hub_id), one));
+    let (tagged, load_balancer) = tagged.max_by_key(|(tagged, _)| *tagged)?;
     if tagged > world.settings.epoch {
         let message = format!(
             "load balancer {} was last written under epoch {tagged}, this hub is at {}: its store is older than AWS \
              (restored from a backup?), so it only observes; compare, then start it with --accept-restored-store",
-            place.load_balancer.name, world.settings.epoch
+            load_balancer.name, world.settings.epoch
         );
         return note(Reason::ObserveOnly, message);
     }
     None
+}
+
+/// True while the policy's listener was not read: under which epoch its load balancer was last written is not known then, so that
+/// nothing may be written for it (I7).
+fn is_unread(draft: &Draft<'_>) -> bool {
+    draft.place.is_none() && draft.notes.iter().any(|note| note.reason == Reason::NotObservedYet)
 }
 
 fn assign_priorities(world: &World<'_>, drafts: &[Draft<'_>]) -> BTreeMap<ListenerArn, Priorities> {
