@@ -117,6 +117,8 @@ impl Case<'_> {
             memories: &self.model.memories,
             inventory: &self.model.inventory,
             observed: &self.model.aws,
+            health_read: &self.model.health_read,
+            fleet: &self.model.fleet,
         };
         let broken = check(&world, self.record, &self.plan.memory, steps, self.model.now);
         broken.into_iter().map(|broken| format!("{}: {}", broken.invariant, broken.detail)).collect()

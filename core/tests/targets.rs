@@ -118,6 +118,8 @@ impl Group {
             budget_percent: self.budget,
             most_targets: self.most,
             baseline: self.baseline.as_ref(),
+            drained: false,
+            sight: None,
         };
         let decided = targets::decide(&input, &self.model.inventory, self.now());
         self.baseline = Some(decided.baseline.clone());
@@ -475,13 +477,21 @@ fn pods_of_the_service_that_a_policy_named_before_are_weak_evidence_though_they_
 }
 
 #[test]
-fn a_cluster_that_is_still_syncing_or_away_may_add() {
-    for link in [Link::Stale, Link::Syncing] {
-        let mut group = Group::of(2);
-        group.pod(2, READY);
-        group.link(link);
-        assert_eq!(group.decide().register.len(), 1, "{link:?}");
-    }
+fn what_was_not_told_in_this_session_is_not_registered() {
+    let mut group = Group::of(2);
+    group.pod(2, READY);
+    group.model.advance(10);
+    group.link(Link::Stale);
+    let decided = group.decide();
+    assert!(decided.register.is_empty(), "an agent that is away tells nothing: {decided:?}");
+    assert!(decided.notes.iter().any(|note| note.reason == Reason::ClusterStale), "{decided:?}");
+    group.link(Link::Syncing);
+    assert!(group.decide().register.is_empty(), "what is stored is of a session before this one");
+    group.pod(3, READY);
+    let decided = group.decide();
+    assert_eq!(decided.register.iter().map(|new| new.target).collect::<Vec<_>>(), [target(&address(3))], "a pod told since is added");
+    group.link(Link::Connected);
+    assert_eq!(group.decide().register.len(), 2);
 }
 
 #[test]

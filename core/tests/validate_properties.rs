@@ -171,18 +171,40 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_failover()(
+        overprovisioning_percent in within(100, 1000), panic_threshold_percent in within(1, 100),
+        unhealthy_after_seconds in within(0, 3600), healthy_after_seconds in within(0, 86_400),
+        failback in prop_oneof![Just(None), Just(Some(spec::Failback::Auto)), Just(Some(spec::Failback::Manual))],
+        failback_step_percent in within(1, 100), failback_step_seconds in within(0, 86_400),
+        dead_band_percent in within(0, 50), hold_down_max_seconds in within(0, 86_400), max_moves_per_hour in within(1, 60),
+    ) -> spec::Failover {
+        spec::Failover {
+            overprovisioning_percent, panic_threshold_percent, unhealthy_after_seconds, healthy_after_seconds, failback,
+            failback_step_percent, failback_step_seconds, dead_band_percent, hold_down_max_seconds, max_moves_per_hour,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_cluster()(
+        name in like(&["a", "b", "c", "d", "e", "f", "g", "h"]), weight in within(0, 999),
+        priority in prop_oneof![6 => Just(0), 1 => within(0, 4)],
+    ) -> spec::Cluster {
+        spec::Cluster { name, weight, priority }
+    }
+}
+
+prop_compose! {
     fn any_manifest()(
         name in like(&["checkout", "a.b"]), namespace in like(&["shop"]), listener in any_listener(),
         matches in any_match(), backend in any_backend(), order in within(1, 49_000),
-        clusters in proptest::collection::vec((like(&["a", "b", "c", "d", "e", "f", "g", "h"]), within(0, 999)), 0..7),
+        clusters in proptest::collection::vec(any_cluster(), 0..7),
         safety in prop_oneof![2 => Just(spec::Safety::default()), 1 => any_safety()],
-        capacity in proptest::option::of(any_capacity()),
+        capacity in proptest::option::of(any_capacity()), failover in proptest::option::of(any_failover()),
     ) -> ClusterTrafficPolicy {
         let metadata = spec::Metadata { name, namespace };
         let spec = spec::PolicySpec {
-            listener, matches, order, backend, mode: Mode::Weighted,
-            clusters: clusters.into_iter().map(|(name, weight)| spec::Cluster { name, weight }).collect(),
-            safety, capacity,
+            listener, matches, order, backend, mode: Mode::Weighted, clusters, failover, safety, capacity,
         };
         ClusterTrafficPolicy { api_version: spec::API_VERSION.into(), kind: spec::KIND.into(), metadata, spec }
     }
@@ -211,8 +233,28 @@ fn judge(policy: &ValidatedPolicy) -> Result<(), String> {
     let most = if policy.protocol_version == "GRPC" { 0..100 } else { 200..500 };
     let codes = check.matcher.split([',', '-']).all(|code| code.parse().is_ok_and(|code: u32| most.contains(&code)));
     ok(codes && !check.matcher.contains('+'), "success codes")?;
+    judge_failover(policy).map_err(|what| format!("{what}: {policy:?}"))?;
     judge_safety(policy).map_err(|what| format!("{what}: {policy:?}"))?;
     judge_conditions(&policy.conditions).map_err(|what| format!("{what}: {policy:?}"))
+}
+
+fn judge_failover(policy: &ValidatedPolicy) -> Result<(), String> {
+    let ok = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+    ok(policy.standbys.is_empty() || policy.failover.is_some(), "a standby without failover")?;
+    for standby in &policy.standbys {
+        ok((1..=4).contains(&standby.priority) && standby.weight.carries(), "a standby's level and weight")?;
+        let below = standby.priority - 1;
+        ok(below == 0 || policy.standbys.iter().any(|other| other.priority == below), "levels without a gap")?;
+        let requested = policy.clusters.iter().find(|(name, _)| *name == standby.cluster);
+        ok(requested.is_some_and(|(_, weight)| !weight.carries()), "a standby is asked for nothing")?;
+    }
+    let Some(rules) = &policy.failover else { return Ok(()) };
+    ok((100..=1000).contains(&rules.overprovisioning_percent), "overprovisioning")?;
+    ok((1..=100).contains(&rules.panic_threshold_percent), "panic threshold")?;
+    ok(rules.unhealthy_after_seconds <= 3600 && rules.healthy_after_seconds <= 86_400, "times")?;
+    ok((1..=100).contains(&rules.failback_step_percent) && rules.failback_step_seconds <= 86_400, "steps")?;
+    ok(rules.dead_band_percent <= 50 && rules.hold_down_max_seconds <= 86_400, "dead band and hold-down")?;
+    ok((1..=60).contains(&rules.max_moves_per_hour), "moves an hour")
 }
 
 fn judge_safety(policy: &ValidatedPolicy) -> Result<(), &'static str> {

@@ -6,16 +6,18 @@ use jiff::Timestamp;
 
 use super::{
     ClusterInput, Input, Memory, Rules, WHOLE,
-    explain::{ClusterExplanation, Explanation, LevelExplanation, Pending, Standing},
-    memory::{ClusterMemory, LastDecision},
-    score::{self, Counts, EXPECTED_WINDOW, Expected},
-    share::{self, ALL, Carrier, Shares, factor},
+    explain::Explanation,
+    memory::{Asked, ClusterMemory, LastDecision},
+    room::{carried, is_near, parts, shares, without_health},
+    score::{self, Counts, Expected},
+    share::{self, ALL, Shares},
+    tell::{again_at, explain},
     timing, words,
 };
 use crate::{
     fleet::Mode,
     ids::{ClusterName, Weight},
-    status::{Note, Reason},
+    status::Note,
 };
 
 /// What should be programmed, and why.
@@ -49,16 +51,25 @@ pub fn decide(input: &Input<'_>, memory: Memory) -> Decided {
     let panic = input.rules.is_some_and(|rules| looks_all_bad(input, &seen, rules));
     match input.rules {
         Some(rules) if !panic => move_in_time(input, &seen, rules, &mut memory),
-        _ => memory.clusters.values_mut().for_each(|cluster| cluster.pending = None),
+        Some(_) => memory.clusters.values_mut().for_each(|cluster| cluster.pending = None),
+        None => forget_health(&mut memory),
     }
     let since = memory.panic_since.unwrap_or(input.now);
     memory.panic_since = panic.then_some(since);
-    let shares = if panic { None } else { shares(input, &seen, &memory) };
-    let (weights, shares) = settle(input, shares, panic, &mut memory);
+    let shares = if panic { without_health(input, &seen) } else { shares(input, &seen, &memory) };
+    let (weights, shares) = settle(input, &seen, shares, panic, &mut memory);
     let explanation = explain(input, &seen, &memory, &weights, shares.as_ref(), panic, &lost);
     let notes = words::notes(&explanation, shares.as_ref());
     let again_at = again_at(input, &memory);
     Decided { weights, memory, explanation, notes, again_at }
+}
+
+/// Without rules nothing is out: whoever adds them later begins with what is seen then.
+fn forget_health(memory: &mut Memory) {
+    memory.moves.clear();
+    for cluster in memory.clusters.values_mut() {
+        *cluster = ClusterMemory { expected: std::mem::take(&mut cluster.expected), ..ClusterMemory::default() };
+    }
 }
 
 /// Keeps how many targets each cluster should have, and names the zones that are lost everywhere.
@@ -95,9 +106,10 @@ fn look(cluster: &ClusterInput, memory: &Memory, lost: &BTreeSet<String>) -> See
     }
 }
 
-/// No cluster that could carry looks healthy. One that cannot be seen is not unhealthy.
+/// No cluster that could carry looks healthy. One that cannot be seen is not unhealthy; one that an operator drained carries nothing.
 fn looks_all_bad(input: &Input<'_>, seen: &[Seen], rules: &Rules) -> bool {
-    let mut places = input.clusters.iter().zip(seen).filter(|(cluster, _)| cluster.place().is_some()).peekable();
+    let carries = |cluster: &ClusterInput| cluster.place().is_some() && cluster.ceiling.permille > 0;
+    let mut places = input.clusters.iter().zip(seen).filter(|(cluster, _)| carries(cluster)).peekable();
     places.peek().is_some() && places.all(|(_, seen)| seen.score.is_some_and(|score| !is_healthy(score, rules)))
 }
 
@@ -108,6 +120,7 @@ fn is_healthy(score: u32, rules: &Rules) -> bool {
 fn move_in_time(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &mut Memory) {
     let now = input.now;
     timing::forget_old(&mut memory.moves, now);
+    memory.clusters.values_mut().for_each(|cluster| timing::follow_clock(cluster, now));
     for (cluster, seen) in input.clusters.iter().zip(seen) {
         let (Some(score), Some(sight)) = (seen.score, &cluster.sight) else { continue };
         let Some(remembered) = memory.clusters.get_mut(&cluster.cluster) else { continue };
@@ -124,7 +137,8 @@ fn move_in_time(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &mut Me
             remember_move(memory, rules, now);
         }
     }
-    if let Some(name) = last_resort(input, seen, rules, memory) {
+    let exhausted = memory.moves.len() >= rules.max_moves_per_hour as usize;
+    if let Some(name) = last_resort(input, seen, rules, memory).filter(|_| !exhausted) {
         let score = input.clusters.iter().zip(seen).find(|(cluster, _)| cluster.cluster == name);
         let remembered = memory.clusters.entry(name).or_default();
         let expected = std::mem::take(&mut remembered.expected);
@@ -143,7 +157,7 @@ fn remember_move(memory: &mut Memory, rules: &Rules, now: Timestamp) {
 }
 
 /// While nothing that carries looks healthy, a cluster that does is taken at once, whatever it still had to wait for: nothing could
-/// be worse than what is.
+/// be worse than what is. Past the moves of an hour nobody is: then all get what is asked for, which is half right at least.
 fn last_resort(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &Memory) -> Option<ClusterName> {
     let used = |name: &ClusterName| memory.clusters.get(name).and_then(|remembered| carried(remembered, rules));
     let mut places = input.clusters.iter().filter(|cluster| cluster.place().is_some());
@@ -156,90 +170,10 @@ fn last_resort(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &Memory)
     best.max_by_key(|(score, cluster)| (*score, std::cmp::Reverse(&cluster.cluster))).map(|(_, c)| c.cluster.clone())
 }
 
-/// The score that is used, held down by a return that is under way; none: it was never seen.
-fn carried(remembered: &ClusterMemory, rules: &Rules) -> Option<u32> {
-    let limit = remembered.limit.map_or(WHOLE, |limit| below(limit, rules.overprovisioning_percent));
-    remembered.used.map(|used| used.min(limit))
-}
-
-/// The score of which a cluster carries just this part of its share.
-fn below(limit: u32, overprovisioning_percent: u32) -> u32 {
-    if limit >= WHOLE { WHOLE } else { limit * 100 / overprovisioning_percent.max(1) }
-}
-
-/// The share of each, out of [`ALL`].
-pub(super) fn parts(weights: impl Iterator<Item = u32> + Clone) -> Vec<u64> {
-    let sum: u64 = weights.clone().map(u64::from).sum();
-    weights.map(|weight| u64::from(weight) * ALL / sum.max(1)).collect()
-}
-
-fn shares(input: &Input<'_>, seen: &[Seen], memory: &Memory) -> Option<Shares> {
-    let percent = input.rules.map_or(100, |rules| rules.overprovisioning_percent);
-    let health: Vec<u32> = input.clusters.iter().map(|cluster| health(cluster, input, memory)).collect();
-    let ceilings: Vec<u32> = input.clusters.iter().map(|cluster| cluster.ceiling.permille).collect();
-    let untouched = input.clusters.iter().all(|cluster| cluster.ceiling == crate::fleet::Ceiling::default());
-    // An operator's drain is obeyed as long as anybody else carries.
-    let none = vec![WHOLE; ceilings.len()];
-    let first = shares_under(input, seen, &health, &ceilings, percent);
-    match first {
-        Some(shares) => Some(shares),
-        None if untouched => None,
-        None => shares_under(input, seen, &health, &none, percent),
-    }
-}
-
-fn health(cluster: &ClusterInput, input: &Input<'_>, memory: &Memory) -> u32 {
-    let Some(rules) = input.rules else { return WHOLE };
-    memory.clusters.get(&cluster.cluster).and_then(|remembered| carried(remembered, rules)).unwrap_or(WHOLE)
-}
-
-fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u32], percent: u32) -> Option<Shares> {
-    let requested = parts(input.clusters.iter().map(|cluster| cluster.requested.get()));
-    let programmed = parts(input.clusters.iter().map(|cluster| cluster.programmed.map_or(0, Weight::get)));
-    let carrier = |i: usize| {
-        let cluster = &input.clusters[i];
-        let programmed = programmed[i];
-        let cordoned = cluster.ceiling.mode == Mode::Cordoned && input.has_rule;
-        Carrier {
-            place: cluster.place().map(|(level, weight)| (level, weight.get())),
-            score: health[i].min(below(ceilings[i], percent)),
-            requested: requested[i],
-            most: cordoned.then_some(programmed),
-            // Targets that cannot be read now are there all the same.
-            answers: cluster.registered > 0 || (cluster.sight.is_none() && programmed > 0),
-        }
-    };
-    let mut carriers: Vec<Carrier> = (0..input.clusters.len()).map(carrier).collect();
-    let plain = share::split(&carriers, percent)?;
-    if plain.shares == requested || is_near(&plain.shares, &requested) {
-        return Some(Shares { shares: requested, ..plain });
-    }
-    // Shares move away from what was asked for, so nobody gets what it is not known to carry.
-    let forced = input.clusters.iter().any(|cluster| cluster.ceiling.force);
-    for (i, carrier) in carriers.iter_mut().enumerate() {
-        let unproven = input.has_rule && seen[i].counts.healthy == 0;
-        let capacity = capacity(input, &seen[i]).filter(|_| !forced).map(|capacity| capacity.max(requested[i]));
-        let bounds = [carrier.most, unproven.then_some(programmed[i]), capacity];
-        carrier.most = bounds.into_iter().flatten().min();
-    }
-    share::split(&carriers, percent)
-}
-
-/// Rounding of thirds is no difference.
-fn is_near(shares: &[u64], requested: &[u64]) -> bool {
-    shares.iter().zip(requested).all(|(a, b)| a.abs_diff(*b) <= ALL / 1000 / 2)
-}
-
-/// The share of the peak that the healthy targets carry, out of [`ALL`]; none: not declared, or not known.
-fn capacity(input: &Input<'_>, seen: &Seen) -> Option<u64> {
-    let capacity = input.capacity.filter(|_| seen.score.is_some())?;
-    let carries = u64::from(seen.counts.healthy) * u64::from(capacity.requests_per_second_per_target);
-    Some(carries * ALL / u64::from(capacity.peak_requests_per_second))
-}
-
 /// From shares to weights; what was decided last stays where nothing worth a call has changed.
 fn settle(
     input: &Input<'_>,
+    seen: &[Seen],
     shares: Option<Shares>,
     panic: bool,
     memory: &mut Memory,
@@ -248,16 +182,20 @@ fn settle(
         input.clusters.iter().map(|cluster| (cluster.cluster.clone(), cluster.requested)).collect();
     let asked = asked(input);
     let names = || input.clusters.iter().map(|cluster| cluster.cluster.clone());
-    let last = memory.decided.take().filter(|last| last.asked == asked);
+    let before = memory.decided.take();
+    // With the memory lost the rule itself says what was decided.
+    let unremembered = before.is_none() && input.has_rule;
+    let last = before.filter(|last| if panic { same_request(&last.asked, &asked) } else { last.asked == asked });
     let of_last = |last: &LastDecision| -> Vec<(ClusterName, Weight)> {
         names().map(|name| (name.clone(), last.weights.get(&name).copied().unwrap_or(Weight::ZERO))).collect()
     };
     let (weights, kept) = match (&shares, &last) {
         // Nobody looks healthy: what is, stays.
         (_, Some(last)) if panic => (of_last(last), true),
+        (_, None) if panic && unremembered => (programmed(input).unwrap_or_else(|| requested.clone()), false),
         (None, _) => (requested.clone(), false),
         (Some(now), Some(last)) if too_small(input, now, last) => (of_last(last), true),
-        (Some(now), _) => (whole(input, now, &requested), false),
+        (Some(now), _) => (whole(input, seen, now, &requested), false),
     };
     let parts = parts(weights.iter().map(|(_, weight)| weight.get()));
     let same = last.filter(|last| kept || of_last(last) == weights);
@@ -271,7 +209,22 @@ fn settle(
     (weights, shares.map(|shares| Shares { shares: parts, ..shares }))
 }
 
-fn asked(input: &Input<'_>) -> BTreeMap<ClusterName, (Weight, Weight, u32)> {
+/// What the rule says; none when it says nothing of these clusters.
+fn programmed(input: &Input<'_>) -> Option<Vec<(ClusterName, Weight)>> {
+    let of = |cluster: &ClusterInput| (cluster.cluster.clone(), cluster.programmed.unwrap_or(Weight::ZERO));
+    let weights: Vec<(ClusterName, Weight)> = input.clusters.iter().map(of).collect();
+    weights.iter().any(|(_, weight)| weight.carries()).then_some(weights)
+}
+
+/// Whoever changes the request while nobody looks healthy means it; a ceiling that goes on in its steps is no such word.
+fn same_request(a: &Asked, b: &Asked) -> bool {
+    let request = |asked: &Asked| -> BTreeMap<ClusterName, (Weight, Weight)> {
+        asked.iter().map(|(name, (requested, standby, _))| (name.clone(), (*requested, *standby))).collect()
+    };
+    request(a) == request(b)
+}
+
+fn asked(input: &Input<'_>) -> Asked {
     let of = |cluster: &ClusterInput| {
         let standby = cluster.standby.map_or(Weight::ZERO, |(_, weight)| weight);
         // One more than a whole for a cluster without a ceiling, so that the end of a drain is no small change either.
@@ -282,14 +235,44 @@ fn asked(input: &Input<'_>) -> BTreeMap<ClusterName, (Weight, Weight, u32)> {
 }
 
 /// Whole weights for the shares; exactly what is asked for where the shares are.
-fn whole(input: &Input<'_>, shares: &Shares, requested: &[(ClusterName, Weight)]) -> Vec<(ClusterName, Weight)> {
+fn whole(
+    input: &Input<'_>,
+    seen: &[Seen],
+    shares: &Shares,
+    requested: &[(ClusterName, Weight)],
+) -> Vec<(ClusterName, Weight)> {
     let sum: u32 = requested.iter().map(|(_, weight)| weight.get()).sum();
     let asked = parts(requested.iter().map(|(_, weight)| weight.get()));
     if is_near(&shares.shares, &asked) {
         return requested.to_vec();
     }
     let names = input.clusters.iter().map(|cluster| cluster.cluster.clone());
-    names.zip(share::weights(&shares.shares, sum)).collect()
+    let mut weights = share::weights(&shares.shares, sum);
+    if input.has_rule {
+        lower_unproven(input, seen, &mut weights);
+    }
+    names.zip(weights).collect()
+}
+
+/// Rounding raises nobody without a healthy target: such a rise would hold back the whole change ([`crate::weights`]).
+fn lower_unproven(input: &Input<'_>, seen: &[Seen], weights: &mut [Weight]) {
+    let programmed = |i: usize| input.clusters[i].programmed.map_or(0, Weight::get);
+    let of_rule: u32 = (0..weights.len()).map(programmed).sum();
+    let sum: u32 = weights.iter().map(|weight| weight.get()).sum();
+    let Some(taker) = (0..weights.len()).filter(|i| seen[*i].counts.healthy > 0).max_by_key(|i| weights[*i]) else {
+        return;
+    };
+    for i in (0..weights.len()).filter(|i| seen[*i].counts.healthy == 0) {
+        let most = if of_rule == 0 { 0 } else { programmed(i) * sum / of_rule };
+        let over = weights[i].get().saturating_sub(most);
+        // More than a rounding is not meant to be hidden.
+        if over == 1 {
+            let both = [(i, weights[i].get() - 1), (taker, weights[taker].get() + 1)];
+            if let [(i, Ok(less)), (taker, Ok(more))] = both.map(|(i, weight)| (i, Weight::new(weight))) {
+                (weights[i], weights[taker]) = (less, more);
+            }
+        }
+    }
 }
 
 /// True when no share changes by more than the dead band, nobody begins or stops to carry, and it is no return to the request.
@@ -304,101 +287,4 @@ fn too_small(input: &Input<'_>, now: &Shares, last: &LastDecision) -> bool {
         let before = u64::from(last.shares.get(&cluster.cluster).copied().unwrap_or(0));
         before.abs_diff(*share) < band && (before > 0) == (*share > 0)
     })
-}
-
-fn explain(
-    input: &Input<'_>,
-    seen: &[Seen],
-    memory: &Memory,
-    weights: &[(ClusterName, Weight)],
-    shares: Option<&Shares>,
-    panic: bool,
-    lost: &BTreeSet<String>,
-) -> Explanation {
-    let requested = parts(input.clusters.iter().map(|cluster| cluster.requested.get()));
-    let decided = parts(weights.iter().map(|(_, weight)| weight.get()));
-    let permille = |share: u64| u32::try_from(share * u64::from(WHOLE) / ALL).unwrap_or(WHOLE);
-    let cluster = |i: usize| {
-        let (cluster, counts) = (&input.clusters[i], seen[i].counts);
-        let nothing = ClusterMemory::default();
-        let remembered = memory.clusters.get(&cluster.cluster).unwrap_or(&nothing);
-        let pending = remembered.pending.filter(|_| input.rules.is_some()).map(|pending| Pending {
-            back: pending.back,
-            since: pending.since,
-            at: input.rules.and_then(|rules| timing::pending_until(remembered, rules)),
-        });
-        ClusterExplanation {
-            cluster: cluster.cluster.clone(),
-            priority: cluster.place().map_or(0, |(level, _)| level),
-            requested: cluster.requested,
-            standby: cluster
-                .standby
-                .filter(|_| !cluster.requested.carries())
-                .map_or(Weight::ZERO, |(_, weight)| weight),
-            decided: weights[i].1,
-            programmed: cluster.programmed,
-            link: cluster.link,
-            mode: cluster.ceiling.mode,
-            ceiling: cluster.ceiling.permille,
-            expected: counts.expected,
-            healthy: counts.healthy,
-            unjudged: counts.unjudged,
-            unhealthy: counts.unhealthy,
-            known: seen[i].score.is_some(),
-            score: seen[i].score.unwrap_or(0),
-            used: input.rules.and_then(|rules| carried(remembered, rules)).unwrap_or(WHOLE),
-            share: permille(decided[i]),
-            requested_share: permille(requested[i]),
-            capacity: capacity(input, &seen[i]).map(permille),
-            pending,
-            out_since: remembered.out_since,
-            outs: u32::try_from(remembered.outs.len()).unwrap_or(u32::MAX),
-            held_until: pending.filter(|pending| pending.back).and_then(|pending| pending.at),
-            reason: Reason::AsRequested,
-            message: String::new(),
-        }
-    };
-    let levels = shares.into_iter().flat_map(|shares| &shares.levels).map(|level| LevelExplanation {
-        priority: level.priority,
-        health: level.health,
-        load: level.load,
-    });
-    let mut explanation = Explanation {
-        standing: standing(input, weights, panic),
-        message: String::new(),
-        clusters: (0..input.clusters.len()).map(cluster).collect(),
-        levels: levels.collect(),
-        moves_last_hour: u32::try_from(memory.moves.len()).unwrap_or(u32::MAX),
-        max_moves_per_hour: input.rules.map_or(0, |rules| rules.max_moves_per_hour),
-        decided_at: memory.decided.as_ref().map(|decided| decided.at),
-        lost_zones: lost.iter().cloned().collect(),
-    };
-    words::fill(input, &mut explanation, memory);
-    explanation
-}
-
-fn standing(input: &Input<'_>, weights: &[(ClusterName, Weight)], panic: bool) -> Standing {
-    let same = input.clusters.iter().zip(weights).all(|(cluster, (_, weight))| cluster.requested == *weight);
-    match (panic, same, input.rules) {
-        (true, ..) => Standing::Panic,
-        (false, false, _) => Standing::FailedOver,
-        (false, true, Some(_)) => Standing::AsRequested,
-        (false, true, None) => Standing::Off,
-    }
-}
-
-fn again_at(input: &Input<'_>, memory: &Memory) -> Option<Timestamp> {
-    let rules = input.rules?;
-    let hour = |at: &Timestamp| at.checked_add(timing::HOUR).ok();
-    let of = |cluster: &ClusterMemory| {
-        let short = cluster.expected.values().filter_map(|zone| zone.short_since?.checked_add(EXPECTED_WINDOW).ok());
-        short.chain(timing::pending_until(cluster, rules)).chain(timing::next_step(cluster, rules)).collect::<Vec<_>>()
-    };
-    let times = memory.clusters.values().flat_map(of).chain(memory.moves.first().and_then(hour));
-    times.filter(|at| *at > input.now).min()
-}
-
-/// How much of its share a cluster carries at this score, for messages.
-pub(super) fn factor_of(score: u32, input: &Input<'_>) -> u32 {
-    input.rules.map_or(WHOLE, |rules| factor(score, rules))
 }

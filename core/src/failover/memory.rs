@@ -38,6 +38,8 @@ pub struct ClusterMemory {
     pub pending: Option<PendingSince>,
     /// Since when it carries less than its share.
     pub out_since: Option<Timestamp>,
+    /// It returned in part since it went out: what comes next is another incident.
+    pub returned: bool,
     /// When it went out within the last hour, oldest first.
     pub outs: Vec<Timestamp>,
 }
@@ -51,11 +53,14 @@ pub struct PendingSince {
     pub since: Timestamp,
 }
 
+/// By cluster: requested weight, weight as a standby, and the ceiling in thousandths, one more than a whole without one.
+pub type Asked = BTreeMap<ClusterName, (Weight, Weight, u32)>;
+
 /// The last decision, kept where a new one would be too small a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastDecision {
     /// What was asked for, and what operators wanted: one (requested, standby weight, ceiling) a cluster.
-    pub asked: BTreeMap<ClusterName, (Weight, Weight, u32)>,
+    pub asked: Asked,
     /// In thousandths of a thousandth.
     pub shares: BTreeMap<ClusterName, u32>,
     /// What came of it.

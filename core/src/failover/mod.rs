@@ -2,7 +2,7 @@
 //!
 //! Clusters stand in levels, as Envoy's priority levels: those with a requested weight are level 0, standbys follow by their
 //! priority. [`score`] says how healthy a cluster is, [`timing`] when that counts (fast out, slow back), [`share`] who gets how much,
-//! and [`decide`] puts it together with what operators want of whole clusters ([`crate::fleet`]). Every decision carries the numbers
+//! [`room`] who may get more, and [`decide`] puts it together with what operators want of whole clusters ([`crate::fleet`]). Every decision carries the numbers
 //! that it was made from ([`Explanation`]).
 //!
 //! What is decided here is what should be programmed; that no share grows where nothing is healthy stays the last word of
@@ -11,8 +11,10 @@
 mod decide;
 pub mod explain;
 mod memory;
+mod room;
 pub mod score;
 mod share;
+mod tell;
 mod timing;
 mod words;
 

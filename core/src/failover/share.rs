@@ -10,7 +10,7 @@ use crate::{ids::Weight, weights::apportion};
 pub(super) const ALL: u64 = 1_000_000;
 
 /// One cluster as far as shares are concerned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Carrier {
     /// Its level, and its weight there above 0; none: it gets nothing.
     pub(super) place: Option<(u32, u32)>,
@@ -20,6 +20,8 @@ pub(super) struct Carrier {
     pub(super) requested: u64,
     /// The most that it may get; none: everything.
     pub(super) most: Option<u64>,
+    /// False: it has no healthy target, so `most` holds whatever becomes of the rest.
+    pub(super) may_grow: bool,
     /// True when requests to it are answered by somebody at all: what nobody else can take may stay here.
     pub(super) answers: bool,
 }
@@ -109,9 +111,9 @@ fn level_health(carriers: &[Carrier], priority: u32, overprovisioning_percent: u
         || carriers.iter().filter_map(|c| Some((c.place.filter(|(level, _)| *level == priority)?.1, c.score)));
     let weights: u64 = of_level().map(|(weight, _)| u64::from(weight)).sum();
     let scores: u64 = of_level().map(|(weight, score)| u64::from(weight) * u64::from(score)).sum();
-    let score = u32::try_from(scores / weights.max(1)).unwrap_or(WHOLE);
+    let health = scores * u64::from(overprovisioning_percent) / (100 * weights.max(1));
     // A cluster that is nearly dead is not nothing: else its level would be skipped.
-    with_overprovisioning(score, overprovisioning_percent).max(u32::from(scores > 0))
+    u32::try_from(health).unwrap_or(WHOLE).min(WHOLE).max(u32::from(scores > 0))
 }
 
 /// Adds `load` to the shares in proportion to what `weight` says; what rounding leaves goes to the first largest. True when somebody
@@ -156,7 +158,10 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
         .shares
         .iter()
         .zip(carriers)
-        .map(|(share, carrier)| if carrier.answers { carrier.requested.saturating_sub(*share) } else { 0 })
+        .map(|(share, carrier)| {
+            let most = if carrier.may_grow { ALL } else { carrier.most.unwrap_or(ALL) };
+            if carrier.answers { carrier.requested.min(most).saturating_sub(*share) } else { 0 }
+        })
         .collect();
     let room: u64 = deficits.iter().sum();
     result.stayed = over.min(room);
@@ -166,11 +171,26 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
     }
     // An error for certain helps nobody: the rest goes to those that answer, however much they have already.
     result.forced = over - result.stayed;
-    let answering = |carrier: &Carrier| if carrier.answers { u64::from(carrier.score) } else { 0 };
-    if !spread(result.forced, &mut result.shares, carriers, answering) {
-        let anybody = result.shares.iter_mut().max_by_key(|share| **share);
-        if let Some(share) = anybody {
-            *share += result.forced;
+    let answers = |carrier: &Carrier| if carrier.answers { u64::from(carrier.score) } else { 0 };
+    let healthy = |carrier: &Carrier| if carrier.may_grow { answers(carrier) } else { 0 };
+    if spread(result.forced, &mut result.shares, carriers, healthy) {
+        return;
+    }
+    // Nobody is healthy: what is in force stays in force as far as it goes.
+    let rooms: Vec<u64> = result
+        .shares
+        .iter()
+        .zip(carriers)
+        .map(|(share, carrier)| carrier.most.unwrap_or(0).saturating_sub(*share))
+        .collect();
+    let kept = result.forced.min(rooms.iter().sum());
+    for (share, part) in result.shares.iter_mut().zip(proportional(kept, &rooms)) {
+        *share += part;
+    }
+    let rest = result.forced - kept;
+    if !spread(rest, &mut result.shares, carriers, answers) {
+        if let Some(share) = result.shares.iter_mut().max_by_key(|share| **share) {
+            *share += rest;
         }
     }
 }

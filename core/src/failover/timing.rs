@@ -25,7 +25,7 @@ pub(super) struct Look<'a> {
     pub(super) score: u32,
     /// When the load balancer was asked.
     pub(super) read_at: Timestamp,
-    /// False for a cluster that nobody depends on: what is seen is used at once.
+    /// False for a cluster that nobody depends on: what is seen is used at once, see [`idle`].
     pub(super) matters: bool,
     /// Moves within the last hour have reached their limit.
     pub(super) exhausted: bool,
@@ -33,23 +33,29 @@ pub(super) struct Look<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Forgets what is older than an hour.
+/// Forgets what is older than an hour. What a clock that was set back left in the future counts from now.
 pub(super) fn forget_old(times: &mut Vec<Timestamp>, now: Timestamp) {
+    times.iter_mut().for_each(|at| *at = (*at).min(now));
     times.retain(|at| now.duration_since(*at) < jiff::SignedDuration::from_hours(1));
+}
+
+/// After a clock was set back nothing waits for a time that is far away.
+pub(super) fn follow_clock(memory: &mut ClusterMemory, now: Timestamp) {
+    memory.stepped_at = memory.stepped_at.map(|at| at.min(now));
+    memory.out_since = memory.out_since.map(|at| at.min(now));
 }
 
 /// Lets one look count; true when it moved the cluster's share by itself.
 pub(super) fn step(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
     forget_old(&mut memory.outs, look.now);
-    let Some(used) = memory.used.filter(|_| look.matters) else {
-        *memory = ClusterMemory {
-            expected: std::mem::take(&mut memory.expected),
-            used: Some(look.score),
-            outs: std::mem::take(&mut memory.outs),
-            ..ClusterMemory::default()
-        };
+    let Some(used) = memory.used else {
+        take(memory, look.score);
         return false;
     };
+    if !look.matters {
+        idle(memory, look, used);
+        return false;
+    }
     let (seen, before) = (factor(look.score, look.rules), factor(used, look.rules));
     let band = look.rules.dead_band_percent * WHOLE / 100;
     let worse = seen < before && (before - seen >= band || look.score == 0);
@@ -65,6 +71,30 @@ pub(super) fn step(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
             }
             climb(memory, look)
         }
+    }
+}
+
+/// What is seen is what is used.
+fn take(memory: &mut ClusterMemory, score: u32) {
+    let (expected, outs) = (std::mem::take(&mut memory.expected), std::mem::take(&mut memory.outs));
+    *memory = ClusterMemory { expected, outs, used: Some(score), ..ClusterMemory::default() };
+}
+
+/// Nobody depends on it, so what is seen is used at once. Only a standby that went out has to show that it lasts before it is there
+/// for others again; nobody's word is needed for that, since nothing moves by it.
+fn idle(memory: &mut ClusterMemory, look: &Look<'_>, used: u32) {
+    if memory.out_since.is_none() {
+        return take(memory, look.score);
+    }
+    if look.score <= used {
+        memory.used = Some(look.score);
+        memory.pending = None;
+        return;
+    }
+    let since = pending(memory, true, look.read_at);
+    let lasted = look.read_at.duration_since(since) >= seconds(hold_down(memory.outs.len(), look.rules));
+    if lasted && !look.exhausted {
+        take(memory, look.score);
     }
 }
 
@@ -86,11 +116,12 @@ fn out(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
         return false;
     }
     // What falls further while it is out is the same incident: it neither flaps nor moves anew.
-    let is_new = memory.out_since.is_none() || memory.limit.is_some();
+    let is_new = memory.out_since.is_none() || memory.limit.is_some() || memory.returned;
     memory.used = Some(look.score);
     memory.pending = None;
     memory.limit = None;
     memory.stepped_at = None;
+    memory.returned = false;
     if is_new {
         // Also when it was on its way back: the word that let it return was about the incident before.
         memory.out_since = Some(look.now);
@@ -111,19 +142,23 @@ pub(super) fn hold_down(outs: usize, rules: &Rules) -> u64 {
 }
 
 /// Somebody has let it return since it went out.
-fn allowed(memory: &ClusterMemory, look: &Look<'_>) -> bool {
-    look.failback_at.is_some_and(|at| memory.out_since.is_none_or(|out| out <= at))
+fn allowed(memory: &ClusterMemory, failback_at: Option<Timestamp>) -> bool {
+    failback_at.is_some_and(|at| memory.out_since.is_none_or(|out| out <= at))
 }
 
 fn back(memory: &mut ClusterMemory, look: &Look<'_>, before: u32) -> bool {
     let since = pending(memory, true, look.read_at);
     let lasted = look.read_at.duration_since(since) >= seconds(hold_down(memory.outs.len(), look.rules));
-    let by_itself = look.rules.failback == Failback::Auto && lasted && !look.exhausted;
-    if !by_itself && !allowed(memory, look) {
+    let by_itself = look.rules.failback == Failback::Auto && !look.exhausted;
+    // A word that was given while it looked ill lets it return, and not at the first good reading.
+    let allowed = allowed(memory, look.failback_at);
+    let at_once = allowed && look.failback_at.is_some_and(|at| since <= at);
+    if !at_once && !(lasted && (by_itself || allowed)) {
         return false;
     }
     memory.used = Some(look.score);
     memory.pending = None;
+    memory.returned = true;
     // One that is on its way back already goes on from step to step.
     if memory.limit.is_some() {
         return climb(memory, look);
@@ -137,6 +172,7 @@ fn climb(memory: &mut ClusterMemory, look: &Look<'_>) -> bool {
     let (Some(limit), Some(at)) = (memory.limit, memory.stepped_at) else {
         if factor(memory.used.unwrap_or(WHOLE), look.rules) == WHOLE {
             memory.out_since = None;
+            memory.returned = false;
         }
         return false;
     };
@@ -154,16 +190,21 @@ fn raise(memory: &mut ClusterMemory, from: u32, look: &Look<'_>) {
         memory.stepped_at = None;
         if factor(memory.used.unwrap_or(WHOLE), look.rules) == WHOLE {
             memory.out_since = None;
+            memory.returned = false;
         }
     }
 }
 
 /// When the pending change counts if it lasts; none: nothing is pending, or only somebody's word helps.
-pub(super) fn pending_until(memory: &ClusterMemory, rules: &Rules) -> Option<Timestamp> {
+pub(super) fn pending_until(
+    memory: &ClusterMemory,
+    rules: &Rules,
+    failback_at: Option<Timestamp>,
+) -> Option<Timestamp> {
     let pending = memory.pending?;
     let wait = match pending.back {
         false => u64::from(rules.unhealthy_after_seconds),
-        true if rules.failback == Failback::Manual => return None,
+        true if rules.failback == Failback::Manual && !allowed(memory, failback_at) => return None,
         true => hold_down(memory.outs.len(), rules),
     };
     pending.since.checked_add(seconds(wait)).ok()

@@ -2,9 +2,9 @@
 
 use super::{
     ClusterInput, Input, Memory, WHOLE,
-    decide::factor_of,
     explain::{ClusterExplanation, Explanation, Standing},
     share::Shares,
+    tell::factor_of,
 };
 use crate::{
     fleet::Mode,
@@ -55,7 +55,8 @@ fn less(input: &Input<'_>, of_input: &ClusterInput, cluster: &ClusterExplanation
     let unproven = input.has_rule && cluster.known && cluster.healthy == 0 && !cluster.decided.carries();
     if of_input.ceiling.mode == Mode::Returning && unproven {
         let registered = of_input.registered;
-        let message = format!("{start}: none of its {registered} registered targets is healthy yet, so it waits with its return");
+        let message =
+            format!("{start}: none of its {registered} registered targets is healthy yet, so it waits with its return");
         return (Reason::NoHealthyTarget, message);
     }
     if of_input.ceiling.permille < WHOLE {
@@ -163,6 +164,16 @@ pub(super) fn notes(explanation: &Explanation, shares: Option<&Shares>) -> Vec<N
     let mut notes = Vec::new();
     if explanation.standing == Standing::Panic {
         notes.push(note(Reason::Panic, explanation.message.clone()));
+    }
+    let carrying = || explanation.clusters.iter().filter(|c| c.requested.carries() || c.standby.carries());
+    let out = explanation.standing == Standing::AsRequested && carrying().all(|cluster| cluster.used == 0);
+    if out && carrying().next().is_some() {
+        let message = format!(
+            "every cluster went out, and {} moves within an hour are the limit (maxMovesPerHour), so all get what is \
+             requested; look at their health, or let those return that are well (yardctl failback)",
+            explanation.max_moves_per_hour
+        );
+        notes.push(note(Reason::Panic, message));
     }
     if !explanation.lost_zones.is_empty() {
         let zones = explanation.lost_zones.join(", ");

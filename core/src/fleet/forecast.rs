@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    failover::{self, Input, Memory},
+    failover::{self, Input, Memory, Standing},
     fleet::{Ceiling, Mode},
     ids::{ClusterName, Weight},
     status::Reason,
@@ -78,7 +78,11 @@ pub fn loss(input: &Input<'_>, memory: &Memory, lost: &ClusterName, force: bool)
         }
     };
     let clusters: Vec<ClusterForecast> = (0..input.clusters.len()).map(of).collect();
-    let (verdict, reason, message) = judge(input, &clusters, lost);
+    let (verdict, reason, message) = match after.explanation.standing {
+        // Nothing is changed then, so nobody takes anything.
+        Standing::Panic => (Verdict::NotCarried, Reason::Panic, after.explanation.message),
+        Standing::Off | Standing::AsRequested | Standing::FailedOver => judge(input, &clusters, lost),
+    };
     Forecast { verdict, reason, message, clusters }
 }
 

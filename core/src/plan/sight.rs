@@ -33,6 +33,8 @@ pub(super) fn of(
             *entry = (&endpoint.zone, entry.1 || ready);
         }
     }
+    // What an operator drains is as healthy as it was: it goes for no fault of its own.
+    let leaving: &[_] = if input.drained { &[] } else { leaving };
     let leaving: BTreeSet<Target> = leaving.iter().map(|(target, _)| *target).collect();
     for (target, state) in present.iter().filter(|(target, _)| !leaving.contains(target)) {
         let (zone, ready) = zones.get(target).copied().unwrap_or(("", false));

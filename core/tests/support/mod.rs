@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use switchyard_core::{
     arn::{ListenerArn, LoadBalancerArn, RuleArn, TargetGroupArn},
     execute::{Execution, Outcome},
+    fleet::Ceiling,
     ids::{ClusterName, Epoch, HubId, PodUid, PolicyKey, PolicyUid, VpcId, Weight},
     inventory::{
         Cluster, Endpoint, EndpointKey, EndpointState, Evidence, Inventory, Link, ServiceCondition, ServiceKey,
@@ -38,6 +39,10 @@ pub struct Model {
     pub inventory: Inventory,
     pub policies: BTreeMap<PolicyKey, PolicyRecord>,
     pub memories: BTreeMap<PolicyKey, PolicyMemory>,
+    /// When the targets of each group were read; a group that is missing was read just now.
+    pub health_read: BTreeMap<TargetGroupArn, Timestamp>,
+    /// What operators want of clusters.
+    pub fleet: BTreeMap<ClusterName, Ceiling>,
     /// Pods that answer, by target.
     pub alive: BTreeSet<Target>,
     /// Calls made, by operation.
@@ -102,6 +107,8 @@ impl Model {
             inventory: Inventory::default(),
             policies: BTreeMap::new(),
             memories: BTreeMap::new(),
+            health_read: BTreeMap::new(),
+            fleet: BTreeMap::new(),
             alive: BTreeSet::new(),
             calls: Vec::new(),
             next: 1,
@@ -207,8 +214,15 @@ impl Model {
         let key = policy.key.clone();
         let version = self.policies.get(&key).map_or(1, |p| p.version + 1);
         let uid = PolicyUid::new(format!("uid-{}", key.name)).unwrap();
-        let record =
-            PolicyRecord { uid, version, generation: version, policy, weight_override: None, deleting_since: None };
+        let record = PolicyRecord {
+            uid,
+            version,
+            generation: version,
+            policy,
+            weight_override: None,
+            deleting_since: None,
+            failback_at: None,
+        };
         self.policies.insert(key, record);
     }
 
@@ -230,6 +244,8 @@ impl Model {
             memories: &self.memories,
             inventory: &self.inventory,
             observed,
+            health_read: &self.health_read,
+            fleet: &self.fleet,
         };
         plan::plan(&world, self.now)
     }
