@@ -1,24 +1,25 @@
 //! The world of a scenario: a sandbox with clusters, a load balancer that was there before, a hub, and an agent per cluster.
 //! Everything ends with it; when the test fails its logs are shown first.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+mod builder;
+
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use serde_json::json;
 use tempfile::TempDir;
 
+pub use builder::{Builder, Kubernetes};
+
 use crate::{
     aws::Aws,
     elb::{Elb, Existing, State},
-    hub::{Database, Hub, Times},
+    hub::Hub,
     load::Load,
     member::Agent,
     network::Network,
-    policy::Policy,
-    postgres,
     process::tail,
-    realkube,
-    sandbox::{Cluster, Sandbox, Settings, WorkloadSpec},
+    sandbox::{Cluster, Sandbox, WorkloadSpec},
     undertaker, wait,
     yardctl::Yardctl,
 };
@@ -29,61 +30,6 @@ pub const LOAD_BALANCER: &str = "shared-public";
 pub const HOST: &str = "shop.example.com";
 /// Set to keep the folders of scenarios.
 const KEEP: &str = "SWITCHYARD_TESTS_KEEP";
-
-/// Whose API servers the member clusters have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kubernetes {
-    /// The sandbox's small ones.
-    #[default]
-    Sandbox,
-    /// Real ones, with real controllers; the agents run as a service account. The sandbox is only scheduler and kubelets.
-    Real,
-}
-
-/// How a world is made.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    /// Of all clusters.
-    pub kubernetes: Kubernetes,
-    /// Of the sandbox.
-    pub sandbox: Settings,
-    /// Of the hub.
-    pub times: Times,
-    /// Where the hub keeps its state; a fresh database of the shared Postgres when left out.
-    pub database: Option<Database>,
-    /// What runs in each cluster as Service and workload `checkout`.
-    pub workload: WorkloadSpec,
-    /// Every connection of the control plane goes through a proxy: [`World::network`]. Only with the sandbox's API servers and a
-    /// private Postgres.
-    pub behind_proxies: bool,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            kubernetes: Kubernetes::default(),
-            sandbox: Settings {
-                clusters: vec!["blue".to_owned(), "green".to_owned()],
-                // A health check every 0.5 s, draining for 2 s, 0.2 s until a new rule is served.
-                time_scale: 10.0,
-                propagation: Duration::from_secs(2),
-                seed: 1,
-            },
-            times: Times::default(),
-            database: None,
-            workload: WorkloadSpec {
-                replicas: 3,
-                app: "checkout".to_owned(),
-                ports: vec![("http".to_owned(), 8080)],
-                version: "v1".to_owned(),
-                ready_after: Duration::from_millis(200),
-                termination_grace: Duration::from_secs(5),
-                latency: Duration::from_millis(5),
-            },
-            behind_proxies: false,
-        }
-    }
-}
 
 /// A running world.
 pub struct World {
@@ -119,76 +65,6 @@ pub fn folder() -> anyhow::Result<TempDir> {
 
 fn open_permissions() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o755)
-}
-
-impl Builder {
-    /// Starts everything and waits until the pods of all clusters are ready and the hub has seen all agents.
-    ///
-    /// # Errors
-    /// When a part does not come up.
-    pub async fn start(self) -> anyhow::Result<World> {
-        let folder = folder()?;
-        let real = match self.kubernetes {
-            Kubernetes::Sandbox => BTreeMap::new(),
-            Kubernetes::Real => realkube::start_all(&self.sandbox.clusters).await?,
-        };
-        let sandbox = Sandbox::start_beside(folder.path(), &self.sandbox, &real).await?;
-        let load_balancer = sandbox.elb().create(LOAD_BALANCER, 80, &[("team", "platform")]).await?;
-        for name in &self.sandbox.clusters {
-            let cluster = sandbox.cluster(name);
-            cluster.create_service("checkout", "checkout", &[("http", 80, json!("http"))]).await?;
-            cluster.put_workload("checkout", &self.workload).await?;
-        }
-        let database = match self.database {
-            Some(database) => database,
-            None => Database::Url(postgres::shared_database().await?),
-        };
-        let (hub, mut network) = if self.behind_proxies {
-            let Database::Url(url) = database else { anyhow::bail!("a proxy needs the URL of a database") };
-            let proxies = Network::start(sandbox.info(), &url).await?;
-            let database = Database::Url(proxies.database_url.clone());
-            let hub = Hub::start(folder.path(), &proxies.sandbox, database, &self.times).await;
-            let hub = hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?;
-            let network = proxies.before(&hub.grpc_url()).await?;
-            (hub, Some(network))
-        } else {
-            let hub = Hub::start(folder.path(), sandbox.info(), database, &self.times).await;
-            (hub.with_context(|| tail(&folder.path().join("hub.log"), 40))?, None)
-        };
-        let mut agents = BTreeMap::new();
-        for name in &self.sandbox.clusters {
-            let place = sandbox.info();
-            let agent = match (real.get(name), &mut network) {
-                (Some(_), Some(_)) => anyhow::bail!("real API servers speak TLS and have no proxy"),
-                (Some(kube), None) => {
-                    let kubeconfig = kube.kubeconfig_for_agent().await?;
-                    Agent::start_as(folder.path(), name, &kubeconfig, place, &hub.grpc_url())?
-                }
-                (None, Some(network)) => {
-                    let kubeconfig = network.kubeconfig(folder.path(), place, name).await?;
-                    Agent::start_as(folder.path(), name, &kubeconfig, place, &network.hub_url())?
-                }
-                (None, None) => Agent::start(folder.path(), name, place, &hub.grpc_url())?,
-            };
-            agents.insert(name.clone(), agent);
-        }
-        let yardctl = Yardctl::new(hub.grpc_url())?;
-        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, network, folder };
-        world.all_connected().await?;
-        Ok(world)
-    }
-
-    /// As [`Builder::start`], with `shop/checkout` applied and served with these weights.
-    ///
-    /// # Panics
-    /// When a part does not come up.
-    pub async fn with_policy(self, weights: &[(&str, u32)]) -> World {
-        let world = self.start().await.expect("the world starts");
-        world.yardctl.apply_until_converged(&Policy::new("checkout", weights)).await;
-        world.all_healthy("shop/checkout").await;
-        world.hub_knows("shop/checkout").await;
-        world
-    }
 }
 
 impl World {
