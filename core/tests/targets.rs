@@ -489,7 +489,11 @@ fn what_was_not_told_in_this_session_is_not_registered() {
     assert!(group.decide().register.is_empty(), "what is stored is of a session before this one");
     group.pod(3, READY);
     let decided = group.decide();
-    assert_eq!(decided.register.iter().map(|new| new.target).collect::<Vec<_>>(), [target(&address(3))], "a pod told since is added");
+    assert_eq!(
+        decided.register.iter().map(|new| new.target).collect::<Vec<_>>(),
+        [target(&address(3))],
+        "a pod told since is added"
+    );
     group.link(Link::Connected);
     assert_eq!(group.decide().register.len(), 2);
 }

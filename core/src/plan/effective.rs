@@ -1,7 +1,7 @@
 //! From requested to effective weights: failover and what operators want of clusters first, then the last word, that no share grows
 //! where nothing is healthy.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     draft::{ClusterDraft, Draft, RuleView},
@@ -14,20 +14,33 @@ use crate::{
     weights::{self, Candidate, Effective},
 };
 
+/// Readings of the groups of a policy are made within this time of each other, unless all of them are slow: three times the default
+/// interval between two readings of health.
+const OLD_SIGHT: SignedDuration = SignedDuration::from_secs(30);
+
 /// What failover decides by; clusters on their way out are not asked.
-pub(super) fn inputs(draft: &Draft<'_>) -> Vec<ClusterInput> {
+pub(super) fn inputs(draft: &Draft<'_>, now: Timestamp) -> Vec<ClusterInput> {
+    let oldest = oldest_sight(draft, now);
     let standbys = &draft.record.policy.standbys;
     let of = |cluster: &ClusterDraft<'_>| ClusterInput {
         cluster: cluster.name.clone(),
         requested: cluster.requested,
         standby: standbys.iter().find(|of| of.cluster == cluster.name).map(|of| (of.priority, of.weight)),
         programmed: cluster.programmed,
-        sight: cluster.sight.clone(),
+        sight: cluster.sight.clone().filter(|sight| sight.read_at >= oldest),
         registered: cluster.counts.registered,
         link: cluster.link,
         ceiling: cluster.ceiling,
     };
     draft.clusters.iter().filter(|cluster| !cluster.leaving).map(of).collect()
+}
+
+/// Readings from before this are no news. One cluster is judged beside the others, so they must have been looked at at about the same
+/// time: a hub that was stopped, or throttled for minutes, reads the sick one first and knows the others from long ago.
+fn oldest_sight(draft: &Draft<'_>, now: Timestamp) -> Timestamp {
+    let newest = draft.clusters.iter().filter_map(|cluster| cluster.sight.as_ref()).map(|sight| sight.read_at).max();
+    let age = newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
+    now.saturating_sub(OLD_SIGHT.max(age.saturating_mul(3))).unwrap_or(Timestamp::MIN)
 }
 
 /// The rest of what failover decides by.
@@ -44,7 +57,7 @@ pub(super) fn input<'a>(draft: &Draft<'a>, clusters: &'a [ClusterInput], now: Ti
 
 /// Decides the effective weights of a draft.
 pub(super) fn decide(draft: &mut Draft<'_>, now: Timestamp) {
-    let clusters = inputs(draft);
+    let clusters = inputs(draft, now);
     let memory = std::mem::take(&mut draft.memory.failover);
     let decided = failover::decide(&input(draft, &clusters, now), memory);
     take(draft, decided);

@@ -89,7 +89,8 @@ pub fn decide(input: &Input<'_>, inventory: &Inventory, now: Timestamp) -> Targe
     let present: BTreeMap<Target, &TargetState> =
         registered.iter().filter(|(_, state)| state.health != Health::Draining).map(|(t, s)| (*t, s)).collect();
     let room = (input.most_targets as usize).saturating_sub(present.len());
-    let register = register(input, &wanted, &present, room, &mut notes);
+    let may_come = told_in_this_session(input, inventory, &wanted, &present, &mut notes);
+    let register = register(input, &may_come, &present, room, &mut notes);
     // With nothing remembered, the group as it stands is what removals are measured against.
     let unremembered = Baseline { targets: count(present.len()), below_since: None };
     let last = input.baseline.unwrap_or(&unremembered);
@@ -146,6 +147,33 @@ fn wanted(input: &Input<'_>, inventory: &Inventory, notes: &mut Vec<Note>) -> BT
         notes.push(Note { cluster: Some(name.clone()), reason: Reason::AddressUnsupported, message });
     }
     wanted
+}
+
+/// The wanted targets that may be registered. What the store holds of a cluster that was not heard in this session may be old: after
+/// a long outage, or in a database that was restored, its pods are gone and their addresses may be somebody else's (D12, D22).
+fn told_in_this_session(
+    input: &Input<'_>,
+    inventory: &Inventory,
+    wanted: &BTreeSet<Target>,
+    present: &BTreeMap<Target, &TargetState>,
+    notes: &mut Vec<Note>,
+) -> BTreeSet<Target> {
+    let since = match input.cluster.link {
+        Link::Connected => return wanted.clone(),
+        Link::Syncing => input.cluster.session_since,
+        Link::Stale => None,
+    };
+    let told: BTreeSet<Target> = inventory
+        .endpoints_of(&input.cluster.name, input.service)
+        .filter(|(_, _, endpoint)| since.is_some_and(|since| endpoint.updated_at >= since))
+        .map(|(target, _, _)| target)
+        .collect();
+    let missing = |target: &&Target| !present.contains_key(target) && !told.contains(target);
+    let waiting = wanted.iter().filter(missing).count();
+    if waiting > 0 {
+        notes.push(frozen(input, count(waiting), "registered"));
+    }
+    wanted.intersection(&told).copied().collect()
 }
 
 fn register(
@@ -213,7 +241,7 @@ fn removals(
         frozen_count = count(all - candidates.len());
     }
     if frozen_count > 0 {
-        notes.push(frozen(input, frozen_count));
+        notes.push(frozen(input, frozen_count, "removed"));
     }
     // What is strong goes before what is weak, and then the dead before the living, whatever the words.
     candidates.sort_by_key(|(ground, health, target)| (matches!(ground, Ground::Weak(_)), *health, *target));
@@ -341,7 +369,7 @@ fn looks_dead(health: Health) -> bool {
     }
 }
 
-fn frozen(input: &Input<'_>, candidates: u32) -> Note {
+fn frozen(input: &Input<'_>, candidates: u32, what: &str) -> Note {
     let (name, service) = (&input.cluster.name, input.service);
     let (reason, why) = match input.cluster.link {
         Link::Stale => {
@@ -354,7 +382,7 @@ fn frozen(input: &Input<'_>, candidates: u32) -> Note {
             (Reason::ClusterSyncing, why)
         }
     };
-    let message = format!("{candidates} targets of {name} are not removed: {why}");
+    let message = format!("{candidates} targets of {name} are not {what}: {why}");
     Note { cluster: Some(name.clone()), reason, message }
 }
 
