@@ -130,7 +130,7 @@ async fn a_cluster_is_removed_only_when_nothing_gives_it_requests() {
     let shift = create(&db.store, &flip(&["idle"], "blue")).await.unwrap();
     assert_eq!(refused("blue").await, ["idle", "spec"], "by a shift");
     let abort = switchyard_core::shift::machine::Command::Abort;
-    db.store.shift_command(&fresh(), &shift.id, &abort, 0).await.unwrap();
+    db.store.shift_command(&fresh(), &shift.id, &abort).await.unwrap();
     db.store.policy_mark_deleting(&fresh(), &key("spec"), 0).await.unwrap();
     let fence = fence(&db.store).await;
     programmed(&db.store, fence, &idle.record.uid, 5).await;
@@ -316,7 +316,7 @@ async fn explained(store: &Store, fence: Fence<'_>, uid: &switchyard_core::ids::
 }
 
 fn with_failover(name: &str) -> ClusterTrafficPolicy {
-    let mut manifest = serde_json::to_value(manifest(name, &[("blue", 50), ("green", 50)])).unwrap();
+    let mut manifest = serde_json::to_value(manifest(name, &[("blue", 80), ("green", 20)])).unwrap();
     manifest["spec"]["failover"] = json!({"failback": "Manual"});
     serde_json::from_value(manifest).unwrap()
 }

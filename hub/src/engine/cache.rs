@@ -57,6 +57,11 @@ impl Cache {
         self.version.send_modify(|version| *version += 1);
     }
 
+    /// Wakes the planner: something was read, if perhaps nothing new.
+    pub fn was_read(&self) {
+        self.changed();
+    }
+
     /// Starts a read.
     pub fn ticket(&self, object: Object) -> Ticket {
         self.lock().ticket(object)

@@ -1,7 +1,11 @@
 //! One look at the world and what follows from it: plan, status, calls, memory. Activations carry no input: every wake-up runs
 //! [`Engine::cycle`], which reads everything anew from the picture and the cache.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 pub(super) use switchyard_core::engine::Unread;
@@ -30,7 +34,7 @@ use super::{
     gates::GateTerm,
     lease::Lease,
     look::{Look, Planned},
-    observer::Wanted,
+    observer::{Pace, Wanted},
     shifts::{Seen, ShiftTerm},
 };
 use crate::{analysis::Analysis, feed::Picture, metrics::Metrics, store::Store};
@@ -74,14 +78,14 @@ struct Until<'a> {
 
 /// How soon the health of groups is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pace {
+struct Paces {
     /// Of those that somebody waits for.
     urgent: Duration,
     /// Of those that failover watches.
     watched: Duration,
 }
 
-impl Pace {
+impl Paces {
     /// Both together never take more than half of the smallest Describe budget of AWS (10 a second): where both want all of it,
     /// those that are watched get a fifth of it.
     fn new(urgent: usize, watched: usize) -> Self {
@@ -304,14 +308,13 @@ impl Engine {
         }
         self.metrics.held_removals.set(held);
         let looks = engine::looks_for_health(plan);
-        let pace = Pace::new(looks.urgent.len(), looks.watched.len());
-        for (groups, pause) in [(looks.urgent, pace.urgent), (looks.watched, pace.watched)] {
-            if pause < self.options.health_interval {
-                for arn in groups {
-                    self.wanted.ask(Object::Targets(arn), Instant::now() + pause, Class::Read);
-                }
-            }
+        let paces = Paces::new(looks.urgent.len(), looks.watched.len());
+        let mut wanted = HashMap::new();
+        for (groups, pause, wakes) in [(looks.watched, paces.watched, false), (looks.urgent, paces.urgent, true)] {
+            let groups = groups.into_iter().filter(|_| pause < self.options.health_interval);
+            wanted.extend(groups.map(|arn| (Object::Targets(arn), Pace { pause, wakes })));
         }
+        self.wanted.set_paces(wanted);
     }
 
     async fn carry_out(&mut self, lease: Lease, steps: Vec<Step>, until: Until<'_>, shutdown: &CancellationToken) {
@@ -381,3 +384,7 @@ fn next_look(plan: &RegionPlan, now: Timestamp, idle: Instant) -> Instant {
     let wait = soonest.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
     wait.map_or(idle, |wait| idle.min(Instant::now() + wait))
 }
+
+#[cfg(test)]
+#[path = "cycle_tests.rs"]
+mod tests;

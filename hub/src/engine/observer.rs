@@ -33,6 +33,15 @@ struct Due {
     class: Class,
 }
 
+/// How often something is read again, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From the end of one reading to the next.
+    pub pause: Duration,
+    /// True: the planner is woken by every reading, also by one that says nothing new, since times run from reading to reading.
+    pub wakes: bool,
+}
+
 /// What the engine wants to be read; shared with it.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -44,6 +53,8 @@ pub struct Wanted {
 struct List {
     due: HashMap<Object, Due>,
     running: HashMap<Object, Class>,
+    /// What is read again and again at a pace of its own.
+    paces: HashMap<Object, Pace>,
 }
 
 impl Wanted {
@@ -69,6 +80,21 @@ impl Wanted {
         entry.class = entry.class.min(class);
         drop(list);
         self.changed.notify_one();
+    }
+
+    /// Replaces what is read again and again at a pace of its own, instead of once in the health interval.
+    pub fn set_paces(&self, paces: HashMap<Object, Pace>) {
+        let now = Instant::now();
+        let first: Vec<(Object, Instant)> =
+            paces.iter().map(|(object, pace)| (object.clone(), now + pace.pause)).collect();
+        self.list().paces = paces;
+        for (object, at) in first {
+            self.ask(object, at, Class::Read);
+        }
+    }
+
+    fn pace(&self, object: &Object) -> Option<Pace> {
+        self.list().paces.get(object).copied()
     }
 
     /// Asks for a read right now, before everything else: its object was just written.
@@ -176,8 +202,14 @@ impl Observer {
                     debug!(?object, "reading from AWS works again");
                 }
                 // A write that came between the answer and here found this read still under way, and asked for no other.
+                let pace = self.wanted.pace(&object);
+                if pace.is_some_and(|pace| pace.wakes) {
+                    self.cache.was_read();
+                }
                 if self.cache.is_unread(&object) {
                     self.wanted.ask(object, now, Class::Read);
+                } else if let Some(pace) = pace.filter(|_| self.cache.is_listed(&object)) {
+                    self.wanted.ask(object, now + pace.pause, Class::Read);
                 } else if let Some(interval) = self.interval(&object) {
                     self.wanted.ask(object, now + interval, Class::Audit);
                 }

@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::metrics::Metrics;
-use switchyard_core::{budget::Rates, execute::Outcome, plan::step::Action};
+use switchyard_core::{
+    arn::TargetGroupArn,
+    budget::Rates,
+    execute::Outcome,
+    observed::{HealthCheck, Known, Tags, TargetGroup},
+    plan::step::Action,
+};
 
 async fn observer() -> Observer {
     let config = crate::elb::ElbConfig {
@@ -18,6 +24,30 @@ async fn observer() -> Observer {
         wanted: Wanted::new(),
         audit_interval: Duration::from_secs(60),
         health_interval: Duration::from_secs(10),
+    }
+}
+
+fn target_group() -> TargetGroup {
+    TargetGroup {
+        name: "sy-a".into(),
+        vpc_id: "vpc-1".parse().unwrap(),
+        protocol: "HTTP".into(),
+        protocol_version: "HTTP1".into(),
+        target_type: "ip".into(),
+        health_check: HealthCheck {
+            protocol: "HTTP".into(),
+            port: "traffic-port".into(),
+            path: "/".into(),
+            interval_seconds: 5,
+            timeout_seconds: 2,
+            healthy_threshold: 2,
+            unhealthy_threshold: 2,
+            matcher: "200".into(),
+        },
+        deregistration_delay_seconds: Known::Known(300),
+        stickiness_seconds: Known::Known(None),
+        tags: Tags::new(),
+        targets: Known::Unknown,
     }
 }
 
@@ -81,4 +111,30 @@ async fn why_something_cannot_be_read_is_known_until_it_is_read() {
     assert_eq!(observer.cache.observed().trouble, Some(denied().to_string()), "another reading says nothing of it");
     observer.after(Object::LoadBalancers, Class::Read, Ok(true), &mut failing);
     assert_eq!(observer.cache.observed().trouble, None);
+}
+
+#[tokio::test]
+async fn what_has_a_pace_is_read_at_it_and_wakes_the_planner_each_time_until_it_has_none() {
+    let observer = observer().await;
+    let group =
+        TargetGroupArn::new("arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/sy-a/1").unwrap();
+    let targets = Object::Targets(group.clone());
+    let ticket = observer.cache.ticket(Object::Groups);
+    observer.cache.store(&ticket, Reading::Groups(BTreeMap::from([(group, target_group())])), Timestamp::UNIX_EPOCH);
+    let pace = |wakes| HashMap::from([(targets.clone(), Pace { pause: Duration::ZERO, wakes })]);
+    observer.wanted.set_paces(pace(true));
+    assert_eq!(due(&observer), [(targets.clone(), Class::Read)]);
+    let mut changes = observer.cache.changes();
+    changes.mark_unchanged();
+    observer.after(targets.clone(), Class::Read, Ok(true), &mut BTreeMap::new());
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(due(&observer), [(targets.clone(), Class::Read)], "read again at its pace");
+    observer.wanted.set_paces(pace(false));
+    changes.mark_unchanged();
+    observer.after(targets.clone(), Class::Read, Ok(true), &mut BTreeMap::new());
+    assert!(!changes.has_changed().unwrap(), "nobody waits for what is only watched");
+    assert_eq!(due(&observer), [(targets.clone(), Class::Read)]);
+    observer.wanted.set_paces(HashMap::new());
+    observer.after(targets, Class::Read, Ok(true), &mut BTreeMap::new());
+    assert_eq!(due(&observer), [], "from now on once in the health interval");
 }

@@ -159,6 +159,7 @@ fn status(asked: (u32, u32), read_back: (u32, u32)) -> PolicyStatus {
         clusters: vec![one("blue", asked.0, read_back.0), one("green", asked.1, read_back.1)],
         rule: Some(RuleStatus { listener: listener(), rule: Some(rule), priority: Some(1), programmed_since: None }),
         notes: Vec::new(),
+        failover: switchyard_core::failover::Explanation::default(),
     }
 }
 

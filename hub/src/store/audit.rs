@@ -26,7 +26,8 @@ pub struct AuditRow {
     pub at: Timestamp,
     /// Who.
     pub actor: String,
-    /// What was done: `apply`, `set-weights`, `delete`, `handover`, `forget`, `set-switch`, `delete-switch`, or of a shift
+    /// What was done: `apply`, `set-weights`, `failback`, `delete`, `handover`, `forget`, `set-switch`, `delete-switch`, of a cluster
+    /// `cluster.cordon`, `.drain`, `.uncordon`, `.remove`, `.drill`, and by the hub `.step`, `.end`, or of a shift
     /// `shift-create`, `-pause`, `-resume`, `-approve`, `-promote`, `-abort`, `-step`, `-back`, `-end`, `-supersede`.
     pub action: String,
     /// To which policy; empty: not to one.

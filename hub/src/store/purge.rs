@@ -53,6 +53,8 @@ pub struct Purged {
     pub intents: u64,
     /// Shifts.
     pub shifts: u64,
+    /// Clusters that operators removed, of which everything that their agents reported went.
+    pub removed_clusters: usize,
 }
 
 impl Store {
@@ -61,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer; what was removed until then stays removed.
     pub async fn purge(&self, keep: &Retention) -> Result<Purged, StoreError> {
-        let mut purged = Purged::default();
+        let mut purged = Purged { removed_clusters: self.clusters_purge().await?.len(), ..Purged::default() };
         let names = sqlx::query_scalar::<_, String>("select name from clusters order by name");
         for name in self.run(Query::Purge, names.fetch_all(&self.pool)).await? {
             let cluster = ClusterName::new(name).map_err(|error| unreadable("a cluster", error))?;
