@@ -12,7 +12,7 @@ pub(super) use switchyard_core::engine::Unread;
 use switchyard_core::{
     budget::Class,
     engine::{self, Stored},
-    ids::{Epoch, PolicyKey, PolicyUid},
+    ids::{PolicyKey, PolicyUid},
     observed::Observed,
     plan::{RegionPlan, Settings, Step},
     policy::PolicyRecord,
@@ -60,6 +60,8 @@ const FAST_HEALTH: Duration = Duration::from_secs(1);
 pub(super) struct Term {
     /// What core remembers.
     pub(super) engine: engine::Term,
+    /// Since when the lease has been held without a gap.
+    began: Option<Instant>,
     pub(super) gates: GateTerm,
     pub(super) shifts: ShiftTerm,
     pub(super) fleet: FleetTerm,
@@ -179,7 +181,7 @@ impl Engine {
             // Not renewed, for example while the database is away: what is known stays, and nothing is written.
             return (Instant::now() + LEASE_PAUSE).into();
         }
-        self.begin_term(lease.epoch, &picture).await;
+        self.begin_term(&lease, &picture).await;
         // Before what was observed is looked at: a read-back that lands in between must not let an older look pass for it.
         let unread = self.term.engine.unread(|object| self.cache.is_unread(object));
         let observed = self.cache.observed();
@@ -196,7 +198,7 @@ impl Engine {
         self.report_orphans(orphans);
         self.term.engine.take_plan(&look.records, &plan);
         self.term.failover.tell(&look.records, &plan, &self.metrics);
-        self.watch_health(&plan);
+        self.watch_health(&plan, now);
         self.save(lease.epoch, &picture, &plan).await;
         self.save_gates(lease.epoch, &picture, sightings).await;
         self.forget(lease.epoch, &look.records, &plan, &unread).await;
@@ -219,11 +221,13 @@ impl Engine {
     }
 
     /// At take-over everything is taken from the store again, and nothing of an earlier term is trusted.
-    async fn begin_term(&mut self, epoch: Epoch, picture: &Picture) {
-        if self.term.engine.epoch() == Some(epoch) {
+    async fn begin_term(&mut self, lease: &Lease, picture: &Picture) {
+        let epoch = lease.epoch;
+        if self.term.engine.epoch() == Some(epoch) && self.term.began == Some(lease.began) {
             return;
         }
-        self.term = Term { engine: engine::Term::begin(epoch, stored(picture)), ..Term::default() };
+        let engine = engine::Term::begin(epoch, stored(picture));
+        self.term = Term { engine, began: Some(lease.began), ..Term::default() };
         // What this replica read before its term may be older than the last write of another holder.
         self.cache.reset();
         for object in [Object::LoadBalancers, Object::Groups, Object::Limits] {
@@ -298,7 +302,7 @@ impl Engine {
     }
 
     /// While somebody waits for health it is read every second instead of at leisure.
-    fn watch_health(&self, plan: &RegionPlan) {
+    fn watch_health(&self, plan: &RegionPlan, now: Timestamp) {
         let mut held = 0;
         for policy in plan.policies.values() {
             held += policy.status.clusters.iter().map(|cluster| i64::from(cluster.targets.held)).sum::<i64>();
@@ -307,12 +311,15 @@ impl Engine {
             }
         }
         self.metrics.held_removals.set(held);
-        let looks = engine::looks_for_health(plan);
+        let looks = engine::looks_for_health(plan, now);
         let paces = Paces::new(looks.urgent.len(), looks.watched.len());
         let mut wanted = HashMap::new();
-        for (groups, pause, wakes) in [(looks.watched, paces.watched, false), (looks.urgent, paces.urgent, true)] {
+        for (groups, pause) in [(looks.watched, paces.watched), (looks.urgent, paces.urgent)] {
             let groups = groups.into_iter().filter(|_| pause < self.options.health_interval);
-            wanted.extend(groups.map(|arn| (Object::Targets(arn), Pace { pause, wakes })));
+            wanted.extend(groups.map(|arn| {
+                let wakes = looks.timed.contains(&arn);
+                (Object::Targets(arn), Pace { pause, wakes })
+            }));
         }
         self.wanted.set_paces(wanted);
     }

@@ -25,6 +25,9 @@ pub struct Lease {
     pub epoch: Epoch,
     /// The end of the lease by this machine's monotonic clock.
     pub until: Instant,
+    /// Since when it was held without a gap. After one somebody else may have written, whatever the epoch says: a database that was
+    /// restored meanwhile knows nothing of it.
+    pub began: Instant,
     /// The database's time when it was asked, and when that was by this machine's monotonic clock.
     pub clock: (Timestamp, Instant),
 }
@@ -111,7 +114,10 @@ impl Keeper {
                 if before.is_none_or(|lease| lease.epoch != epoch) {
                     info!(%epoch, scope = %self.scope, "this replica holds the lease");
                 }
-                self.lease.send_replace(Some(Lease { epoch, until: asked + remaining, clock: (at, asked) }));
+                // Judged by when the answer was asked for: a process that was stopped in between had lost it.
+                let held = before.filter(|lease| lease.epoch == epoch && lease.until > asked);
+                let began = held.map_or(asked, |lease| lease.began);
+                self.lease.send_replace(Some(Lease { epoch, until: asked + remaining, began, clock: (at, asked) }));
                 self.publish(epoch, true);
             }
             Ok(LeaseAnswer::HeldByOther { holder, epoch, remaining }) => {
