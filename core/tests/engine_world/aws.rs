@@ -114,8 +114,12 @@ impl Aws {
             RuleArn::new(format!("{PREFIX}:listener-rule/app/shared/1/443/1")).unwrap(),
             Rule { priority: 100, conditions: Vec::new(), action: RuleAction::Other, tags: Tags::new() },
         )]);
-        let listener =
-            Listener { load_balancer: load_balancer_arn(), port: 443, protocol: "HTTPS".into(), rules: Known::Known(rules) };
+        let listener = Listener {
+            load_balancer: load_balancer_arn(),
+            port: 443,
+            protocol: "HTTPS".into(),
+            rules: Known::Known(rules),
+        };
         truth.listeners.insert(listener_arn(), listener);
         Self {
             truth: Arc::new(truth),
@@ -147,9 +151,13 @@ impl Aws {
     /// Everything works again.
     pub fn calm(&mut self) {
         self.next_answer = None;
-        for until in
-            [&mut self.throttled_until, &mut self.errors_until, &mut self.away_until, &mut self.slow_until, &mut self.stale_until]
-        {
+        for until in [
+            &mut self.throttled_until,
+            &mut self.errors_until,
+            &mut self.away_until,
+            &mut self.slow_until,
+            &mut self.stale_until,
+        ] {
             *until = 0;
         }
         self.quota(false);
@@ -211,7 +219,11 @@ impl Aws {
             None if self.away_until > now => Fate::Unreachable,
             None if self.throttled_until > now && id % 10 != 0 => Fate::Throttled,
             None if self.errors_until > now && id % 3 != 0 => {
-                if id.is_multiple_of(2) { Fate::AnswerLost } else { Fate::NeverArrived }
+                if id.is_multiple_of(2) {
+                    Fate::AnswerLost
+                } else {
+                    Fate::NeverArrived
+                }
             }
             None => Fate::Carried,
         };
@@ -464,7 +476,9 @@ impl Aws {
     }
 
     pub fn is_hard_to_read(&self, now: Tick) -> bool {
-        [self.throttled_until, self.errors_until, self.away_until, self.stale_until].into_iter().any(|until| until > now)
+        [self.throttled_until, self.errors_until, self.away_until, self.stale_until]
+            .into_iter()
+            .any(|until| until > now)
     }
 
     /// What a read that starts now finds.

@@ -29,7 +29,8 @@ impl World {
             self.apply(&Event::ZoneBack(zone));
         }
         for place in Place::ALL {
-            for event in [Event::Lit(place), Event::ApiBack(place), Event::AgentLags(place, 0), Event::AgentBack(place)] {
+            for event in [Event::Lit(place), Event::ApiBack(place), Event::AgentLags(place, 0), Event::AgentBack(place)]
+            {
                 self.apply(&event);
             }
             for app in App::ALL {
@@ -135,7 +136,9 @@ impl World {
             if of("switchyard.dev/policy") != format!("shop/{}", app.name()) {
                 continue;
             }
-            let Some(place) = Place::ALL.into_iter().find(|place| place.name() == of("switchyard.dev/cluster")) else { continue };
+            let Some(place) = Place::ALL.into_iter().find(|place| place.name() == of("switchyard.dev/cluster")) else {
+                continue;
+            };
             if !clusters.iter().any(|(name, _)| name.as_str() == place.name()) {
                 continue;
             }

@@ -110,7 +110,9 @@ pub enum Event {
     StoreRestored,
     // AWS.
     /// The next answer is lost, after or before the call was carried out.
-    AnswerLost { applied: bool },
+    AnswerLost {
+        applied: bool,
+    },
     /// The next call is refused.
     Refused,
     /// For so many seconds.
@@ -241,8 +243,20 @@ fn any(rng: &mut Rng) -> Event {
         14 => Event::NodesBack(rng.place()),
         15 => Event::AllUnready(rng.place()),
         16 => Event::AllReady(rng.place()),
-        17 => if flip { Event::EverythingUnready } else { Event::EverythingReady },
-        18 => if flip { Event::ZoneLost(rng.small(3)) } else { Event::ZoneBack(rng.small(3)) },
+        17 => {
+            if flip {
+                Event::EverythingUnready
+            } else {
+                Event::EverythingReady
+            }
+        }
+        18 => {
+            if flip {
+                Event::ZoneLost(rng.small(3))
+            } else {
+                Event::ZoneBack(rng.small(3))
+            }
+        }
         19..=20 => Event::Dark(rng.place()),
         21 => Event::Lit(rng.place()),
         22 => Event::AgentAway(rng.place()),
@@ -266,11 +280,23 @@ fn any(rng: &mut Rng) -> Event {
         44 => Event::Refused,
         45 => Event::Throttled(rng.small(15)),
         46 => Event::ServerErrors(rng.small(15)),
-        47 => if flip { Event::AwsAway(rng.small(15)) } else { Event::AwsSlow(rng.small(15)) },
+        47 => {
+            if flip {
+                Event::AwsAway(rng.small(15))
+            } else {
+                Event::AwsSlow(rng.small(15))
+            }
+        }
         48 => Event::StaleReads(rng.small(8)),
         49 => Event::QuotaReached(flip),
         50 => Event::ForeignWeights(rng.app(), u16::try_from(rng.below(512)).unwrap()),
-        51 => if flip { Event::ForeignDeletesRule(rng.app()) } else { Event::ForeignCopiesRule(rng.app()) },
+        51 => {
+            if flip {
+                Event::ForeignDeletesRule(rng.app())
+            } else {
+                Event::ForeignCopiesRule(rng.app())
+            }
+        }
         52 => Event::ForeignTakesTarget(rng.slot()),
         53..=55 => Event::Weights(rng.app(), rng.weights()),
         56 => Event::Spec(rng.app(), rng.spec()),

@@ -213,7 +213,8 @@ impl Hub {
                 let kept = self.lease.filter(|held| held.epoch == row.epoch && held.until > out.now);
                 let began = kept.map_or(out.now, |held| held.began);
                 // A slow database answers late; the time left is counted from before the question.
-                self.lease = Some(Held { epoch: row.epoch, until: row.expires, began, clock: (time(out.now), out.now) });
+                self.lease =
+                    Some(Held { epoch: row.epoch, until: row.expires, began, clock: (time(out.now), out.now) });
                 if kept.is_none() {
                     self.wakes = out.now;
                 }
@@ -424,7 +425,8 @@ impl Hub {
                 }
                 let Planned { content, epoch, .. } = planned;
                 let (execution, until) = (Execution::new(steps), now + SLICE);
-                let carrying = Carrying { execution, calls: Vec::new(), planned: content, epoch, until, stopped: false };
+                let carrying =
+                    Carrying { execution, calls: Vec::new(), planned: content, epoch, until, stopped: false };
                 self.carry(carrying, out);
             }
         }

@@ -92,16 +92,17 @@ impl Scene<'_> {
     /// The cluster and the app of a group.
     fn place(&self, arn: &TargetGroupArn) -> Option<(Place, App)> {
         let tags = self.tags(arn)?;
-        let place = Place::ALL.into_iter().find(|place| tags.get(ownership::TAG_CLUSTER).is_some_and(|c| c == place.name()))?;
+        let place =
+            Place::ALL.into_iter().find(|place| tags.get(ownership::TAG_CLUSTER).is_some_and(|c| c == place.name()))?;
         let policy = tags.get(ownership::TAG_POLICY)?;
         let app = App::ALL.into_iter().find(|app| policy.ends_with(&format!("/{}", app.name())))?;
         Some((place, app))
     }
 
-    /// The pods that live, are ready and answer, for long enough that everybody knows.
-    fn serving(&self, (place, app): (Place, App)) -> BTreeSet<Target> {
+    /// The pods that live, are ready and answer, for so long at least.
+    fn serving(&self, (place, app): (Place, App), since: Tick) -> BTreeSet<Target> {
         let pods = self.members[place as usize].pods.iter();
-        let well = |pod: &super::members::Pod| pod.wanted() && pod.answers && self.now - pod.changed > KNOWN;
+        let well = |pod: &super::members::Pod| pod.wanted() && pod.answers && self.now - pod.changed >= since;
         pods.filter(|((of, _), pod)| *of == app && well(pod)).map(|(_, pod)| pod.target()).collect()
     }
 
@@ -155,7 +156,11 @@ impl Judge {
             Action::DeleteTargetGroup { group } => {
                 let arn = group.arn.as_ref().expect("filled in");
                 let bad = aws.in_use(arn) && !self.excused(now);
-                if bad { Err(scene.broken("I6", "a group is deleted while a rule names it".to_owned())) } else { Ok(()) }
+                if bad {
+                    Err(scene.broken("I6", "a group is deleted while a rule names it".to_owned()))
+                } else {
+                    Ok(())
+                }
             }
             Action::DeleteRule { rule, .. } => self.deletes_rule(&scene, rule),
             _ => Ok(()),
@@ -233,7 +238,8 @@ impl Judge {
         // A person who drains a cluster is a better witness than its agent.
         let drained = scene.store.content.fleet.get(&name).is_some_and(|state| state.deregister && state.percent == 0);
         let stale = self.stale_since.get(&name).is_some_and(|since| scene.now - since > LATE);
-        if stale && !(drained && scene.aws.weight(arn) == 0) {
+        let operated = drained || scene.now - self.fleet_at < LATE;
+        if stale && !(operated && scene.aws.weight(arn) == 0) {
             return Err(scene.broken("I3", format!("the agent of {name} is away, and its targets go")));
         }
         let Some(group) = scene.aws.truth.target_groups.get(arn) else { return Ok(()) };
@@ -242,16 +248,21 @@ impl Judge {
             return Ok(());
         }
         self.takes_no_ready_pod(scene, place, gone)?;
-        let serving = scene.serving(place);
+        let serving = scene.serving(place, KNOWN);
         let healthy = |target: &Target| registered.get(target).is_some_and(|state| state.health == Health::Healthy);
         let before: BTreeSet<Target> = serving.iter().filter(|target| healthy(target)).copied().collect();
         let taken = self.taken.iter().filter(|((of, target), at)| {
-            of == arn && scene.now - **at < seconds(250) && serving.contains(target) && !registered_now(registered, target)
+            of == arn
+                && scene.now - **at < seconds(250)
+                && serving.contains(target)
+                && !registered_now(registered, target)
         });
         let once: BTreeSet<Target> = taken.map(|((_, target), _)| *target).collect();
         let all = before.union(&once).count();
-        let after = before.iter().filter(|target| !gone.contains(target)).count();
-        if after < before.len() && after * 2 < all {
+        let takes = before.iter().any(|target| gone.contains(target));
+        let stay = scene.serving(place, 0);
+        let after = stay.iter().filter(|target| healthy(target) && !gone.contains(target)).count();
+        if takes && after * 2 < all {
             let detail = format!("of {all} pods that serve, {after} stay registered");
             return Err(scene.broken("I4", detail));
         }
@@ -391,7 +402,11 @@ impl Judge {
         let (new, old) = (of(weights), of(before));
         let Some(asked) = self.asked.get(&record.uid) else { return Ok(()) };
         let carries = |weights: &Weights| -> Weights {
-            weights.iter().filter(|(_, weight)| weight.carries()).map(|(name, weight)| (name.clone(), *weight)).collect()
+            weights
+                .iter()
+                .filter(|(_, weight)| weight.carries())
+                .map(|(name, weight)| (name.clone(), *weight))
+                .collect()
         };
         let as_asked = |asked: &Weights| {
             let asked = carries(asked);
@@ -455,7 +470,10 @@ impl Judge {
             let ours = |rule: &&Rule| rule.tags.get(ownership::TAG_POLICY_UID).is_some_and(|of| of == uid.as_str());
             let Some(rule) = aws.rules().values().find(ours) else { continue };
             let weights = weights_of(rule);
-            let mut states = weights.keys().filter(|arn| aws.truth.target_groups.contains_key(*arn)).flat_map(|arn| aws.targets(arn).values());
+            let mut states = weights
+                .keys()
+                .filter(|arn| aws.truth.target_groups.contains_key(*arn))
+                .flat_map(|arn| aws.targets(arn).values());
             if !states.any(|state| state.health == Health::Healthy) {
                 sick.insert(uid.clone());
             }

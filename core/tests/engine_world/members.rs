@@ -120,7 +120,16 @@ impl Member {
         *uids += 1;
         let own = Ipv4Addr::new(10, self.place as u8, (*uids >> 8) as u8, (*uids & 0xff) as u8);
         let address = address.unwrap_or(own);
-        let pod = Pod { uid: *uids, address, ready: true, terminating: false, answers: true, changed: self.now, ends: 0, notices: None };
+        let pod = Pod {
+            uid: *uids,
+            address,
+            ready: true,
+            terminating: false,
+            answers: true,
+            changed: self.now,
+            ends: 0,
+            notices: None,
+        };
         self.pods.insert((app, slot), pod);
         self.dirty = true;
     }

@@ -345,7 +345,9 @@ impl World {
                 let Some(id) = self.mover(app) else { return };
                 let shift = self.store.content.shifts[&id].clone();
                 let before = shift.version;
-                if let Ok((shift, writes)) = command(shift, &Command::Abort, By { actor: "alice", reason: "" }, time(now)) {
+                if let Ok((shift, writes)) =
+                    command(shift, &Command::Abort, By { actor: "alice", reason: "" }, time(now))
+                {
                     self.store.shift(before, &shift, &writes);
                 }
             }
@@ -504,7 +506,9 @@ impl World {
     fn rule_of(&self, app: App) -> Option<switchyard_core::arn::RuleArn> {
         let uid = self.record(app)?.uid.to_string();
         let rules = self.aws.rules().iter();
-        let ours = |rule: &switchyard_core::observed::Rule| rule.tags.get(switchyard_core::ownership::TAG_POLICY_UID) == Some(&uid);
+        let ours = |rule: &switchyard_core::observed::Rule| {
+            rule.tags.get(switchyard_core::ownership::TAG_POLICY_UID) == Some(&uid)
+        };
         rules.filter(|(_, rule)| ours(rule)).map(|(arn, _)| arn.clone()).next()
     }
 

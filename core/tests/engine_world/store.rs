@@ -7,9 +7,7 @@ use switchyard_core::{
     engine::{Stored, Update},
     fleet::{self, ClusterState},
     ids::{ClusterName, Epoch, PolicyKey, PolicyUid, ShiftId, VpcId},
-    inventory::{
-        Cluster, EndpointKey, EndpointState, Inventory, Link, ServiceCondition, ServiceKey, ServiceState,
-    },
+    inventory::{Cluster, EndpointKey, EndpointState, Inventory, Link, ServiceCondition, ServiceKey, ServiceState},
     policy::{PolicyMemory, PolicyRecord},
     shift::{Shift, WeightWrite},
     status::PolicyStatus,
@@ -167,9 +165,11 @@ impl Store {
 
     pub fn purge(&mut self, now: Tick) {
         let old = time(now.saturating_sub(FORGOTTEN));
-        let gone = self.content.inventory.endpoints().filter(|(_, endpoint)| {
-            matches!(endpoint.state, EndpointState::Gone(_)) && endpoint.updated_at < old
-        });
+        let gone = self
+            .content
+            .inventory
+            .endpoints()
+            .filter(|(_, endpoint)| matches!(endpoint.state, EndpointState::Gone(_)) && endpoint.updated_at < old);
         let gone: Vec<EndpointKey> = gone.map(|(key, _)| key).collect();
         if !gone.is_empty() {
             let inventory = self.inventory();
@@ -293,7 +293,9 @@ impl Store {
 
     /// An operator says something of a whole cluster.
     pub fn command_cluster(&mut self, name: &ClusterName, command: &fleet::machine::Command, now: Tick) {
-        let carries = |stored: &&StoredPolicy| stored.record.requested().iter().any(|(of, weight)| of == name && weight.carries());
+        let carries = |stored: &&StoredPolicy| {
+            stored.record.requested().iter().any(|(of, weight)| of == name && weight.carries())
+        };
         let carried: Vec<PolicyKey> =
             self.content.policies.values().filter(carries).map(|stored| stored.record.policy.key.clone()).collect();
         let present = self.content.fleet.get(name).cloned();
