@@ -4,13 +4,14 @@
 use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     elb::Call,
     hub::{Database, Hub, Times},
     load::Load,
     member::Agent,
+    policy::Policy,
     postgres::Postgres,
     sandbox::WorkloadSpec,
     shifts::{Weights, written},
@@ -75,12 +76,18 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `shop/checkout` is served with these weights, and requests are sent.
+    /// `shop/checkout` is served with these weights, and requests are sent. The policy has failover, which is quick: what only the
+    /// control plane suffers from must not move any traffic.
     ///
     /// # Panics
     /// When a part does not come up.
     pub async fn set(builder: Builder, weights: &[(&str, u32)]) -> Self {
-        let world = builder.with_policy(weights).await;
+        let world = builder.start().await.expect("the world starts");
+        let failover = json!({"unhealthyAfterSeconds": 2, "healthyAfterSeconds": 2});
+        let policy = Policy::new("checkout", weights).with("/spec/failover", failover);
+        world.yardctl.apply_until_converged(&policy).await;
+        world.all_healthy(POLICY).await;
+        world.hub_knows(POLICY).await;
         world.yardctl.converged(POLICY).await;
         let load = world.load("checkout", RPS).await;
         load.more(100).await;
