@@ -57,7 +57,7 @@ impl Job {
 
     fn command(&self, manner: Manner) -> Command {
         let mut command = match manner.lane {
-            Lane::Waiting => Command::new(&self.program),
+            Lane::Waiting | Lane::Measuring => Command::new(&self.program),
             Lane::Computing => {
                 let mut command = Command::new("nice");
                 command.args(["-n", PRIORITY]).arg(&self.program);

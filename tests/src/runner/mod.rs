@@ -53,7 +53,7 @@ pub struct Args {
     /// Also the examples in the documentation, by `cargo test --doc`
     #[arg(long)]
     doc: bool,
-    /// Tests at a time, over all binaries [default: 5 for each processor, as far as the memory suffices]
+    /// Tests at a time, over all binaries [default: 3 for each processor, as far as the memory suffices]
     #[arg(long, env = "SWITCHYARD_TEST_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: Option<u16>,
     /// Only binaries whose name has this in it, such as `scenarios` or `hub/store`; after a colon, as in `scenarios:weights`,

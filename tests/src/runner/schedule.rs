@@ -1,8 +1,8 @@
 //! Which job comes next. Pure: it is told what ended and says what may begin.
 //!
-//! Two lanes. Jobs that wait share a number of slots, as many each as it runs tests at a time; the longest begin first, so that
+//! Three lanes. Jobs that wait share a number of slots, as many each as it runs tests at a time; the longest begin first, so that
 //! none of them is left over at the end. Jobs that compute go one after another beside them, at a low priority, and use what the
-//! waiting ones leave of the processors.
+//! waiting ones leave of the processors. Those that measure come at the end, each with the machine for itself.
 
 use super::{
     job::Job,
@@ -23,7 +23,7 @@ pub struct Waiting {
 /// What has not begun, and what runs.
 #[derive(Debug)]
 pub struct Schedule {
-    /// The longest first.
+    /// The longest first, those that measure last.
     waiting: Vec<Waiting>,
     /// Names of those that have begun.
     running: Vec<(String, Manner)>,
@@ -33,19 +33,26 @@ pub struct Schedule {
 impl Schedule {
     /// With this many slots.
     pub fn new(mut waiting: Vec<Waiting>, slots: usize) -> Self {
-        waiting.sort_by(|a, b| b.seconds.total_cmp(&a.seconds).then_with(|| a.job.name.cmp(&b.job.name)));
+        let measures = |waiting: &Waiting| waiting.manner.lane == Lane::Measuring;
+        waiting.sort_by(|a, b| {
+            let longest = b.seconds.total_cmp(&a.seconds);
+            measures(a).cmp(&measures(b)).then(longest).then_with(|| a.job.name.cmp(&b.job.name))
+        });
         Self { waiting, running: Vec::new(), slots }
     }
 
     /// A job that may begin now.
     pub fn next(&mut self) -> Option<(Job, Manner)> {
-        let computing = self.running.iter().any(|(_, manner)| manner.lane == Lane::Computing);
+        let runs = |lane| self.running.iter().any(|(_, manner)| manner.lane == lane);
+        let (computing, measuring) = (runs(Lane::Computing), runs(Lane::Measuring));
+        let alone = self.running.is_empty();
         let waits = self.running.iter().filter(|(_, manner)| manner.lane == Lane::Waiting);
         let taken: usize = waits.map(|(_, manner)| manner.threads).sum();
         let may_begin = |waiting: &Waiting| match waiting.manner.lane {
-            Lane::Computing => !computing,
-            // One that is wider than all slots begins when it is alone.
-            Lane::Waiting => taken == 0 || taken + waiting.manner.threads <= self.slots,
+            Lane::Measuring => alone,
+            Lane::Computing => !measuring && !computing,
+            // One that is wider than all slots begins when no other has any.
+            Lane::Waiting => !measuring && (taken == 0 || taken + waiting.manner.threads <= self.slots),
         };
         let place = self.waiting.iter().position(may_begin)?;
         let Waiting { job, manner, .. } = self.waiting.remove(place);
@@ -98,6 +105,24 @@ mod tests {
         assert_eq!(begin(&mut schedule), Vec::<String>::new());
         schedule.ended("simulate");
         assert_eq!(begin(&mut schedule), ["plan"]);
+    }
+
+    #[test]
+    fn jobs_that_measure_come_last_and_alone() {
+        let jobs = vec![
+            waiting("chaos", Lane::Measuring, 3, 900.0),
+            waiting("loss", Lane::Measuring, 3, 90.0),
+            waiting("simulate", Lane::Computing, 2, 60.0),
+            waiting("short", Lane::Waiting, 1, 1.0),
+        ];
+        let mut schedule = Schedule::new(jobs, 8);
+        assert_eq!(begin(&mut schedule), ["simulate", "short"]);
+        schedule.ended("short");
+        assert_eq!(begin(&mut schedule), Vec::<String>::new());
+        schedule.ended("simulate");
+        assert_eq!(begin(&mut schedule), ["chaos"]);
+        schedule.ended("chaos");
+        assert_eq!(begin(&mut schedule), ["loss"]);
     }
 
     #[test]

@@ -65,6 +65,19 @@ impl Scene {
         let patched = self.pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
         patched.expect("the condition is written");
     }
+
+    /// Waits until so many pods run and one of them is not ready; opens its gate and gives its name.
+    async fn open_the_one_that_waits(&self, count: usize) -> String {
+        // Also for the pod: when the one before was opened, and the controller has not seen it yet, there are as many without it.
+        let closed = wait::until(&format!("{count} pods, one of them behind its gate"), async || {
+            let pods = self.conditions(count, &[("ContainersReady", "True")]).await;
+            let closed = pods.iter().find(|pod| condition(pod, "Ready").as_deref() == Some("False"));
+            closed.cloned().ok_or_else(|| format!("{:?}", pods.iter().map(|pod| &pod.status).collect::<Vec<_>>()))
+        })
+        .await;
+        self.open_gate(&closed).await;
+        closed.metadata.name.expect("a name")
+    }
 }
 
 fn condition(pod: &Pod, kind: &str) -> Option<String> {
@@ -93,10 +106,7 @@ async fn a_pod_behind_a_gate_is_ready_only_when_the_gate_is_open_and_a_rollout_w
     scene.cluster.roll_out("web", "v2").await.expect("the rollout begins");
     // One more pod than wanted is allowed, and none fewer: the rollout goes on one gate at a time.
     for _ in 0..2 {
-        let waiting = scene.conditions(3, &[("ContainersReady", "True")]).await;
-        let closed = waiting.iter().find(|pod| condition(pod, "Ready").as_deref() == Some("False"));
-        scene.open_gate(closed.expect("a new pod waits")).await;
-        let name = closed.and_then(|pod| pod.metadata.name.clone()).expect("a name");
+        let name = scene.open_the_one_that_waits(3).await;
         wait::until("the opened pod to be ready", async || {
             let pod = scene.pods.get(&name).await.map_err(|e| e.to_string())?;
             wait::check(condition(&pod, "Ready").as_deref() == Some("True"), || format!("{:?}", pod.status))
