@@ -49,7 +49,7 @@ fn groups(model: &Model, of: &[(&str, &str)]) -> BTreeSet<TargetGroupArn> {
 }
 
 fn looks(model: &Model) -> (BTreeSet<TargetGroupArn>, BTreeSet<TargetGroupArn>) {
-    let Looks { urgent, watched } = engine::looks_for_health(&model.plan());
+    let Looks { urgent, watched, .. } = engine::looks_for_health(&model.plan(), model.now);
     (urgent.into_iter().collect(), watched.into_iter().collect())
 }
 
@@ -73,8 +73,10 @@ fn where_one_policy_sees_a_cluster_fail_the_others_look_at_that_cluster_first() 
     let failing = group(&model, "one", "blue");
     fail(&mut model, &failing);
     let (urgent, watched) = looks(&model);
-    assert_eq!(urgent, groups(&model, &[("one", "blue"), ("two", "blue")]));
-    assert_eq!(watched, groups(&model, &[("one", "green"), ("two", "green")]));
+    assert_eq!(urgent, groups(&model, &[("one", "blue"), ("one", "green"), ("two", "blue")]), "and at all of its own");
+    assert_eq!(watched, groups(&model, &[("two", "green")]));
+    let timed = engine::looks_for_health(&model.plan(), model.now).timed;
+    assert_eq!(timed, groups(&model, &[("one", "blue"), ("one", "green")]), "a time runs for the first policy only");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::object::Object;
 use crate::{
     arn::{LoadBalancerArn, TargetGroupArn},
-    failover::Standing,
+    failover::{ClusterExplanation, Standing},
     ids::{ClusterName, PolicyKey},
     observed::{Health, Observed, TargetGroup},
     ownership::{self, Owner},
@@ -52,29 +54,38 @@ pub fn place_is_unknown(
 /// The groups whose health is read faster than at leisure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looks {
-    /// Somebody waits for it: targets without a verdict, a cluster whose health is about to count or that is out, a panic, and every
-    /// other group of a cluster that fails somewhere.
+    /// Somebody waits for it: targets without a verdict, a policy of which a cluster is about to move or is out, a panic, and every
+    /// group of a cluster that fails somewhere.
     pub urgent: Vec<TargetGroupArn>,
+    /// Those of them for which a time runs from reading to reading: also a reading that says nothing new lets something follow.
+    pub timed: BTreeSet<TargetGroupArn>,
     /// The other groups in the rules of policies with failover.
     pub watched: Vec<TargetGroupArn>,
 }
 
+/// For this long after a cluster went out in one policy the others look at it first.
+const FRESH: SignedDuration = SignedDuration::from_secs(60);
+
 /// Sorts the groups of a plan.
-pub fn looks_for_health(plan: &RegionPlan) -> Looks {
+pub fn looks_for_health(plan: &RegionPlan, now: Timestamp) -> Looks {
     let mut looks = Looks::default();
-    let failing = failing_clusters(plan);
+    let failing = failing_clusters(plan, now);
     for policy in plan.policies.values() {
         let explanation = &policy.status.failover;
         // What operators want of clusters moves weights of policies without failover too, but no health counts there.
         let has_failover = explanation.max_moves_per_hour > 0;
+        let differs = matches!(explanation.standing, Standing::FailedOver | Standing::Panic);
+        // Clusters are judged beside each other: when one is about to move, the readings of all must be of the same moment.
+        let about_to = |cluster: &ClusterExplanation| cluster.pending.is_some() || cluster.out_since.is_some();
+        let moves = differs || explanation.clusters.iter().any(about_to);
+        let timed = explanation.clusters.iter().any(|cluster| cluster.pending.is_some());
         for cluster in &policy.status.clusters {
             let Some(arn) = &cluster.target_group else { continue };
             let explained = explanation.clusters.iter().find(|explained| explained.cluster == cluster.cluster);
-            let moves = explained.is_some_and(|explained| explained.pending.is_some() || explained.out_since.is_some());
-            let differs = matches!(explanation.standing, Standing::FailedOver | Standing::Panic);
             let fails = failing.contains(&cluster.cluster) && cluster.programmed.is_some();
-            if waits(cluster) || (has_failover && (moves || differs || fails)) {
+            if waits(cluster) || (has_failover && (moves || fails)) {
                 looks.urgent.push(arn.clone());
+                looks.timed.extend(timed.then(|| arn.clone()));
             } else if has_failover && explained.is_some() {
                 looks.watched.push(arn.clone());
             }
@@ -95,10 +106,14 @@ fn waits(cluster: &ClusterStatus) -> bool {
     in_use || cluster.targets.initial > 0 || cluster.reason == Reason::NoHealthyTarget
 }
 
-/// Clusters that look worse in some policy with failover than they are taken for: what fails may be the whole cluster.
-fn failing_clusters(plan: &RegionPlan) -> BTreeSet<ClusterName> {
+/// Clusters that look worse in some policy with failover than they are taken for, or went out a moment ago: what fails may be the
+/// whole cluster.
+fn failing_clusters(plan: &RegionPlan, now: Timestamp) -> BTreeSet<ClusterName> {
     let explained = plan.policies.values().flat_map(|policy| &policy.status.failover.clusters);
-    let failing = explained.filter(|cluster| cluster.pending.is_some_and(|pending| !pending.back));
+    let failing = explained.filter(|cluster| {
+        let went = cluster.out_since.is_some_and(|since| now.duration_since(since) < FRESH);
+        went || cluster.pending.is_some_and(|pending| !pending.back)
+    });
     failing.map(|cluster| cluster.cluster.clone()).collect()
 }
 

@@ -82,14 +82,20 @@ impl Wanted {
         self.changed.notify_one();
     }
 
-    /// Replaces what is read again and again at a pace of its own, instead of once in the health interval.
+    /// Replaces what is read again and again at a pace of its own, instead of once in the health interval. What is new or
+    /// becomes much faster is read at once, one after the other within its pause.
     pub fn set_paces(&self, paces: HashMap<Object, Pace>) {
         let now = Instant::now();
-        let first: Vec<(Object, Instant)> =
-            paces.iter().map(|(object, pace)| (object.clone(), now + pace.pause)).collect();
-        self.list().paces = paces;
-        for (object, at) in first {
-            self.ask(object, at, Class::Read);
+        let before = std::mem::replace(&mut self.list().paces, paces.clone());
+        let is_new =
+            |object: &Object, pace: &Pace| before.get(object).is_none_or(|before| before.pause >= pace.pause * 2);
+        let (begins, goes_on): (Vec<_>, Vec<_>) = paces.into_iter().partition(|(object, pace)| is_new(object, pace));
+        let all = u32::try_from(begins.len()).unwrap_or(u32::MAX).max(1);
+        for (i, (object, pace)) in (0..).zip(begins) {
+            self.ask(object, now + pace.pause / all * i, Class::Read);
+        }
+        for (object, pace) in goes_on {
+            self.ask(object, now + pace.pause, Class::Read);
         }
     }
 
