@@ -74,7 +74,14 @@ fn in_the_rule() -> PolicyStatus {
         targets: TargetCounts::default(),
         target_group: None,
     };
-    PolicyStatus { observed_version: 1, conditions: Vec::new(), clusters: vec![cluster], rule: None, notes: Vec::new() }
+    PolicyStatus {
+        observed_version: 1,
+        conditions: Vec::new(),
+        clusters: vec![cluster],
+        rule: None,
+        notes: Vec::new(),
+        failover: Default::default(),
+    }
 }
 
 async fn policy(hub: &Hub, name: &str) -> StoredPolicy {

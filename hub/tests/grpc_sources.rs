@@ -206,6 +206,7 @@ async fn a_resource_becomes_a_policy_whose_owner_is_shown_and_hears_every_change
             reason: switchyard_core::status::Reason::ListenerNotFound,
             message: "there is none".to_owned(),
         }],
+        failover: Default::default(),
     };
     let lease = fence(&hub.store).await;
     hub.store.policy_status_save(lease, &stored.record.uid, &said, &PolicyMemory::default()).await.unwrap();
@@ -262,7 +263,14 @@ fn programmed(version: u64, weight: u32) -> PolicyStatus {
         target_group: None,
     };
     let (conditions, clusters) = (vec![condition], vec![cluster]);
-    PolicyStatus { observed_version: version, conditions, clusters, rule: None, notes: Vec::new() }
+    PolicyStatus {
+        observed_version: version,
+        conditions,
+        clusters,
+        rule: None,
+        notes: Vec::new(),
+        failover: Default::default(),
+    }
 }
 
 #[tokio::test]

@@ -158,6 +158,7 @@ impl Walk {
                     clusters: Vec::new(),
                     rule: None,
                     notes: Vec::new(),
+                    failover: Default::default(),
                 };
                 self.store
                     .policy_status_save(self.fence, &stored.record.uid, &status, &PolicyMemory::default())
@@ -296,6 +297,7 @@ async fn every_write_is_noticed_and_what_changes_nothing_is_not() {
         clusters: Vec::new(),
         rule: None,
         notes: Vec::new(),
+        failover: Default::default(),
     };
     let fence = fence(&db.store).await;
     db.store.policy_status_save(fence, &stored.record.uid, &status, &PolicyMemory::default()).await.unwrap();

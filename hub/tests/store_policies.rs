@@ -30,6 +30,7 @@ fn status(message: &str) -> PolicyStatus {
         clusters: Vec::new(),
         rule: None,
         notes: vec![Note { cluster: None, reason: Reason::InProgress, message: message.to_owned() }],
+        failover: Default::default(),
     }
 }
 

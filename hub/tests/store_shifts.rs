@@ -515,7 +515,14 @@ async fn weights_are_not_set_beside_a_shift_nor_against_the_rules_of_the_policy(
     let (policy, _) = apply(&db.store, &with_safety("b", &[("blue", 60), ("green", 40)], safety)).await;
     let programmed = Programmed { weights: Default::default(), since: jiff::Timestamp::now() };
     let memory = PolicyMemory { programmed: Some(programmed), ..PolicyMemory::default() };
-    let status = PolicyStatus { observed_version: 1, conditions: vec![], clusters: vec![], rule: None, notes: vec![] };
+    let status = PolicyStatus {
+        observed_version: 1,
+        conditions: vec![],
+        clusters: vec![],
+        rule: None,
+        notes: vec![],
+        failover: Default::default(),
+    };
     db.store.policy_status_save(fence(&db.store).await, &policy.record.uid, &status, &memory).await.unwrap();
     let only_blue = [("green".to_owned(), 0)];
     let error = db.store.policy_set_weights(&fresh(), &key("b"), &only_blue, 0).await.unwrap_err();
@@ -546,7 +553,14 @@ async fn weights_that_are_not_read_back_yet_count_for_the_interval_between_steps
         let memory = PolicyMemory { programmed: Some(programmed), ..PolicyMemory::default() };
         let version = db.store.policy_get(&key("a")).await.unwrap().unwrap().record.version;
         let (conditions, clusters, notes) = (vec![], vec![], vec![]);
-        let status = PolicyStatus { observed_version: version, conditions, clusters, rule: None, notes };
+        let status = PolicyStatus {
+            observed_version: version,
+            conditions,
+            clusters,
+            rule: None,
+            notes,
+            failover: Default::default(),
+        };
         db.store.policy_status_save(fence(&db.store).await, &policy.record.uid, &status, &memory).await.unwrap();
     };
     let set = async |blue: u32, green: u32| {
