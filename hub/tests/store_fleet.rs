@@ -52,7 +52,7 @@ async fn end(store: &Store, fence: Fence<'_>, state: &ClusterState) -> ClusterSt
     after.operation.ended_at = Some(state.operation.started_at);
     after.operation.why = Why::Done;
     let won = store.clusters_save(fence, &[ClusterUpdate { before_version: state.version, state: &after }]).await;
-    assert_eq!(won.unwrap(), [state.cluster.clone()]);
+    assert_eq!(won.unwrap(), std::slice::from_ref(&state.cluster));
     ClusterState { version: state.version + 1, ..after }
 }
 
