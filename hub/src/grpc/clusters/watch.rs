@@ -1,6 +1,6 @@
 //! WatchClusters: the present clusters, then what differs from what this watcher was told last. Level-triggered: a slow watcher skips
 //! what came in between and gets the latest. Heartbeats and counts of endpoints alone are no news; they are as of the last news.
-//! Tests: `hub/tests/grpc_fleet.rs`.
+//! Tests: `watch_tests.rs`, `hub/tests/grpc_fleet.rs`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -88,3 +88,7 @@ pub async fn run(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
