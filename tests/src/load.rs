@@ -106,7 +106,7 @@ impl Load {
         Ok(Self { control: control.clone(), id: started.id, rps })
     }
 
-    /// As [`Load::start`], by clients that give up after a second, enough of them that those who wait keep nobody from sending.
+    /// As [`Load::start`], by clients that give up after two seconds, enough of them that those who wait keep nobody from sending.
     ///
     /// # Errors
     /// When the sandbox refuses it.
@@ -116,7 +116,7 @@ impl Load {
             id: u64,
         }
         let body = json!({"target": target, "host": host, "rps": rps, "connections": 512, "keep_alive": true,
-            "timeout_ms": 1_000});
+            "timeout_ms": 2_000});
         let started: Started = control.post("/load", &body).await?;
         Ok(Self { control: control.clone(), id: started.id, rps })
     }

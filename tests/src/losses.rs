@@ -68,7 +68,7 @@ impl Stage {
         stage
     }
 
-    /// The same with clients that give up after a second: those of before would wait for a cluster that swallows requests.
+    /// The same with clients that give up after two seconds: those of before would wait for a cluster that swallows requests.
     ///
     /// # Panics
     /// When the sandbox refuses it, or a request of those before has failed.
@@ -114,13 +114,36 @@ impl Stage {
         .await;
     }
 
-    /// From here on, once the data plane has heard of the last rule, no request fails: begins a window for it.
+    /// Waits until the hub knows that so many targets of a cluster are healthy.
     ///
     /// # Panics
-    /// When the sandbox does not answer.
+    /// After the deadline.
+    pub async fn hub_sees(&self, cluster: &str, healthy: u64) {
+        wait::until(&format!("the hub to see {healthy} healthy targets of {cluster}"), async || {
+            let status = self.world.yardctl.status(POLICY).await.map_err(|error| error.to_string())?;
+            let clusters = status["status"]["clusters"].as_array().cloned().unwrap_or_default();
+            let named = clusters.iter().find(|seen| seen["cluster"] == cluster);
+            let seen = named.and_then(|seen| seen["targets"]["healthy"].as_u64());
+            wait::check(seen == Some(healthy), || status["status"].to_string())
+        })
+        .await;
+    }
+
+    /// Waits until requests were sent and none failed for a second and a half, and begins a window in which none may.
+    ///
+    /// # Panics
+    /// When that does not come true.
     pub async fn quiet_from_here(&self, name: &str) {
-        // Half a second until every node has the rule, and what was sent by the old one ends within another.
-        self.seconds(2).await;
+        // By the clock, not by a number of requests: after a pause of the machine those that were due come all at once.
+        wait::until("requests to fail no more", async || {
+            let report = self.load.report().await.map_err(|error| error.to_string())?;
+            let until = report.failing_until.as_deref().map(str::parse::<Timestamp>).transpose();
+            let until = until.map_err(|error| error.to_string())?;
+            let age = until.map_or(Duration::MAX, |until| between(until, Timestamp::now()));
+            let quiet = age > Duration::from_millis(1_500) && report.window.sent > 0 && report.window.failed == 0;
+            wait::check(quiet, || report.failures_shown())
+        })
+        .await;
         self.load.mark(name).await.expect("a mark is set");
         self.seconds(1).await;
     }
@@ -315,6 +338,8 @@ pub struct StopWatch {
 /// Who needed how long, from the loss of a cluster to the last error that a client saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
+    /// What requests that were due before the loss had waited already.
+    pub early: Duration,
     /// From the loss until the load balancer calls the last target unhealthy.
     pub detection: Duration,
     /// From then until the hub asks for target health again.
@@ -368,9 +393,17 @@ impl StopWatch {
         });
         let moved = moved.with_context(|| format!("a rule without {cluster} was written: {calls:?}"))?;
         let report = stage.load.report().await?;
-        let from: Timestamp = report.failing_from.context("requests failed")?.parse()?;
-        let until: Timestamp = report.failing_until.context("requests failed")?.parse()?;
+        let from: Timestamp = report.failing_from.clone().context("requests failed")?.parse()?;
+        let until: Timestamp = report.failing_until.clone().context("requests failed")?.parse()?;
+        // A request that was due shortly before may have been on its way when the connections broke.
+        let early = between(from, self.lost);
+        anyhow::ensure!(
+            early < Duration::from_secs(2),
+            "requests failed {early:?} before: {}",
+            report.failures_shown()
+        );
         Ok(Split {
+            early,
             detection: between(self.lost, detected),
             reading: between(detected, asked),
             decision: between(asked, moved.received),
@@ -396,13 +429,45 @@ impl Split {
         // A closed stderr is no reason to fail.
         let _closed = writeln!(
             std::io::stderr(),
-            "{row}: errors for {} ms; detection {} ms, reading {} ms, decision {} ms, call {} ms, propagation {} ms",
+            "{row}: errors for {} ms ({} ms of them of requests due before); detection {} ms, reading {} ms, decision {} ms, call {} ms, propagation {} ms",
             ms(self.errors),
+            ms(self.early),
             ms(self.detection),
             ms(self.reading),
             ms(self.decision),
             ms(self.call),
             ms(self.propagation),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(parameters: &[(&str, &str)]) -> TimedCall {
+        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (operation, outcome) = ("ModifyRule".to_owned(), "ok".to_owned());
+        let (received, time) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        TimedCall { operation, parameters, outcome, received, time }
+    }
+
+    #[test]
+    fn a_rule_leaves_the_group_that_it_gives_no_weight() {
+        const FIRST: &str = "Actions.member.1.ForwardConfig.TargetGroups.member.1";
+        const SECOND: &str = "Actions.member.1.ForwardConfig.TargetGroups.member.2";
+        let names = [FIRST, SECOND].map(|place| (format!("{place}.TargetGroupArn"), format!("{place}.Weight")));
+        let [(first, of_first), (second, of_second)] = &names;
+        let call = call(&[(first, "blue"), (of_first, "0"), (second, "green"), (of_second, "100")]);
+        assert!(leaves(&call, "blue"));
+        assert!(!leaves(&call, "green"));
+        assert!(!leaves(&call, "red"));
+    }
+
+    #[test]
+    fn what_a_row_wants_is_laid_over_the_quick_rules() {
+        let spec = failover(json!({"failback": "Manual", "deadBandPercent": 1}));
+        assert_eq!(spec["unhealthyAfterSeconds"], 0);
+        assert_eq!((spec["failback"].as_str(), spec["deadBandPercent"].as_u64()), (Some("Manual"), Some(1)));
     }
 }

@@ -111,7 +111,7 @@ async fn a_cluster_that_dies_in_the_middle_of_a_shift_is_left_and_the_shift_goes
     let policy = policy(&[("blue", 100), ("green", 0)], failover(json!({})));
     let stage = Stage::with_failover(quick(&["blue", "green"]), &policy).await;
     let shifts = Shifts::of(&stage.world.hub);
-    let id = shifts.begin(&to_cluster(&[POLICY], "green", vec![step(30, 600)])).await;
+    let id = shifts.begin(&to_cluster(&[POLICY], "green", vec![step(30, 600), step(100, 0)])).await;
     shifts.reaches(&id, ShiftState::Baking, 1).await;
     stage.weights_are(&[("blue", 70), ("green", 30)]).await;
     Reach::of(&stage.world, "blue").dead().await;
@@ -120,7 +120,8 @@ async fn a_cluster_that_dies_in_the_middle_of_a_shift_is_left_and_the_shift_goes
     let written = stage.weights_written().await.len();
     stage.seconds(4).await;
     assert_eq!(stage.weights_written().await.len(), written, "they do not fight");
-    assert_eq!(stage.window("left").await.failed, 0, "green answers everything");
+    let left = stage.window("left").await;
+    assert_eq!(left.failed, 0, "green answers everything: {}", left.failures_shown());
     Reach::of(&stage.world, "blue").alive().await;
     stage.weights_are(&[("blue", 70), ("green", 30)]).await;
     shifts.promote(&id).await.expect("the shift is promoted");

@@ -52,9 +52,10 @@ async fn pods_that_are_slow_move_no_traffic() {
 }
 
 /// Stated: the API server of blue has lost everything, as after an etcd that was restored empty; then the agent restarts against
-/// it, too. Its pods go on serving, and the load balancer says so: nothing is removed, no weight is moved, no request fails.
+/// it, too. Its pods go on serving, and the load balancer says so: no weight is moved, no request fails, and of blue's targets no
+/// more go than the deregistration budget leaves to weak evidence (one of three). Those are back with the data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_server_that_lost_everything_moves_no_traffic_and_removes_nothing() {
+async fn an_api_server_that_lost_everything_moves_no_traffic_and_removes_no_more_than_the_budget() {
     let mut stage = shared().await;
     let blue = stage.world.cluster("blue");
     blue.api_server("wipe").await.expect("the API server has lost its data");
@@ -66,7 +67,10 @@ async fn an_api_server_that_lost_everything_moves_no_traffic_and_removes_nothing
     stage.world.connected().await;
     stage.says(&["RemovalsHeld"]).await;
     stage.seconds(6).await;
-    stage.nothing_was_removed().await;
+    assert!(stage.weights_written().await.is_empty(), "{:?}", stage.weights_written().await);
+    let state = stage.world.elb().state().await.expect("the state");
+    let left = state.group(POLICY, "blue").map_or(0, |group| group.registered().count());
+    assert!(left >= 2, "half of three targets, rounded up, stay: {left}");
     blue.api_server("restore").await.expect("the data is back");
     stage.world.yardctl.converged(POLICY).await;
     stage.all_is_well().await;
@@ -77,8 +81,11 @@ async fn an_api_server_that_lost_everything_moves_no_traffic_and_removes_nothing
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_that_are_used_again_at_once_never_mix_up_services() {
     let builder = quick(&["blue", "green"]);
-    let workload =
-        WorkloadSpec { version: "checkout-1".to_owned(), termination_grace: Duration::from_secs(6), ..builder.workload.clone() };
+    let workload = WorkloadSpec {
+        version: "checkout-1".to_owned(),
+        termination_grace: Duration::from_secs(6),
+        ..builder.workload.clone()
+    };
     let failover_policy = policy(&[("blue", 50), ("green", 50)], failover(json!({})));
     let stage = Stage::with_failover(Builder { workload, ..builder }, &failover_policy).await;
     let world = &stage.world;
@@ -111,7 +118,9 @@ async fn addresses_that_are_used_again_at_once_never_mix_up_services() {
     }
     for cluster in world.clusters() {
         for (service, seen) in ["checkout", "cart"].into_iter().zip(&mut addresses) {
-            seen.extend(cluster.workload(service).await.expect("the workload").pods.into_iter().filter_map(|pod| pod.ip));
+            seen.extend(
+                cluster.workload(service).await.expect("the workload").pods.into_iter().filter_map(|pod| pod.ip),
+            );
         }
     }
     let both: Vec<&String> = addresses[0].intersection(&addresses[1]).collect();
