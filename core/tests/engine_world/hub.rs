@@ -68,6 +68,8 @@ struct Read {
     object: Object,
     ticket: Ticket,
     result: Result<Reading, ReadFault>,
+    /// When its answer is here: what it shows is from when it began.
+    answered: Tick,
 }
 
 /// Where the cycle is.
@@ -241,21 +243,28 @@ impl Hub {
     }
 
     fn observe(&mut self, out: &mut Outside<'_>) {
-        for read in std::mem::take(&mut self.reading) {
+        let (done, under_way) =
+            std::mem::take(&mut self.reading).into_iter().partition(|read: &Read| read.answered <= out.now);
+        self.reading = under_way;
+        for read in done {
             self.take_read(read, out);
         }
-        let due = self.reads.iter().filter(|(_, at)| **at <= out.now).map(|(object, _)| object.clone());
-        let due: Vec<Object> = due.take(READS_AT_ONCE).collect();
+        let free = READS_AT_ONCE - self.reading.len();
+        let idle = |object: &Object| !self.reading.iter().any(|read| read.object == *object);
+        let due = self.reads.iter().filter(|(object, at)| **at <= out.now && idle(object));
+        let due: Vec<Object> = due.map(|(object, _)| object.clone()).take(free).collect();
         for object in due {
             self.reads.remove(&object);
             self.read_number += 1;
             let ticket = self.cache.ticket(object.clone());
             let result = out.aws.read(&object, out.now, self.read_number);
-            self.reading.push(Read { object, ticket, result });
+            // Some take five times as long as others.
+            let answered = out.now + 1 + (self.read_number * 7) % 5 / 2;
+            self.reading.push(Read { object, ticket, result, answered });
         }
     }
 
-    fn take_read(&mut self, Read { object, ticket, result }: Read, out: &Outside<'_>) {
+    fn take_read(&mut self, Read { object, ticket, result, .. }: Read, out: &Outside<'_>) {
         let now = out.now;
         match result {
             Ok(reading) => {

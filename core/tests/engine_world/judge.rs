@@ -141,6 +141,7 @@ impl Judge {
         now: Tick,
     ) -> Result<(), Broken> {
         let scene = Scene { aws, store, members, flight, now };
+        self.note_fleet(store, now);
         self.weights_before = aws.rules().iter().map(|(arn, rule)| (arn.clone(), weights_of(rule))).collect();
         self.fence(&scene)?;
         self.ownership(&scene)?;
@@ -421,11 +422,7 @@ impl Judge {
 
     /// After each tick.
     pub fn tick(&mut self, aws: &Aws, store: &Store, _members: &[Member; 3], now: Tick) -> Result<(), Broken> {
-        let fleet = std::sync::Arc::as_ptr(&store.content.fleet) as usize;
-        if fleet != self.seen_fleet {
-            self.seen_fleet = fleet;
-            self.fleet_at = now;
-        }
+        self.note_fleet(store, now);
         let policies = std::sync::Arc::as_ptr(&store.content.policies) as usize;
         if policies != self.seen_policies || now.is_multiple_of(seconds(1)) {
             self.seen_policies = policies;
@@ -437,6 +434,14 @@ impl Judge {
             self.taken.retain(|_, at| now - *at < seconds(250));
         }
         Ok(())
+    }
+
+    fn note_fleet(&mut self, store: &Store, now: Tick) {
+        let fleet = std::sync::Arc::as_ptr(&store.content.fleet) as usize;
+        if fleet != self.seen_fleet {
+            self.seen_fleet = fleet;
+            self.fleet_at = now;
+        }
     }
 
     fn note_intents(&mut self, store: &Store, now: Tick) {
