@@ -109,6 +109,10 @@ fn changes(before: &Cluster, now: &Cluster) -> Vec<String> {
     if state_line(before) != state_line(now) {
         lines.push(state_line(now));
     }
+    // What stands beside a new step is still the progress of the one before.
+    if of_another_step(before, now) {
+        return lines;
+    }
     let nothing = Vec::new();
     let old = before.operation.as_ref().map_or(&nothing, |operation| &operation.progress);
     let new = now.operation.as_ref().map_or(&nothing, |operation| &operation.progress);
@@ -124,11 +128,16 @@ fn changes(before: &Cluster, now: &Cluster) -> Vec<String> {
     lines
 }
 
+fn of_another_step(before: &Cluster, now: &Cluster) -> bool {
+    let steps = before.operation.as_ref().zip(now.operation.as_ref());
+    steps.is_some_and(|(before, now)| before.id == now.id && before.percent != now.percent && now.ended_at.is_none())
+}
+
 /// `shop/checkout: blue has weight 38 and 4 targets: Settling: the weights are being programmed, or settle`.
 pub fn progress_line(cluster: &str, one: &Progress) -> String {
-    let weight =
-        one.programmed_weight.map_or("no weight that is known".to_owned(), |weight| format!("weight {weight}"));
-    let state = format!("{}: {cluster} has {weight} and {}", one.policy, count(one.targets as usize, "target"));
+    // `-`: not in the rule, or not known.
+    let weight = one.programmed_weight.map_or("-".to_owned(), |weight| weight.to_string());
+    let state = format!("{}: {cluster} has weight {weight} and {}", one.policy, count(one.targets as usize, "target"));
     match (one.done, one.message.is_empty()) {
         (true, _) => format!("{state}: done"),
         (false, true) => format!("{state}: {}", one.reason),

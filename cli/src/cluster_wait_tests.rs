@@ -96,6 +96,19 @@ fn each_change_is_told_once() {
 }
 
 #[test]
+fn the_progress_of_the_step_before_is_not_told_as_that_of_a_new_one() {
+    let wait = ClusterWait::start(&draining(75, vec![progress("cart", false, 100)])).wait;
+    let made = wait.step(news(&draining(50, vec![progress("cart", true, 75)])));
+    assert_eq!(made.lines, ["blue draining, at most 50% of its share: at 50 % (InProgress)"]);
+    let followed = made.wait.step(news(&draining(50, vec![progress("cart", true, 50)])));
+    assert_eq!(followed.lines, ["shop/cart: blue has weight 50 and 2 targets: done"]);
+    let mut unknown = progress("cart", false, 0);
+    unknown.programmed_weight = None;
+    let lines = followed.wait.step(news(&draining(50, vec![unknown]))).lines;
+    assert!(lines[0].starts_with("shop/cart: blue has weight - and 2 targets: Settling: "), "{lines:?}");
+}
+
+#[test]
 fn a_thousand_policies_do_not_flood_the_log() {
     let many = |done| (0..1000).map(|i| progress(&format!("p{i}"), done, 50)).collect();
     let wait = ClusterWait::start(&draining(75, many(false))).wait;

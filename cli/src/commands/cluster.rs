@@ -41,16 +41,17 @@ struct Operated {
 struct Call<'a> {
     context: &'a Context,
     started: Instant,
-    /// `drain`.
+    /// `drain`, and how the call is named.
     word: &'static str,
+    noun: &'static str,
     of: OfCluster,
     request_id: String,
 }
 
 impl<'a> Call<'a> {
-    fn new(context: &'a Context, word: &'static str, of: OfCluster) -> Self {
+    fn new(context: &'a Context, [word, noun]: [&'static str; 2], of: OfCluster) -> Self {
         let request_id = request_id(of.request_id.clone());
-        Self { context, started: Instant::now(), word, of, request_id }
+        Self { context, started: Instant::now(), word, noun, of, request_id }
     }
 
     fn what(&self) -> String {
@@ -64,7 +65,7 @@ impl<'a> Call<'a> {
     /// A wait may be cut off by the CD system: then the log must hold the id that makes repeating safe.
     fn hub(&self, wait: bool) -> Result<Hub, Failure> {
         if wait {
-            progress(&format!("asking for {} of {}, request {}", self.word, self.of.cluster, self.request_id));
+            progress(&format!("asking for {} of {}, request {}", self.noun, self.of.cluster, self.request_id));
         }
         self.context.hub(wait)
     }
@@ -161,7 +162,7 @@ fn summary(operated: &Operated) -> String {
 }
 
 pub async fn cordon(context: &Context, args: Cordon) -> Result<Option<Exit>, Failure> {
-    let call = Call::new(context, "cordon", args.of);
+    let call = Call::new(context, ["cordon", "a cordon"], args.of);
     let hub = call.hub(false)?;
     let message = pb::CordonClusterRequest {
         request_id: call.request_id.clone(),
@@ -176,7 +177,7 @@ pub async fn cordon(context: &Context, args: Cordon) -> Result<Option<Exit>, Fai
 }
 
 pub async fn drain(context: &Context, args: Drain) -> Result<Option<Exit>, Failure> {
-    let call = Call::new(context, "drain", args.of);
+    let call = Call::new(context, ["drain", "a drain"], args.of);
     let hub = call.hub(args.wait)?;
     let message = pb::DrainClusterRequest {
         request_id: call.request_id.clone(),
@@ -201,7 +202,7 @@ pub async fn drain(context: &Context, args: Drain) -> Result<Option<Exit>, Failu
 }
 
 pub async fn uncordon(context: &Context, args: Bring) -> Result<Option<Exit>, Failure> {
-    let call = Call::new(context, "uncordon", args.of);
+    let call = Call::new(context, ["uncordon", "the return"], args.of);
     let hub = call.hub(args.wait)?;
     let message = pb::UncordonClusterRequest {
         request_id: call.request_id.clone(),
@@ -217,7 +218,7 @@ pub async fn uncordon(context: &Context, args: Bring) -> Result<Option<Exit>, Fa
 }
 
 pub async fn remove(context: &Context, args: Bring) -> Result<Option<Exit>, Failure> {
-    let call = Call::new(context, "remove", args.of);
+    let call = Call::new(context, ["remove", "the removal"], args.of);
     let hub = call.hub(args.wait)?;
     let message = pb::RemoveClusterRequest {
         request_id: call.request_id.clone(),
@@ -233,7 +234,7 @@ pub async fn remove(context: &Context, args: Bring) -> Result<Option<Exit>, Fail
 }
 
 pub async fn cluster_loss(context: &Context, args: ClusterLoss) -> Result<Option<Exit>, Failure> {
-    let call = Call::new(context, "drill the loss", args.of);
+    let call = Call::new(context, ["drill the loss of", "a game day"], args.of);
     let hub = call.hub(args.wait)?;
     let seconds = args.duration.unwrap_or(0);
     let message = pb::DrillClusterLossRequest {
@@ -245,9 +246,8 @@ pub async fn cluster_loss(context: &Context, args: ClusterLoss) -> Result<Option
         duration_seconds: seconds,
         force: args.force,
     };
-    let what = format!("cannot drill the loss of {}", call.of.cluster);
     let send = async |channel, request| Hub::clusters(channel).drill_cluster_loss(request).await;
-    let answer = hub.call(&what, call.kind(args.dry_run), message, send).await;
+    let answer = hub.call(&call.what(), call.kind(args.dry_run), message, send).await;
     let answer = answer.map_err(|failure| call.about_cluster(failure))?;
     let forecast: Vec<Forecast> = answer.forecast.into_iter().map(Forecast::from).collect();
     if args.dry_run {

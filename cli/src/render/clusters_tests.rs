@@ -166,6 +166,13 @@ shop/images  untouched     0.0%    0.0%  blue has no share
 }
 
 #[test]
+fn the_page_about_clusters_shows_a_forecast_as_it_is() {
+    let message = "green 50.0 % -> 100.0 % with 4 healthy targets, can carry 200.0 %";
+    let text = forecast("blue", &[forecast_of("cart", Verdict::Carried, 500, 0, message)], BARE);
+    assert!(include_str!("../../../docs/clusters.md").contains(&text), "docs/clusters.md shows it otherwise:\n{text}");
+}
+
+#[test]
 fn a_cluster_that_no_policy_names_has_a_forecast_in_words() {
     assert_eq!(forecast("blue", &[], BARE), "No policy names blue.\n");
 }

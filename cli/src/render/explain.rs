@@ -110,9 +110,14 @@ fn clusters(clusters: &[ClusterExplanation]) -> Table {
     table
 }
 
-/// `2 of 10`.
+/// `2 of 10`, and `2+3 of 10` with three that are not judged yet.
 fn healthy(cluster: &ClusterExplanation) -> String {
-    if cluster.known { format!("{} of {}", cluster.healthy_targets, cluster.expected_targets) } else { "?".into() }
+    let (healthy, expected) = (cluster.healthy_targets, cluster.expected_targets);
+    match (cluster.known, cluster.unjudged_targets) {
+        (false, _) => "?".into(),
+        (true, 0) => format!("{healthy} of {expected}"),
+        (true, unjudged) => format!("{healthy}+{unjudged} of {expected}"),
+    }
 }
 
 /// `draining 75%`: the most that operators leave it of its share.

@@ -130,6 +130,7 @@ fn standbys_drained_clusters_and_lost_zones_have_their_words() {
         "lost zones  eu-west-1a: nothing is healthy there in any cluster, so the scores leave them out",
         "green: a standby of level 1, with weight 100 among those of its level",
         "draining 75%",
+        "  4+1 of 4  ",
         "it went out 3 times within the last hour, each time it has to be healthy for longer",
         "green: 1 target not judged by the load balancer yet, ready by the agent's word",
     ] {

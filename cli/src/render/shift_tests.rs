@@ -4,7 +4,7 @@ use super::*;
 use crate::model::{
     Plan, PolicyRef,
     fixtures::{self, SHIFT, later},
-    shift::{GateStatus, Pause, ShiftResource},
+    shift::{GateStatus, Pause, ShiftResource, Weights},
 };
 
 const BARE: Paint = Paint { colored: false };
@@ -245,6 +245,14 @@ TIME                  ACTOR     ACTION        POLICY         FROM              T
     assert_eq!(text, expected, "\n{text}");
     assert!(DOCS.contains(expected), "docs/yardctl.md shows another table than the program");
     assert_eq!(audit(&[], BARE), "No entries.\n");
+    let drain = AuditEntry {
+        actor: "alice".into(),
+        action: "cluster.drain".into(),
+        detail: serde_json::json!({"cluster": "blue", "fromMode": "Active", "toMode": "Draining", "percent": 75}),
+        ..AuditEntry::default()
+    };
+    let text = audit(&[drain], BARE);
+    assert!(text.contains("cluster.drain  cluster blue  active  draining 75%"), "{text}");
 }
 
 #[test]
