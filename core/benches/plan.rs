@@ -11,6 +11,7 @@ use support::{Model, READY, cluster_name, manifest};
 use switchyard_core::{
     inventory::{Endpoint, EndpointKey, EndpointState, Evidence, Inventory, Link, Ownership},
     observed::Known,
+    policy::validate,
 };
 
 const POLICIES: u32 = 100;
@@ -62,6 +63,19 @@ fn steps(model: &Model) -> usize {
 fn plan_unchanged(c: &mut Criterion) {
     let model = settled_world();
     c.bench_function("plan 100,000 endpoints, nothing changed", |b| b.iter(|| black_box(model.plan())));
+}
+
+/// Every policy with failover: each endpoint is looked at once more, for the health of its cluster.
+fn plan_with_failover(c: &mut Criterion) {
+    let mut model = settled_world();
+    for record in model.policies.values_mut() {
+        let manifest = manifest(record.policy.key.name.as_str(), &CLUSTERS.map(|name| (name, 20)), "  failover: {}\n");
+        record.policy = validate(&manifest).expect("a valid policy");
+    }
+    let plan = model.plan();
+    model.remember(&plan);
+    assert_eq!(steps(&model), 0, "the world is settled");
+    c.bench_function("plan 100,000 endpoints, nothing changed, with failover", |b| b.iter(|| black_box(model.plan())));
 }
 
 /// Two pods of each group are replaced, one in a hundred of all.
@@ -123,6 +137,6 @@ fn owner_of_every_address(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = plan_unchanged, plan_one_percent, plan_from_nothing, fill_inventory, owner_of_every_address
+    targets = plan_unchanged, plan_with_failover, plan_one_percent, plan_from_nothing, fill_inventory, owner_of_every_address
 }
 criterion_main!(benches);

@@ -7,9 +7,11 @@ use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf};
 
 use support::{Model, NOT_READY, READY, TERMINATING, key, listener_arn, load_balancer_arn, manifest};
 use switchyard_core::{
+    fleet::{Ceiling, Mode},
     inventory::{EndpointState, Evidence, Link, ServiceCondition},
     observed::{Known, Tags},
     plan::RegionPlan,
+    policy::spec::Capacity,
     status::{PolicyStatus, Reason},
 };
 
@@ -88,12 +90,34 @@ fn condition(word: &str) -> ServiceCondition {
     }
 }
 
+/// `name=weight`, or `name=weight@priority`.
 fn pairs<'a>(words: &[&'a str]) -> Vec<(&'a str, u32)> {
     let pair = |word: &&'a str| {
         let (name, weight) = word.split_once('=').expect("name=weight");
-        (name, weight.parse().unwrap())
+        (name, weight.split('@').next().unwrap_or_default().parse().unwrap())
     };
     words.iter().map(pair).collect()
+}
+
+fn priorities(words: &[&str]) -> Vec<u32> {
+    words.iter().map(|word| word.split_once('@').map_or(0, |(_, priority)| priority.parse().unwrap())).collect()
+}
+
+/// What operators want: `cordoned`, `draining=50` (percent of its share that is left), `drained`, `drill`, `removed`, `active`.
+fn ceiling(word: &str) -> Ceiling {
+    let (mode, percent) = word.split_once('=').unwrap_or((word, "0"));
+    let permille = 10 * percent.parse::<u32>().unwrap();
+    let of = |mode, permille, deregister| Ceiling { mode, permille, deregister, force: false };
+    match mode {
+        "active" => Ceiling::default(),
+        "cordoned" => of(Mode::Cordoned, 1000, false),
+        "draining" => of(Mode::Draining, permille, permille == 0),
+        "returning" => of(Mode::Returning, permille, false),
+        "drained" => of(Mode::Drained, 0, true),
+        "drill" => of(Mode::Drained, 0, false),
+        "removed" => of(Mode::Removed, 0, true),
+        other => panic!("no such mode: {other}"),
+    }
 }
 
 fn perform(model: &mut Model, words: &[&str]) -> String {
@@ -131,6 +155,23 @@ fn perform(model: &mut Model, words: &[&str]) -> String {
         }
         ["health"] => model.judge_health(),
         ["dies", address] => model.alive.retain(|target| target.id.to_string() != *address),
+        // All pods of a cluster at once: `10.1.` begins the addresses of blue's.
+        ["die", start] => model.alive.retain(|target| !target.id.to_string().starts_with(start)),
+        ["revive", start] => revive(model, start),
+        ["operator", cluster, word] => {
+            model.fleet.insert(support::cluster_name(cluster), ceiling(word));
+        }
+        ["failback", name] => {
+            model.policies.get_mut(&key(name)).unwrap().failback_at = Some(model.now);
+        }
+        // Looks every ten seconds, and does what is to be done.
+        ["pass", seconds] => {
+            for _ in 0..seconds.parse::<u32>().unwrap() / 10 {
+                model.judge_health();
+                model.advance(10);
+                model.reconcile();
+            }
+        }
         ["advance", seconds] => model.advance(seconds.parse().unwrap()),
         ["limit", "rules", n] => model.aws.limits.rules_per_load_balancer = n.parse().unwrap(),
         ["limit", "groups", n] => model.aws.limits.target_groups_per_load_balancer = n.parse().unwrap(),
@@ -162,6 +203,14 @@ fn perform(model: &mut Model, words: &[&str]) -> String {
     String::new()
 }
 
+fn revive(model: &mut Model, start: &str) {
+    let groups = model.aws.target_groups.values();
+    let registered = groups.filter_map(|group| group.targets.get()).flatten();
+    let back = registered.map(|(target, _)| *target).filter(|target| target.id.to_string().starts_with(start));
+    let back: Vec<_> = back.collect();
+    model.alive.extend(back);
+}
+
 /// Everything that follows by itself, until nothing is left to do.
 fn settle(model: &mut Model) {
     for _ in 0..8 {
@@ -177,10 +226,21 @@ fn apply(model: &mut Model, name: &str, words: &[&str]) {
     let options: BTreeMap<&str, &str> =
         options.iter().map(|o| o[2..].split_once('=').unwrap_or((&o[2..], ""))).collect();
     let mut manifest = manifest(name, &pairs(&clusters), "");
+    for (cluster, priority) in manifest.spec.clusters.iter_mut().zip(priorities(&clusters)) {
+        cluster.priority = priority;
+    }
     for (option, value) in options {
         match option {
             "freeze" => manifest.spec.safety.freeze = true,
             "budget" => manifest.spec.safety.deregistration_budget_percent = value.parse().unwrap(),
+            "failover" => manifest.spec.failover = Some(serde_norway::from_str(&format!("{{{value}}}")).unwrap()),
+            "capacity" => {
+                let (peak, each) = value.split_once('/').expect("peak/target");
+                manifest.spec.capacity = Some(Capacity {
+                    peak_requests_per_second: peak.parse().unwrap(),
+                    requests_per_second_per_target: each.parse().unwrap(),
+                });
+            }
             "order" => manifest.spec.order = value.parse().unwrap(),
             "port" => manifest.spec.listener.port = Some(value.parse().unwrap()),
             "path" => manifest.spec.matches.paths[0].value = value.into(),

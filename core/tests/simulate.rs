@@ -4,11 +4,15 @@
 mod support;
 
 use rand_like::Rng;
-use support::{Fault, Model, NOT_READY, READY, TERMINATING, key, manifest};
+use support::{Fault, Model, NOT_READY, READY, TERMINATING, cluster_name, key, manifest};
 use switchyard_core::{
+    fleet::{Ceiling, Mode},
     inventory::{EndpointState, Evidence, Link},
     observed::Known,
-    policy::{ClusterTrafficPolicy, spec::TargetType},
+    policy::{
+        ClusterTrafficPolicy,
+        spec::{Failback, Failover, TargetType},
+    },
     status::ConditionType,
 };
 
@@ -40,7 +44,41 @@ fn manifest_of(policy: usize, clusters: &[(&str, u32)]) -> ClusterTrafficPolicy 
     if policy == NODES {
         manifest.spec.backend.target_type = TargetType::Instance;
     }
+    // One policy without failover, one with two clusters that carry, one with a standby.
+    if policy > 0 {
+        manifest.spec.failover = Some(Failover { failback: Some(Failback::Auto), ..Failover::default() });
+    }
+    if let Some(last) = manifest.spec.clusters.get_mut(2).filter(|_| policy == 1) {
+        last.priority = 1;
+    }
     manifest
+}
+
+/// Operators want something of a whole cluster.
+fn any_operator(model: &mut Model, rng: &mut Rng) {
+    let name = cluster_name(CLUSTERS[rng.below(3) as usize]);
+    let of = |mode, permille, deregister| Ceiling { mode, permille, deregister, force: false };
+    let ceiling = match rng.below(7) {
+        0 => of(Mode::Cordoned, 1000, false),
+        1 => of(Mode::Draining, 500, false),
+        2 => of(Mode::Drained, 0, true),
+        3 => of(Mode::Drained, 0, false),
+        4 => of(Mode::Returning, 250, false),
+        5 => of(Mode::Removed, 0, true),
+        _ => Ceiling::default(),
+    };
+    model.fleet.insert(name, ceiling);
+}
+
+/// All pods of a cluster stop answering, or answer again; its agent says nothing of it.
+fn any_death(model: &mut Model, rng: &mut Rng) {
+    let start = format!("10.{}.", rng.below(3));
+    if rng.below(2) == 0 {
+        return model.alive.retain(|target| !target.id.to_string().starts_with(&start));
+    }
+    let registered = model.aws.target_groups.values().filter_map(|group| group.targets.get()).flatten();
+    let back: Vec<_> = registered.map(|(target, _)| *target).filter(|t| t.id.to_string().starts_with(&start)).collect();
+    model.alive.extend(back);
 }
 
 fn any_pod(rng: &mut Rng) -> (usize, usize, u64) {
@@ -58,7 +96,7 @@ fn set_pod(model: &mut Model, (cluster, policy, number): (usize, usize, u64), st
 }
 
 fn any_event(model: &mut Model, rng: &mut Rng) {
-    match rng.below(18) {
+    match rng.below(22) {
         0..=3 => set_pod(model, any_pod(rng), READY),
         4 => set_pod(model, any_pod(rng), NOT_READY),
         5 => set_pod(model, any_pod(rng), TERMINATING),
@@ -90,6 +128,12 @@ fn any_event(model: &mut Model, rng: &mut Rng) {
         14 => model.memories.clear(),
         15 => model.judge_health(),
         16 => model.advance(61),
+        17 | 18 => any_operator(model, rng),
+        19 | 20 => {
+            any_death(model, rng);
+            model.judge_health();
+            model.advance(15);
+        }
         _ => {
             let some = if rng.below(2) == 0 { &CLUSTERS[..2] } else { &CLUSTERS[..] };
             let clusters: Vec<(&str, u32)> = some.iter().map(|name| (*name, 10)).collect();
@@ -145,16 +189,23 @@ fn history(seed: u64) {
 
 /// With all clusters connected, every named cluster healthy and no faults, what was asked for comes true and then stays.
 fn calm(model: &mut Model) {
+    model.fleet.clear();
     for (cluster, name) in CLUSTERS.iter().enumerate() {
         model.cluster(name, Link::Connected);
-        for policy in 0..POLICIES.len() {
-            set_pod(model, (cluster, policy, 0), READY);
+        // A pod that exists and is not ready is expected to become so, and counts against its cluster until then.
+        for (policy, number) in (0..POLICIES.len()).flat_map(|policy| (0..4).map(move |number| (policy, number))) {
+            set_pod(model, (cluster, policy, number), READY);
         }
     }
-    for _ in 0..12 {
+    let there = |state| matches!(state, EndpointState::Present { terminating: false, .. });
+    let pods = model.inventory.endpoints().filter(|(_, endpoint)| there(endpoint.state));
+    let pods: Vec<_> = pods.map(|(key, _)| key.target).collect();
+    model.alive.extend(pods);
+    // Beyond the hour in which moves are counted, and the longest hold-down after it.
+    for _ in 0..16 {
         model.reconcile();
         model.judge_health();
-        model.advance(61);
+        model.advance(601);
     }
     let calls = model.calls.len();
     let plan = model.reconcile();
@@ -204,6 +255,6 @@ fn a_policy_that_is_deleted_leaves_nothing_behind_and_touches_nothing_else() {
         assert!(!model.policies.contains_key(&key("cart")), "seed {seed}: the policy is gone in the end");
         let left = model.aws.target_groups.values().filter(|g| g.tags["switchyard.dev/policy"] == "shop/cart").count();
         assert_eq!(left, 0);
-        assert!(model.rule_weights("checkout").len() >= 2);
+        assert!(!model.rule_weights("checkout").is_empty());
     }
 }

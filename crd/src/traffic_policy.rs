@@ -63,6 +63,7 @@ fn columns() -> Value {
         column("Programmed", ".status.programmed", "Weights as read back from the load balancer"),
         column("Accepted", &condition("Accepted"), "Whether this generation is valid and in force"),
         column("Converged", &condition("Converged"), "Whether the load balancer serves it"),
+        column("FailedOver", &condition("FailedOver"), "Whether weights differ from what is asked for"),
         column("Reason", ".status.reason", "Why it is not served as asked"),
         age(),
         wide(column("Claim", ".status.claim", "Whether this resource is the policy of its name")),

@@ -100,10 +100,10 @@ fn compare_defaults(resource: &Value, read: &Value, least: usize) {
 #[test]
 fn defaults_of_a_policy_are_those_that_the_hub_takes() {
     let minimal = "{listener: {loadBalancer: a, port: 1}, match: {paths: [{value: /a}]}, \
-         backend: {service: {name: a, port: 1}}, clusters: [{name: a, weight: 1}], \
+         backend: {service: {name: a, port: 1}}, clusters: [{name: a, weight: 1}], failover: {}, \
          safety: {maintenanceWindows: [{from: '00:00', to: '24:00'}]}}";
     let read: PolicySpec = serde_norway::from_str(minimal).unwrap();
-    compare_defaults(&traffic_policy::resource_schema(), &serde_json::to_value(read).unwrap(), 18);
+    compare_defaults(&traffic_policy::resource_schema(), &serde_json::to_value(read).unwrap(), 27);
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub fn decide(old: &ResourceStatus, new: &ResourceStatus) -> Vec<Draft> {
     let mut drafts = Vec::new();
     drafts.extend(of_the_claim(old, new));
     drafts.extend(of_the_weights(old, new));
+    drafts.extend(of_failover(old, new));
     drafts.extend(of_the_notes(old, new));
     drafts
 }
@@ -94,6 +95,19 @@ fn of_the_weights(old: &ResourceStatus, new: &ResourceStatus) -> Vec<Draft> {
         drafts.push(Draft::new(Kind::Normal, "Converged", "Program", &format!("{weights} is served")));
     }
     drafts
+}
+
+/// The share of a cluster went elsewhere, or everything is as asked for again. Numbers that change in between are no news.
+fn of_failover(old: &ResourceStatus, new: &ResourceStatus) -> Option<Draft> {
+    let now = new.condition("FailedOver")?;
+    match (old.is_true("FailedOver"), now.status.as_str()) {
+        (false, "True") => Some(Draft::new(Kind::Warning, "FailedOver", "FailOver", &now.message)),
+        // Panic is told by its note: nothing returned by it.
+        (true, "False") if now.reason == "AsRequested" => {
+            Some(Draft::new(Kind::Normal, "FailedBack", "FailOver", &now.message))
+        }
+        _ => None,
+    }
 }
 
 /// One Event for each reason that was not there before for that cluster, with all its messages.
@@ -235,6 +249,27 @@ mod tests {
                 normal("Programmed", "blue=90, green=10 was read back from the load balancer"),
                 normal("Converged", "blue=90, green=10 is served")
             ]
+        );
+    }
+
+    #[test]
+    fn a_failover_and_the_return_from_it_are_told_once_each() {
+        let with = |status: &str, reason: &str, message: &str| {
+            let mut resource = owner(1, "blue=50,green=50", "True");
+            let failed_over = condition("FailedOver", status, message);
+            resource.conditions.push(Condition { reason: reason.to_owned(), ..failed_over });
+            resource
+        };
+        let before = with("False", "AsRequested", "every cluster gets what is requested");
+        let out = with("True", "FailedOver", "blue gets 0 % instead of 50 %");
+        assert_eq!(told(&before, &out), [warning("FailedOver", "blue gets 0 % instead of 50 %")]);
+        assert_eq!(told(&out, &with("True", "Returning", "blue gets 12 % instead of 50 %")), []);
+        assert_eq!(told(&out, &with("False", "Panic", "no cluster has 50 % healthy targets")), []);
+        assert_eq!(told(&out, &before), [normal("FailedBack", "every cluster gets what is requested")]);
+        assert_eq!(
+            told(&owner(1, "blue=50,green=50", "True"), &before),
+            [],
+            "a hub that has just learned the condition"
         );
     }
 

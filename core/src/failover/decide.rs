@@ -194,6 +194,10 @@ fn settle(
         (_, Some(last)) if panic => (of_last(last), true),
         (_, None) if panic && unremembered => (programmed(input).unwrap_or_else(|| requested.clone()), false),
         (None, _) => (requested.clone(), false),
+        // Whatever moves, somebody gains, and nobody may who has no healthy target: then nothing moves.
+        (Some(now), _) if nobody_may_gain(input, seen, now) => {
+            (programmed(input).unwrap_or_else(|| requested.clone()), false)
+        }
         (Some(now), Some(last)) if too_small(input, now, last) => (of_last(last), true),
         (Some(now), _) => (whole(input, seen, now, &requested), false),
     };
@@ -207,6 +211,12 @@ fn settle(
     });
     memory.decided = Some(decided);
     (weights, shares.map(|shares| Shares { shares: parts, ..shares }))
+}
+
+/// No healthy target anywhere, and something else wanted than what is asked for.
+fn nobody_may_gain(input: &Input<'_>, seen: &[Seen], now: &Shares) -> bool {
+    let requested = parts(input.clusters.iter().map(|cluster| cluster.requested.get()));
+    input.has_rule && seen.iter().all(|seen| seen.counts.healthy == 0) && !is_near(&now.shares, &requested)
 }
 
 /// What the rule says; none when it says nothing of these clusters.
@@ -275,10 +285,14 @@ fn lower_unproven(input: &Input<'_>, seen: &[Seen], weights: &mut [Weight]) {
     }
 }
 
+/// What rounding to whole weights can make of a share, out of [`ALL`]: without it a share that may not grow would give way bit by bit,
+/// each bit a call.
+const ROUNDING: u64 = ALL * 6 / 1000;
+
 /// True when no share changes by more than the dead band, nobody begins or stops to carry, and it is no return to the request.
 fn too_small(input: &Input<'_>, now: &Shares, last: &LastDecision) -> bool {
-    let Some(rules) = input.rules else { return false };
-    let band = u64::from(rules.dead_band_percent) * ALL / 100;
+    let percent = input.rules.map_or(0, |rules| rules.dead_band_percent);
+    let band = (u64::from(percent) * ALL / 100).max(ROUNDING);
     let requested = parts(input.clusters.iter().map(|cluster| cluster.requested.get()));
     if is_near(&now.shares, &requested) {
         return false;

@@ -51,7 +51,10 @@ fn health(cluster: &ClusterInput, input: &Input<'_>, memory: &Memory) -> u32 {
 
 fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u32], percent: u32) -> Option<Shares> {
     let requested = parts(input.clusters.iter().map(|cluster| cluster.requested.get()));
-    let programmed = parts(input.clusters.iter().map(|cluster| cluster.programmed.map_or(0, Weight::get)));
+    // Rounded up, so that who keeps what it has does not lose it bit by bit.
+    let of_rule: u64 = input.clusters.iter().map(weight_in_rule).sum();
+    let programmed: Vec<u64> =
+        input.clusters.iter().map(|cluster| (weight_in_rule(cluster) * ALL).div_ceil(of_rule.max(1))).collect();
     let carrier = |i: usize| {
         let cluster = &input.clusters[i];
         let programmed = programmed[i];
@@ -81,6 +84,10 @@ fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u3
         carrier.may_grow = !unproven;
     }
     share::split(&carriers, percent)
+}
+
+fn weight_in_rule(cluster: &ClusterInput) -> u64 {
+    cluster.programmed.map_or(0, Weight::get).into()
 }
 
 /// Rounding of thirds is no difference; to carry nothing is one, however small the share was.

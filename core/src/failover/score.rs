@@ -137,8 +137,11 @@ pub fn counts(sight: &Sight, expected: &BTreeMap<String, Expected>, lost: &BTree
     }
     let zones = expected.iter().filter(|(name, _)| !lost.contains(*name));
     counts.expected = zones.map(|(_, expected)| expected.targets).sum();
-    // What is registered and judged should be healthy, whatever an agent says that sees an empty API server.
-    counts.expected = counts.expected.max(counts.healthy + counts.unhealthy);
+    // An agent that sees an empty API server: what is registered and judged should be healthy all the same. Beside pods that are
+    // there, a dead target that nobody wants says nothing of the cluster.
+    if counts.expected == 0 {
+        counts.expected = counts.healthy + counts.unhealthy;
+    }
     counts
 }
 

@@ -173,7 +173,11 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
     result.forced = over - result.stayed;
     let answers = |carrier: &Carrier| if carrier.answers { u64::from(carrier.score) } else { 0 };
     let healthy = |carrier: &Carrier| if carrier.may_grow { answers(carrier) } else { 0 };
-    if spread(result.forced, &mut result.shares, carriers, healthy) {
+    // Healthy and held back, by its hold-down or by an operator, is better than not healthy.
+    let held = |carrier: &Carrier| if carrier.may_grow && carrier.answers { carrier.requested.max(1) } else { 0 };
+    if spread(result.forced, &mut result.shares, carriers, healthy)
+        || spread(result.forced, &mut result.shares, carriers, held)
+    {
         return;
     }
     // Nobody is healthy: what is in force stays in force as far as it goes.
@@ -233,11 +237,11 @@ fn proportional(total: u64, shares: &[u64]) -> Vec<u64> {
 /// or 999 (I12: a share above 0 never becomes 0).
 pub(super) fn weights(shares: &[u64], requested_sum: u32) -> Vec<Weight> {
     let most = Weight::MAX.get();
-    // A hundredth of a weight is no difference that anybody could see.
+    // Neither a hundredth of a weight nor half a thousandth of all requests is a difference that anybody could see.
     let near = |share: u64, total: u32| {
         let scaled = share * u64::from(total);
         let rest = scaled % ALL;
-        rest.min(ALL - rest) <= ALL / 100
+        rest.min(ALL - rest) <= (ALL / 100).min(u64::from(total) * ALL / 2000)
     };
     let exact = |total: &u32| (1..=most).contains(total) && shares.iter().all(|share| near(*share, *total));
     let total = [requested_sum, 100].into_iter().find(exact).unwrap_or(most);

@@ -15,12 +15,15 @@ the traffic";
 /// A code of HTTP that a health check may take for success, and one of gRPC.
 const HTTP_CODE: &str = "[234][0-9][0-9]";
 const GRPC_CODE: &str = "(0|[1-9][0-9]?)";
+/// Carries what is asked for: no standby.
+const ACTIVE: &str = "cluster.weight > 0 && (!has(cluster.priority) || cluster.priority == 0)";
 /// HH:MM, 00:00 to 23:59.
 const TIME: &str = "([01][0-9]|2[0-3]):[0-5][0-9]";
 
 /// All of them.
 pub fn rules() -> Vec<Rule> {
-    let groups = [listener(), conditions(), paths(), match_totals(), backend(), health_check(), safety(), rest()];
+    let groups =
+        [listener(), conditions(), paths(), match_totals(), backend(), health_check(), failover(), safety(), rest()];
     groups.into_iter().flatten().collect()
 }
 
@@ -247,6 +250,36 @@ fn codes(others: &str, code: &str, message: &'static str) -> Rule {
     Rule { field: Some(".healthCheck.successCodes"), ..rule }
 }
 
+fn failover() -> Vec<Rule> {
+    vec![
+        Rule {
+            field: Some(".weight"),
+            ..rule(
+                "spec.clusters[]",
+                "!has(self.priority) || self.priority == 0 || self.weight > 0",
+                "is the weight of a standby: it would get nothing when it is needed; give it its share among the clusters of its \
+                 priority, such as 100, or leave the cluster out",
+            )
+        },
+        // The server cannot name the entry of a list by what another holds.
+        rule(
+            "spec.clusters",
+            "self.all(one, !has(one.priority) || one.priority == 0 || self.exists(other, (has(other.priority) ? \
+             other.priority : 0) == one.priority - 1))",
+            "leaves out a priority; use priorities 0, 1, 2 and so on without a gap; 0 is the level that carries the requests",
+        ),
+        Rule {
+            field: Some(".clusters"),
+            ..rule(
+                "spec",
+                "has(self.failover) || self.clusters.all(cluster, !has(cluster.priority) || cluster.priority == 0)",
+                "has a priority above 0, which makes a standby, and spec.failover is not set, so it would never get a request; \
+                 add spec.failover (failover: {} takes the defaults), or leave the priority out",
+            )
+        },
+    ]
+}
+
 fn safety() -> Vec<Rule> {
     let windows = "spec.safety.maintenanceWindows[]";
     vec![
@@ -254,8 +287,9 @@ fn safety() -> Vec<Rule> {
             field: Some(".safety.minActiveClusters"),
             ..rule(
                 "spec",
-                "self.clusters.filter(cluster, cluster.weight > 0).size() >= self.safety.minActiveClusters",
-                "is more than the clusters with a weight above 0 in spec.clusters; give more clusters a weight, or lower it",
+                format!("self.clusters.filter(cluster, {ACTIVE}).size() >= self.safety.minActiveClusters"),
+                "is more than the clusters of priority 0 with a weight above 0 in spec.clusters; give more clusters a weight, or \
+                 lower it",
             )
         },
         rule(
@@ -297,9 +331,9 @@ fn rest() -> Vec<Rule> {
         rule("spec.mode", "self == 'Weighted'", "is not supported by this version; use Weighted"),
         rule(
             "spec.clusters",
-            "self.exists(cluster, cluster.weight > 0)",
-            "has no weight above 0, so all requests would get a 503; give at least one cluster a weight; to stop all traffic \
-             delete the policy",
+            format!("self.exists(cluster, {ACTIVE})"),
+            "has no weight above 0, so all requests would get a 503; give at least one cluster of priority 0 a weight; to stop \
+             all traffic delete the policy",
         ),
         // The list's own type refuses it as well, and does not say what helps.
         rule(

@@ -222,6 +222,49 @@ fn refused_rest() -> Vec<Refused> {
     ]
 }
 
+/// Two clusters, the second with these fields beside its name.
+fn second(text: &str) -> String {
+    format!("{{failover: {{}}, clusters: [{{name: blue, weight: 1}}, {{name: dr, {text}}}]}}")
+}
+
+fn refused_failover() -> Vec<Refused> {
+    let of = |field: &'static str, path: &'static str, value: u32| {
+        no(format!("{{failover: {{{field}: {value}}}}}"), path, BETWEEN)
+    };
+    vec![
+        of("overprovisioningPercent", "spec.failover.overprovisioningPercent", 99),
+        of("overprovisioningPercent", "spec.failover.overprovisioningPercent", 1001),
+        of("panicThresholdPercent", "spec.failover.panicThresholdPercent", 0),
+        of("panicThresholdPercent", "spec.failover.panicThresholdPercent", 101),
+        of("unhealthyAfterSeconds", "spec.failover.unhealthyAfterSeconds", 3601),
+        of("healthyAfterSeconds", "spec.failover.healthyAfterSeconds", 86_401),
+        of("failbackStepPercent", "spec.failover.failbackStepPercent", 0),
+        of("failbackStepPercent", "spec.failover.failbackStepPercent", 101),
+        of("failbackStepSeconds", "spec.failover.failbackStepSeconds", 86_401),
+        of("deadBandPercent", "spec.failover.deadBandPercent", 51),
+        of("holdDownMaxSeconds", "spec.failover.holdDownMaxSeconds", 86_401),
+        of("maxMovesPerHour", "spec.failover.maxMovesPerHour", 0),
+        of("maxMovesPerHour", "spec.failover.maxMovesPerHour", 61),
+        no(second("weight: 1, priority: 5"), "spec.clusters[1].priority", BETWEEN),
+        no(
+            second("weight: 0, priority: 1"),
+            "spec.clusters[1].weight",
+            "give it its share among the clusters of its priority",
+        ),
+        no(
+            "{failover: {}, clusters: [{name: dr, weight: 1, priority: 1}]}",
+            "spec.clusters",
+            "give at least one cluster of priority 0 a weight",
+        ),
+        no(
+            "{failover: {}, clusters: [{name: blue, weight: 1}, {name: dr, weight: 1, priority: 1}], safety: \
+             {minActiveClusters: 2}}",
+            "spec.safety.minActiveClusters",
+            "give more clusters a weight, or lower it",
+        ),
+    ]
+}
+
 fn refused_safety() -> Vec<Refused> {
     let least = "spec.safety.minActiveClusters";
     let window = |text: &str| format!("{{safety: {{maintenanceWindows: [{text}]}}}}");
@@ -288,6 +331,7 @@ async fn what_the_hub_would_refuse_the_server_refuses_by_the_same_field_and_says
     rows.extend(refused_paths());
     rows.extend(refused_backends());
     rows.extend(refused_rest());
+    rows.extend(refused_failover());
     rows.extend(refused_safety());
     assert!(rows.len() > 100, "the table is read");
     let mut wrong = Vec::new();
@@ -359,6 +403,20 @@ fn taken() -> Vec<String> {
         "{safety: {minActiveClusters: 1, maxStepPercent: 1, minStepIntervalSeconds: 86400, maintenanceWindows: []}}"
             .to_owned(),
         "{clusters: [{name: blue, weight: 1}, {name: green, weight: 999}], safety: {minActiveClusters: 2}}".to_owned(),
+        "{failover: {}}".to_owned(),
+        "{failover: {overprovisioningPercent: 100, panicThresholdPercent: 1, unhealthyAfterSeconds: 0, healthyAfterSeconds: 0, \
+         failback: Auto, failbackStepPercent: 1, failbackStepSeconds: 0, deadBandPercent: 0, holdDownMaxSeconds: 0, \
+         maxMovesPerHour: 1}}"
+            .to_owned(),
+        "{failover: {overprovisioningPercent: 1000, panicThresholdPercent: 100, unhealthyAfterSeconds: 3600, \
+         healthyAfterSeconds: 86400, failback: Manual, failbackStepPercent: 100, failbackStepSeconds: 86400, \
+         deadBandPercent: 50, holdDownMaxSeconds: 86400, maxMovesPerHour: 60}}"
+            .to_owned(),
+        second("weight: 999, priority: 1"),
+        second("weight: 0, priority: 0"),
+        "{failover: {}, clusters: [{name: e, weight: 1, priority: 4}, {name: d, weight: 1, priority: 3}, {name: c, weight: 1, \
+         priority: 2}, {name: b, weight: 1, priority: 1}, {name: a, weight: 1}]}"
+            .to_owned(),
         "{capacity: {peakRequestsPerSecond: 10000000, requestsPerSecondPerTarget: 100000}}".to_owned(),
         "{capacity: {peakRequestsPerSecond: 1, requestsPerSecondPerTarget: 1}}".to_owned(),
     ];
@@ -411,7 +469,13 @@ async fn what_the_hub_cannot_read_the_server_refuses_and_names_the_field() {
         ("{backend: {port: 80}}", "spec.backend.port"),
         ("{backend: {service: {targetPort: 80}}}", "spec.backend.service.targetPort"),
         ("{backend: {healthCheck: {interval: 5}}}", "spec.backend.healthCheck.interval"),
-        ("{clusters: [{name: a, weight: 1, priority: 1}]}", "spec.clusters[0].priority"),
+        ("{clusters: [{name: a, weight: 1, level: 1}]}", "spec.clusters[0].level"),
+        ("{clusters: [{name: a, weight: 1, priority: -1}]}", "spec.clusters[0].priority"),
+        ("{clusters: [{name: a, weight: 1, priority: first}]}", "spec.clusters[0].priority"),
+        ("{failover: true}", "spec.failover"),
+        ("{failover: {panic: 1}}", "spec.failover.panic"),
+        ("{failover: {failback: Sometimes}}", "spec.failover.failback"),
+        ("{failover: {healthyAfterSeconds: '60'}}", "spec.failover.healthyAfterSeconds"),
         ("{safety: {budget: 5}}", "spec.safety.budget"),
         ("{order: -1}", "spec.order"),
         ("{order: 1.5}", "spec.order"),
@@ -452,6 +516,22 @@ async fn what_the_hub_cannot_read_the_server_refuses_and_names_the_field() {
         let faults = server_judges(&client, &document).await.expect_err(change);
         let named = |fault: &Fault| fault.field == field || fault.message.contains(&format!("\"{field}\""));
         assert!(faults.iter().any(named), "{change}: the server says {faults:#?}, not {field}");
+    }
+}
+
+/// Priorities that need something else of the policy: the server names the list, the hub the entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn priorities_with_a_gap_or_without_failover_are_refused_by_both() {
+    let client = server().await.client().await.expect("a client");
+    let gap = "{failover: {}, clusters: [{name: blue, weight: 1}, {name: dr, weight: 1, priority: 2}]}";
+    let alone = "{clusters: [{name: blue, weight: 1}, {name: dr, weight: 1, priority: 1}]}";
+    for (change, remedy) in [(gap, "without a gap"), (alone, "add spec.failover")] {
+        let document = changed(change);
+        let ours = core_judges(&document).expect_err(change);
+        assert!(ours.iter().any(|fault| fault.field == "spec.clusters[1].priority"), "{change}: {ours:?}");
+        let faults = server_judges(&client, &document).await.expect_err(change);
+        let named = |fault: &Fault| fault.field == "spec.clusters" && fault.message.contains(remedy);
+        assert!(faults.iter().any(named), "{change}: the server says {faults:#?}");
     }
 }
 

@@ -69,7 +69,14 @@ fn whole() -> Value {
             "deregistrationDelaySeconds": 30,
         },
         "mode": "Weighted",
-        "clusters": [{"name": "blue", "weight": 7}, {"name": "green", "weight": 999}],
+        "clusters": [
+            {"name": "blue", "weight": 7}, {"name": "green", "weight": 999}, {"name": "dr", "weight": 1, "priority": 1},
+        ],
+        "failover": {
+            "overprovisioningPercent": 140, "panicThresholdPercent": 50, "unhealthyAfterSeconds": 10,
+            "healthyAfterSeconds": 60, "failback": "Manual", "failbackStepPercent": 25, "failbackStepSeconds": 60,
+            "deadBandPercent": 5, "holdDownMaxSeconds": 3600, "maxMovesPerHour": 6,
+        },
         "safety": {
             "deregistrationBudgetPercent": 25, "freeze": false,
             "minActiveClusters": 2, "maxStepPercent": 50, "minStepIntervalSeconds": 30,
