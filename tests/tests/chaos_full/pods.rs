@@ -83,7 +83,7 @@ async fn addresses_that_are_used_again_at_once_never_mix_up_services() {
     let builder = quick(&["blue", "green"]);
     let workload = WorkloadSpec {
         version: "checkout-1".to_owned(),
-        termination_grace: Duration::from_secs(6),
+        termination_grace: Duration::from_secs(15),
         ..builder.workload.clone()
     };
     let failover_policy = policy(&[("blue", 50), ("green", 50)], failover(json!({})));
