@@ -359,6 +359,10 @@ fn scene_again(scene: &Scene) -> Decided {
 
 /// The same world again and again: after the second look nothing changes any more at the same time.
 fn comes_to_rest(scene: &Scene, what: &str) {
+    // Without time between them the steps of a return follow each other look by look.
+    if scene.rules.as_ref().is_some_and(|rules| rules.failback_step_seconds == 0) {
+        return;
+    }
     let mut still = scene.clone();
     still.look();
     let second = weights(&still.look());
@@ -369,29 +373,32 @@ fn comes_to_rest(scene: &Scene, what: &str) {
 #[test]
 fn no_history_breaks_what_must_hold_and_calm_brings_exactly_the_request() {
     let seeds: u64 = std::env::var("SWITCHYARD_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500);
-    for seed in 0..seeds {
-        let mut rng = Rng::new(seed);
-        let mut scene = any_scene(&mut rng);
-        for step in 0..60 {
-            any_event(&mut scene, &mut rng);
-            let what = format!("seed {seed}, step {step}");
-            let decided = scene.decided();
-            must_hold(&scene, &decided, &what);
-            comes_to_rest(&scene, &what);
-            scene.look();
-        }
-        calm(&mut scene, seed);
-    }
+    let failed: Vec<u64> = (0..seeds).filter(|seed| std::panic::catch_unwind(|| history(*seed)).is_err()).collect();
+    assert!(failed.is_empty(), "{} seeds fail, such as {:?}; see above", failed.len(), &failed[..failed.len().min(5)]);
 }
 
-/// Everybody is healthy and nobody wants anything: within the longest hold-down, the hour of moves and the steps of a return.
+fn history(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let mut scene = any_scene(&mut rng);
+    for step in 0..60 {
+        any_event(&mut scene, &mut rng);
+        let what = format!("seed {seed}, step {step}");
+        let decided = scene.decided();
+        must_hold(&scene, &decided, &what);
+        comes_to_rest(&scene, &what);
+        scene.look();
+    }
+    calm(&mut scene, seed);
+}
+
+/// Everybody is healthy and nobody wants anything: within an hour of moves for each of five clusters, and the steps of a return.
 fn calm(scene: &mut Scene, seed: u64) {
     for i in 0..scene.clusters.len() {
         scene.health(NAMES[i], 10, 10);
         scene.clusters[i].ceiling = Ceiling::default();
     }
-    for _ in 0..360 {
-        scene.after(30);
+    for _ in 0..600 {
+        scene.after(60);
     }
     let end = scene.look();
     let requested: Vec<u32> = scene.clusters.iter().map(|cluster| cluster.requested.get()).collect();

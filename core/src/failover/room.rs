@@ -64,6 +64,7 @@ fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u3
             score: health[i].min(below(ceilings[i], percent)),
             requested: requested[i],
             most: cordoned.then_some(programmed),
+            most_uncordoned: None,
             may_grow: true,
             // Targets that cannot be read now are there all the same.
             answers: cluster.registered > 0 || (cluster.sight.is_none() && programmed > 0),
@@ -82,7 +83,14 @@ fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u3
         let bounds = [carrier.most, unproven.then_some(programmed[i]), capacity];
         carrier.most = bounds.into_iter().flatten().min();
         carrier.may_grow = !unproven;
+        carrier.most_uncordoned = [unproven.then_some(programmed[i]), capacity].into_iter().flatten().min();
     }
+    let shares = share::split(&carriers, percent)?;
+    if shares.forced == 0 {
+        return Some(shares);
+    }
+    // A cordon is obeyed as long as anybody else carries.
+    carriers.iter_mut().for_each(|carrier| carrier.most = carrier.most_uncordoned);
     share::split(&carriers, percent)
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Carrier {
     pub(super) requested: u64,
     /// The most that it may get; none: everything.
     pub(super) most: Option<u64>,
+    /// The same without what a cordon says.
+    pub(super) most_uncordoned: Option<u64>,
     /// False: it has no healthy target, so `most` holds whatever becomes of the rest.
     pub(super) may_grow: bool,
     /// True when requests to it are answered by somebody at all: what nobody else can take may stay here.
@@ -153,24 +155,14 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
     if over == 0 {
         return;
     }
-    // Then where it was asked for, as long as somebody answers there.
-    let deficits: Vec<u64> = result
-        .shares
-        .iter()
-        .zip(carriers)
-        .map(|(share, carrier)| {
-            let most = if carrier.may_grow { ALL } else { carrier.most.unwrap_or(ALL) };
-            if carrier.answers { carrier.requested.min(most).saturating_sub(*share) } else { 0 }
-        })
-        .collect();
-    let room: u64 = deficits.iter().sum();
-    result.stayed = over.min(room);
-    let parts = proportional(result.stayed, &deficits);
-    for (share, part) in result.shares.iter_mut().zip(parts) {
-        *share += part;
-    }
+    // Then where it was asked for, as long as somebody answers there. In proportion to the request, not to what is missing: what is
+    // missing depends on what was decided last, and would be another part of it each time.
+    let wanting: Vec<Carrier> =
+        result.shares.iter().zip(carriers).map(|(share, carrier)| up_to_its_request(carrier, *share)).collect();
+    let left = fill(over, &mut result.shares, &wanting, |carrier| if carrier.answers { carrier.requested } else { 0 });
+    result.stayed = over - left;
     // An error for certain helps nobody: the rest goes to those that answer, however much they have already.
-    result.forced = over - result.stayed;
+    result.forced = left;
     let answers = |carrier: &Carrier| if carrier.answers { u64::from(carrier.score) } else { 0 };
     let healthy = |carrier: &Carrier| if carrier.may_grow { answers(carrier) } else { 0 };
     // Healthy and held back, by its hold-down or by an operator, is better than not healthy.
@@ -197,6 +189,12 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
             *share += rest;
         }
     }
+}
+
+/// The same, with room for no more than is asked of it.
+fn up_to_its_request(carrier: &Carrier, share: u64) -> Carrier {
+    let most = if carrier.may_grow { ALL } else { carrier.most.unwrap_or(ALL) };
+    Carrier { most: Some(carrier.requested.min(most).max(share)), ..carrier.clone() }
 }
 
 /// Spreads over those that have room until nobody has; returns what is left.
