@@ -15,6 +15,9 @@ use super::{
 
 /// The longest way back: the hold-down of failover, steps, settle times, waits after refusals, and the shifts under way.
 const PATIENCE: Tick = seconds(400);
+/// From the loss of a cluster to the end of its share: the checks of the load balancer (2 s), the next look at its health (5 s), the
+/// time of the policy for it to last (2 s), a decision and a call, with as much again to spare.
+const LOSS: Tick = seconds(20);
 /// Nothing may be written for so long at the end.
 const QUIET: Tick = seconds(20);
 
@@ -34,9 +37,11 @@ impl World {
                 self.apply(&event);
             }
             for app in App::ALL {
-                for slot in 0..SLOTS - 1 {
+                for slot in 0..SLOTS {
                     let taken = self.has_shared_address((place, app, slot));
                     let going = self.member(place).pods.get(&(app, slot)).is_none_or(|pod| pod.terminating);
+                    // The last slot may stay empty.
+                    let going = going && slot < SLOTS - 1;
                     if taken || going {
                         self.apply(&Event::PodMoves((place, app, slot)));
                     }
@@ -89,6 +94,40 @@ impl World {
         }
     }
 
+    /// After the calm: a cluster is lost, its share moves within seconds, and it comes back by itself.
+    pub fn lose_a_cluster(&mut self) -> Result<(), Broken> {
+        let carries = |world: &Self, place: Place| {
+            world.weights_of(App::Checkout).get(place.name()).is_some_and(|weight| *weight > 0)
+        };
+        // Those that share the load, and the standby.
+        let takes = |place: &Place| carries(self, *place) || *place == Place::Dr;
+        let named = self.weights_of(App::Checkout);
+        let others = |lost: Place| {
+            Place::ALL.into_iter().any(|place| place != lost && named.contains_key(place.name()) && takes(&place))
+        };
+        let lost = Place::ALL.into_iter().find(|place| carries(self, *place) && others(*place));
+        let Some(lost) = lost else { return Ok(()) };
+        self.apply(&Event::Dark(lost));
+        for _ in 0..LOSS {
+            self.tick()?;
+        }
+        if carries(self, lost) {
+            let detail = format!(
+                "{} is dark for {} s and keeps its share: {:?}",
+                lost.name(),
+                LOSS / seconds(1),
+                self.told(App::Checkout)
+            );
+            return Err(Broken { invariant: "failover", detail, at: self.now });
+        }
+        self.calm()
+    }
+
+    fn told(&self, app: App) -> Option<String> {
+        let stored = self.store.content.policies.get(&key(app.name()))?;
+        stored.status.as_ref().map(|status| format!("{:?} {:?}", status.conditions, status.notes))
+    }
+
     /// What is not as asked for; none: everything is.
     fn wrong(&self) -> Option<String> {
         if !self.hubs.iter().any(|hub| hub.holds_lease()) {
@@ -118,7 +157,7 @@ impl World {
         let requested: BTreeMap<String, u32> =
             stored.record.requested().into_iter().map(|(name, weight)| (name.to_string(), weight.get())).collect();
         let programmed = self.weights_of(app);
-        let told = || stored.status.as_ref().map(|status| format!("{:?} {:?}", status.conditions, status.notes));
+        let told = || self.told(app);
         if programmed != requested {
             return Some(format!("{}: {programmed:?} instead of {requested:?}: {:?}", app.name(), told()));
         }

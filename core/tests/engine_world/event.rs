@@ -68,6 +68,8 @@ pub enum Event {
     PodMoves(Slot),
     /// The second pod goes, and a new pod in the first slot takes its address.
     PodTakesAddress(Slot, Slot),
+    /// A new pod in the first slot has the address of the second pod, which lives on: pod networks that overlap.
+    PodCopiesAddress(Slot, Slot),
     // Clusters.
     /// Half of the nodes are gone.
     NodesLost(Place),
@@ -238,7 +240,8 @@ fn any(rng: &mut Rng) -> Event {
         4..=5 => Event::PodScaledDown(rng.slot()),
         6..=8 => Event::PodScaledUp(rng.slot()),
         9..=10 => Event::PodMoves(rng.slot()),
-        11..=12 => Event::PodTakesAddress(rng.slot(), rng.slot()),
+        11 => Event::PodTakesAddress(rng.slot(), rng.slot()),
+        12 => Event::PodCopiesAddress(rng.slot(), rng.slot()),
         13 => Event::NodesLost(rng.place()),
         14 => Event::NodesBack(rng.place()),
         15 => Event::AllUnready(rng.place()),

@@ -156,9 +156,9 @@ impl Member {
     }
 
     /// Gone at once.
-    pub fn remove(&mut self, (_, app, slot): Slot) -> Option<Pod> {
+    pub fn remove(&mut self, (_, app, slot): Slot) {
         self.dirty = true;
-        self.pods.remove(&(app, slot))
+        self.pods.remove(&(app, slot));
     }
 
     /// A process dies, or is well again.

@@ -254,7 +254,8 @@ impl World {
             Event::PodScaledDown(slot) => self.member(slot.0).scale_down(slot, now),
             Event::PodScaledUp(slot) => self.with_uids(slot.0, |member, uids| member.scale_up(slot, uids)),
             Event::PodMoves(slot) => self.with_uids(slot.0, |member, uids| member.replace(slot, None, uids)),
-            Event::PodTakesAddress(slot, from) => self.takes_address(slot, from),
+            Event::PodTakesAddress(slot, from) => self.takes_address(slot, from, false),
+            Event::PodCopiesAddress(slot, from) => self.takes_address(slot, from, true),
             Event::NodesLost(place) => self.nodes(place, false),
             Event::NodesBack(place) => self.nodes(place, true),
             Event::AllUnready(place) => self.all(place, false),
@@ -374,12 +375,15 @@ impl World {
         change(&mut self.members[place as usize], &mut self.uids);
     }
 
-    fn takes_address(&mut self, slot: Slot, from: Slot) {
+    fn takes_address(&mut self, slot: Slot, from: Slot, lives_on: bool) {
         if slot == from {
             return;
         }
-        let Some(gone) = self.member(from.0).remove(from) else { return };
-        let address: Ipv4Addr = gone.address;
+        let member = self.member(from.0);
+        let Some(address) = member.pods.get(&(from.1, from.2)).map(|pod| pod.address) else { return };
+        if !lives_on {
+            member.remove(from);
+        }
         self.with_uids(slot.0, |member, uids| member.replace(slot, Some(address), uids));
     }
 
