@@ -14,13 +14,13 @@ pub enum Crossing {
     UnderWay,
     /// It has ended: by the next one.
     Ended,
-    /// A game day that others would pay for: by force.
-    Drill,
+    /// It is about a whole cluster: a game day by force, the others not at all.
+    Cluster,
 }
 
 /// A finding in the form of a violation, with what crosses it, if it may be crossed.
 pub fn finding_block(finding: &Finding, crossing: Crossing) -> String {
-    let remedy = match (finding.overridden, finding.overridable || crossing == Crossing::Drill) {
+    let remedy = match (finding.overridden, finding.overridable || crossing == Crossing::Cluster) {
         (true, _) => "none needed: it is crossed on purpose".to_owned(),
         (false, true) => remedy(finding, crossing),
         (false, false) => "cannot be overridden".to_owned(),
@@ -28,10 +28,11 @@ pub fn finding_block(finding: &Finding, crossing: Crossing) -> String {
     let until = finding.until.map(|at| format!("; it ends by itself at {}", at.strftime("%Y-%m-%dT%H:%M:%SZ")));
     // Steps count from 1; what is not about a shift has none.
     let step = if finding.step > 0 { format!(", step {}", finding.step) } else { String::new() };
+    let whose = if finding.policy.name.is_empty() { String::new() } else { format!(" of {}", finding.policy) };
     format!(
-        "  {} of {}{step}\n    problem: {}\n    remedy:  {}\n",
+        "  {}{}{step}\n    problem: {}\n    remedy:  {}\n",
         plain(&finding.guard),
-        plain(&finding.policy.to_string()),
+        plain(&whose),
         plain(&finding.message),
         plain(&format!("{remedy}{}", until.unwrap_or_default())),
     )
@@ -49,11 +50,15 @@ fn remedy(finding: &Finding, crossing: Crossing) -> String {
             "a shift under way takes no further override: take it back with `yardctl abort {policy}` and ask for it again with \
              {flags}, {right}"
         ),
-        Crossing::Drill => {
-            format!(
+        Crossing::Cluster => match finding.guard.as_str() {
+            "Overloaded" | "NotCarried" => format!(
                 "give it another cluster or more targets, or add --force --reason TEXT to begin all the same, {right}"
-            )
-        }
+            ),
+            "StillCarries" => {
+                "drain the cluster first, and set its weight to 0 in spec.clusters or take it out there".to_owned()
+            }
+            _ => "the problem names what helps; look with `yardctl get clusters`".to_owned(),
+        },
         Crossing::Ended => format!("ask for it again with {flags} to cross it, {right}"),
     }
 }
@@ -109,6 +114,12 @@ mod tests {
         };
         let expected = "  NotCarried of shop/login\n    problem: nobody takes the 100.0 % of blue\n    remedy:  give it another \
                         cluster or more targets, or add --force --reason TEXT to begin all the same, if you have the right to\n";
-        assert_eq!(finding_block(&finding, Crossing::Drill), expected);
+        assert_eq!(finding_block(&finding, Crossing::Cluster), expected);
+        let carries = Finding { guard: "StillCarries".into(), message: "it gives blue requests".into(), ..finding };
+        let remedy = "remedy:  drain the cluster first, and set its weight to 0";
+        assert!(finding_block(&carries, Crossing::Cluster).contains(remedy));
+        let mode = Finding { guard: "ClusterMode".into(), message: "blue is Drained".into(), ..Finding::default() };
+        let begin = "  ClusterMode\n    problem: blue is Drained\n";
+        assert!(finding_block(&mode, Crossing::Cluster).starts_with(begin));
     }
 }

@@ -75,8 +75,8 @@ impl<'a> Call<'a> {
         let cluster = &self.of.cluster;
         let remedy = match failure.exit {
             Exit::Conflict if !failure.findings.is_empty() => {
-                let remedy = "nothing was changed; see all of it with --dry-run".to_owned();
-                return Failure { crossing: Crossing::Drill, remedy, ..failure };
+                let remedy = format!("nothing was changed; look with `yardctl get clusters {cluster}`");
+                return Failure { crossing: Crossing::Cluster, remedy, ..failure };
             }
             Exit::NotFound => "look for the right name with `yardctl get clusters`".to_owned(),
             Exit::Conflict => format!("look with `yardctl get clusters {cluster}`, then decide again"),

@@ -139,7 +139,7 @@ fn sentences(policy: &PolicyRef, cluster: &ClusterExplanation, whole: &Explanati
         lines.push(format!("a standby of level {level}, with weight {weight} among those of its level"));
     }
     if !cluster.known {
-        lines.push("its targets cannot be read now: nothing is concluded from that".into());
+        lines.push("its targets could not be read at that look: nothing was concluded from it".into());
     }
     if cluster.unjudged_targets > 0 {
         let targets = count(cluster.unjudged_targets as usize, "target");

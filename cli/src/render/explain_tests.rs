@@ -112,7 +112,10 @@ fn what_cannot_be_read_is_shown_as_unknown_and_not_as_nothing() {
     (blue.known, blue.programmed_weight, blue.link) = (false, None, Link::Stale);
     let text = page(&given);
     assert!(text.contains("blue         0         50          0      ?    0.0%        ?       ?    0.0%"), "{text}");
-    assert!(text.contains("blue: its targets cannot be read now: nothing is concluded from that\n"), "{text}");
+    assert!(
+        text.contains("blue: its targets could not be read at that look: nothing was concluded from it\n"),
+        "{text}"
+    );
     assert!(text.contains("blue: its agent is stale: that alone moves nothing"), "{text}");
 }
 
