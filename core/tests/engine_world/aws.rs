@@ -217,8 +217,8 @@ impl Aws {
         let fate = match self.next_answer.take() {
             Some(fate) => fate,
             None if self.away_until > now => Fate::Unreachable,
-            None if self.throttled_until > now && id % 10 != 0 => Fate::Throttled,
-            None if self.errors_until > now && id % 3 != 0 => {
+            None if self.throttled_until > now && !id.is_multiple_of(10) => Fate::Throttled,
+            None if self.errors_until > now && !id.is_multiple_of(3) => {
                 if id.is_multiple_of(2) {
                     Fate::AnswerLost
                 } else {

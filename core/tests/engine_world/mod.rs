@@ -17,7 +17,6 @@ pub mod store;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    net::Ipv4Addr,
 };
 
 use jiff::Timestamp;
