@@ -121,6 +121,7 @@ status:
   conditions:
     - {type: Accepted, status: "True", reason: AsRequested, message: the policy is in force, observedGeneration: 1, lastTransitionTime: "2026-01-02T03:04:05Z"}
     - {type: Converged, status: "False", reason: WeightsHeld, message: "", observedGeneration: 1, lastTransitionTime: "2026-01-02T03:04:05Z"}
+    - {type: FailedOver, status: "False", reason: AsRequested, message: "", observedGeneration: 1, lastTransitionTime: "2026-01-02T03:04:05Z"}
   clusters:
     - {name: blue, requestedWeight: 90, effectiveWeight: 100, programmedWeight: 100, reason: WeightsHeld, message: waits, targetGroupArn: "arn:tg", link: Connected,
        targets: {desired: 3, registered: 3, healthy: 3, unhealthy: 0, initial: 0, draining: 0, unused: 0, held: 0}}
@@ -148,7 +149,7 @@ async fn kubectl_shows_what_is_asked_for_what_is_programmed_and_why() {
     kube.apply(POLICY).await;
     let fresh = said(kube, &["get", "ctp", "seen", "-n", NAMESPACE]).await;
     let lines: Vec<String> = fresh.lines().map(without_age).collect();
-    assert_eq!(lines, ["NAME WEIGHTS PROGRAMMED ACCEPTED CONVERGED REASON AGE", "seen 1s"], "{fresh}");
+    assert_eq!(lines, ["NAME WEIGHTS PROGRAMMED ACCEPTED CONVERGED FAILEDOVER REASON AGE", "seen 1s"], "{fresh}");
     let arguments = [
         "apply",
         "--server-side",
@@ -163,9 +164,9 @@ async fn kubectl_shows_what_is_asked_for_what_is_programmed_and_why() {
     let narrow = said(kube, &["get", "ctp", "-A"]).await;
     let lines: Vec<String> =
         narrow.lines().map(without_age).filter(|line| !line.starts_with("shop changing")).collect();
-    let head = "NAMESPACE NAME WEIGHTS PROGRAMMED ACCEPTED CONVERGED REASON AGE";
+    let head = "NAMESPACE NAME WEIGHTS PROGRAMMED ACCEPTED CONVERGED FAILEDOVER REASON AGE";
     assert!(lines[0] == head && lines.len() >= 2, "{narrow}");
-    let row = "shop seen blue=90,green=10 blue=100,green=0 True False WeightsHeld 1s";
+    let row = "shop seen blue=90,green=10 blue=100,green=0 True False False WeightsHeld 1s";
     assert!(lines.iter().any(|line| line == row), "{narrow}");
     let wide = said(kube, &["get", "ctp", "seen", "-n", NAMESPACE, "-o", "wide"]).await;
     assert!(wide.contains("REASON") && wide.contains("CLAIM   PRIORITY   LISTENER"), "{wide}");
