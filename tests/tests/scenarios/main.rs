@@ -38,4 +38,5 @@ mod shifts_refused;
 mod shifts_turned;
 mod sources;
 mod weights;
+mod whole_clusters;
 mod yardctl;
