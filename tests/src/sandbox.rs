@@ -17,6 +17,9 @@ use crate::{
 
 /// The namespace of every scenario.
 pub const NAMESPACE: &str = "shop";
+/// Longest time of a rollout. After an API server came back, Kubernetes' own watchers look for it again only after up to 30 s of
+/// growing pauses, controllers and kubelets each; then two waves of pods with 15 s to end, on a machine that is busy.
+const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 
 /// How a sandbox is started.
 #[derive(Clone, Debug)]
@@ -286,12 +289,14 @@ impl Cluster {
     /// After the deadline.
     pub async fn settled(&self, workload: &str) {
         let what = format!("{workload} of {} to have all its pods ready and no other", self.name);
-        wait::until(&what, async || {
+        let settled = wait::until_within(&what, SETTLED_WITHIN, async || {
             let seen = self.workload(workload).await.map_err(|e| e.to_string())?;
             let done = !seen.rolling && seen.pods.len() == seen.replicas && seen.ready == seen.replicas;
             wait::check(done, || format!("{seen:?}"))
-        })
-        .await;
+        });
+        if let Err(error) = settled.await {
+            panic!("{error:#}");
+        }
     }
 
     /// Puts every pod into a mode: `normal`, `unready`, `failing`, `hung`, `crashed`, ...
