@@ -184,10 +184,10 @@ fn cap(result: &mut Shares, carriers: &[Carrier], overprovisioning_percent: u32)
         *share += part;
     }
     let rest = result.forced - kept;
-    if !spread(rest, &mut result.shares, carriers, answers) {
-        if let Some(share) = result.shares.iter_mut().max_by_key(|share| **share) {
-            *share += rest;
-        }
+    if !spread(rest, &mut result.shares, carriers, answers)
+        && let Some(share) = result.shares.iter_mut().max_by_key(|share| **share)
+    {
+        *share += rest;
     }
 }
 
