@@ -128,6 +128,7 @@ fn a_cluster_that_still_carries_is_not_removed_and_the_policies_are_named() {
 /// As a policy looks that does what it is told.
 fn follows(effective: u32, targets: u32) -> PolicyFacts {
     PolicyFacts {
+        held: false,
         in_force: Some(true),
         effective: weight(effective),
         programmed: Some(weight(effective)),

@@ -106,11 +106,18 @@ fn look(cluster: &ClusterInput, memory: &Memory, lost: &BTreeSet<String>) -> See
     }
 }
 
-/// No cluster that could carry looks healthy. One that cannot be seen is not unhealthy; one that an operator drained carries nothing.
+/// No cluster that could carry looks healthy. One that cannot be seen is not unhealthy. One that an operator drained carries nothing; but
+/// with targets that the load balancer finds healthy it proves that the observer is well, and it is there when nobody else is.
 fn looks_all_bad(input: &Input<'_>, seen: &[Seen], rules: &Rules) -> bool {
-    let carries = |cluster: &ClusterInput| cluster.place().is_some() && cluster.ceiling.permille > 0;
-    let mut places = input.clusters.iter().zip(seen).filter(|(cluster, _)| carries(cluster)).peekable();
-    places.peek().is_some() && places.all(|(_, seen)| seen.score.is_some_and(|score| !is_healthy(score, rules)))
+    let places = || input.clusters.iter().zip(seen).filter(|(cluster, _)| cluster.place().is_some());
+    let looks_bad = |(cluster, seen): (&ClusterInput, &Seen)| {
+        let drained = cluster.ceiling.permille == 0;
+        match seen.score {
+            Some(score) => !is_healthy(score, rules) || (drained && seen.counts.healthy == 0),
+            None => drained,
+        }
+    };
+    places().any(|(cluster, _)| cluster.ceiling.permille > 0) && places().all(looks_bad)
 }
 
 fn is_healthy(score: u32, rules: &Rules) -> bool {
@@ -124,11 +131,15 @@ fn move_in_time(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &mut Me
     for (cluster, seen) in input.clusters.iter().zip(seen) {
         let (Some(score), Some(sight)) = (seen.score, &cluster.sight) else { continue };
         let Some(remembered) = memory.clusters.get_mut(&cluster.cluster) else { continue };
+        // Where nothing was ever there, nothing has failed: pods that come later find the cluster as if it had been well.
+        if remembered.used.is_none() && seen.counts.expected == 0 && cluster.registered == 0 {
+            continue;
+        }
         let look = timing::Look {
             rules,
             score,
             read_at: sight.read_at,
-            matters: cluster.matters(),
+            matters: cluster.matters() && !is_held_out(cluster),
             exhausted: memory.moves.len() >= rules.max_moves_per_hour as usize,
             failback_at: input.failback_at,
             now,
@@ -147,6 +158,12 @@ fn move_in_time(input: &Input<'_>, seen: &[Seen], rules: &Rules, memory: &mut Me
         *remembered = ClusterMemory { expected, outs, used, ..ClusterMemory::default() };
         remember_move(memory, rules, now);
     }
+}
+
+/// An operator keeps it out: that its pods go and come meanwhile is no failure, and its return is the operator's.
+fn is_held_out(cluster: &ClusterInput) -> bool {
+    let carries = cluster.programmed.is_some_and(Weight::carries);
+    cluster.ceiling.permille == 0 || (cluster.ceiling.mode == Mode::Returning && !carries)
 }
 
 fn remember_move(memory: &mut Memory, rules: &Rules, now: Timestamp) {
@@ -273,7 +290,7 @@ fn lower_unproven(input: &Input<'_>, seen: &[Seen], weights: &mut [Weight]) {
         return;
     };
     for i in (0..weights.len()).filter(|i| seen[*i].counts.healthy == 0) {
-        let most = if of_rule == 0 { 0 } else { programmed(i) * sum / of_rule };
+        let most = (programmed(i) * sum).checked_div(of_rule).unwrap_or(0);
         let over = weights[i].get().saturating_sub(most);
         // More than a rounding is not meant to be hidden.
         if over == 1 {

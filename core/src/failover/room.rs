@@ -28,7 +28,8 @@ pub(super) fn parts(weights: impl Iterator<Item = u32> + Clone) -> Vec<u64> {
 /// The shares; none: nobody carries anything whatever is left out, so what is asked for stays.
 pub(super) fn shares(input: &Input<'_>, seen: &[Seen], memory: &Memory) -> Option<Shares> {
     let percent = input.rules.map_or(100, |rules| rules.overprovisioning_percent);
-    let health: Vec<u32> = input.clusters.iter().map(|cluster| health(cluster, input, memory)).collect();
+    let health: Vec<u32> =
+        input.clusters.iter().zip(seen).map(|(cluster, seen)| health(cluster, seen, input, memory)).collect();
     let ceilings: Vec<u32> = input.clusters.iter().map(|cluster| cluster.ceiling.permille).collect();
     let whole = vec![WHOLE; input.clusters.len()];
     // An operator's drain is obeyed as long as anybody else carries; where nobody does, health is not asked before operators are.
@@ -44,9 +45,13 @@ pub(super) fn without_health(input: &Input<'_>, seen: &[Seen]) -> Option<Shares>
     shares_under(input, seen, &vec![WHOLE; ceilings.len()], &ceilings, percent)
 }
 
-fn health(cluster: &ClusterInput, input: &Input<'_>, memory: &Memory) -> u32 {
+fn health(cluster: &ClusterInput, seen: &Seen, input: &Input<'_>, memory: &Memory) -> u32 {
     let Some(rules) = input.rules else { return WHOLE };
-    memory.clusters.get(&cluster.cluster).and_then(|remembered| carried(remembered, rules)).unwrap_or(WHOLE)
+    // Beside a rule that serves, a cluster where nothing is and nothing was seen carries nothing.
+    let empty = seen.score.is_some() && seen.counts.expected == 0 && cluster.registered == 0;
+    let in_rule = cluster.programmed.is_some_and(Weight::carries);
+    let unseen = if input.has_rule && empty && !in_rule { 0 } else { WHOLE };
+    memory.clusters.get(&cluster.cluster).and_then(|remembered| carried(remembered, rules)).unwrap_or(unseen)
 }
 
 fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u32], percent: u32) -> Option<Shares> {
@@ -58,7 +63,10 @@ fn shares_under(input: &Input<'_>, seen: &[Seen], health: &[u32], ceilings: &[u3
     let carrier = |i: usize| {
         let cluster = &input.clusters[i];
         let programmed = programmed[i];
-        let cordoned = cluster.ceiling.mode == Mode::Cordoned && input.has_rule;
+        // A drain gives nothing to a cluster that has nothing, such as one that was cordoned before.
+        let has_nothing = !cluster.programmed.is_some_and(Weight::carries);
+        let drains = cluster.ceiling.mode == Mode::Draining && has_nothing;
+        let cordoned = (cluster.ceiling.mode == Mode::Cordoned || drains) && input.has_rule;
         Carrier {
             place: cluster.place().map(|(level, weight)| (level, weight.get())),
             score: health[i].min(below(ceilings[i], percent)),

@@ -14,6 +14,8 @@ use crate::policy::spec::Failback;
 
 /// Moves and outs are counted over this time.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// The time of a reading is made from its age, by two clocks.
+const JITTER: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 /// Outs that are remembered: by then the hold-down has grown by 2^11.
 const MOST_OUTS: usize = 12;
 
@@ -99,8 +101,9 @@ fn idle(memory: &mut ClusterMemory, look: &Look<'_>, used: u32) {
 }
 
 fn pending(memory: &mut ClusterMemory, back: bool, read_at: Timestamp) -> Timestamp {
-    // A clock that was set back begins the time anew.
-    let same = memory.pending.filter(|pending| pending.back == back && pending.since <= read_at);
+    // A clock that was set back begins the time anew. The times of one reading differ by a little from plan to plan.
+    let latest = read_at.saturating_add(JITTER).unwrap_or(Timestamp::MAX);
+    let same = memory.pending.filter(|pending| pending.back == back && pending.since <= latest);
     let pending = same.unwrap_or(PendingSince { back, since: read_at });
     memory.pending = Some(pending);
     pending.since
@@ -149,7 +152,9 @@ fn allowed(memory: &ClusterMemory, failback_at: Option<Timestamp>) -> bool {
 fn back(memory: &mut ClusterMemory, look: &Look<'_>, before: u32) -> bool {
     let since = pending(memory, true, look.read_at);
     let lasted = look.read_at.duration_since(since) >= seconds(hold_down(memory.outs.len(), look.rules));
-    let by_itself = look.rules.failback == Failback::Auto && !look.exhausted;
+    // One that never went out, and was ill when it was seen first, waits for nobody's word.
+    let was_out = memory.out_since.is_some();
+    let by_itself = (look.rules.failback == Failback::Auto && !look.exhausted) || !was_out;
     // A word that was given while it looked ill lets it return, and not at the first good reading.
     let allowed = allowed(memory, look.failback_at);
     let at_once = allowed && look.failback_at.is_some_and(|at| since <= at);
@@ -204,7 +209,9 @@ pub(super) fn pending_until(
     let pending = memory.pending?;
     let wait = match pending.back {
         false => u64::from(rules.unhealthy_after_seconds),
-        true if rules.failback == Failback::Manual && !allowed(memory, failback_at) => return None,
+        true if rules.failback == Failback::Manual && memory.out_since.is_some() && !allowed(memory, failback_at) => {
+            return None;
+        }
         true => hold_down(memory.outs.len(), rules),
     };
     pending.since.checked_add(seconds(wait)).ok()

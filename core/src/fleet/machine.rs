@@ -10,7 +10,7 @@ use super::{ClusterState, Kind, MOST_PROGRESS, Mode, Operation, Progress, Why};
 use crate::{
     ids::{ClusterName, PolicyKey, Weight},
     policy::PolicyRecord,
-    status::{ClusterStatus, ConditionType, PolicyStatus, Reason},
+    status::{ClusterStatus, ConditionType, Note, PolicyStatus, Reason},
 };
 
 /// What a caller wants.
@@ -94,7 +94,7 @@ pub fn command(
     };
     match (command.kind, mode) {
         (Kind::Cordon, Mode::Active | Mode::Returning) => {
-            Ok(ended(made(Mode::Cordoned, 100, false), now, "no policy gives it new weight"))
+            Ok(ended(made(Mode::Cordoned, percent, false), now, "no policy gives it new weight"))
         }
         (Kind::Cordon, Mode::Cordoned) => Ok(state.clone().unwrap_or_else(|| made(Mode::Cordoned, 100, false))),
         (Kind::Cordon, Mode::Draining | Mode::Drained) => wrong(
@@ -117,6 +117,8 @@ pub fn command(
             Some(state) => Ok(state.clone()),
             None => Ok(ended(made(Mode::Active, 100, false), now, "it was active")),
         },
+        // Cordoned on its way back: it goes on from there.
+        (Kind::Uncordon, Mode::Cordoned) if percent < 100 => Ok(made(Mode::Returning, percent, false)),
         (Kind::Uncordon, Mode::Cordoned) => {
             Ok(ended(made(Mode::Active, 100, false), now, "it takes part in everything again"))
         }
@@ -136,11 +138,13 @@ pub fn command(
 fn operation(command: &Command, last: Option<&ClusterState>, now: Timestamp) -> Operation {
     // The way back goes in the steps of the way there.
     let (step_percent, step_seconds) = match (command.kind, last) {
-        (Kind::Uncordon, Some(last)) => (last.operation.step_percent, last.operation.step_seconds),
+        (Kind::Uncordon | Kind::Cordon, Some(last)) => (last.operation.step_percent, last.operation.step_seconds),
         (Kind::Drain, _) => (command.step_percent, command.step_seconds),
         _ => (100, 0),
     };
     let seconds = SignedDuration::from_secs(command.duration_seconds.into());
+    // A drain that is asked for again goes on: the step that was made has to be in force, and its time to be over.
+    let again = last.filter(|last| command.kind == Kind::Drain && last.mode == Mode::Draining);
     let until = (command.kind == Kind::Drill).then(|| now.saturating_add(seconds).unwrap_or(Timestamp::MAX));
     Operation {
         id: command.id.clone(),
@@ -152,7 +156,7 @@ fn operation(command: &Command, last: Option<&ClusterState>, now: Timestamp) -> 
         ended_at: None,
         step_percent: step_percent.clamp(1, 100),
         step_seconds,
-        stepped_at: None,
+        stepped_at: again.and_then(|last| last.operation.stepped_at),
         force: command.force,
         why: Why::Requested,
         message: "it was asked for".to_owned(),
@@ -180,6 +184,8 @@ pub struct PolicyFacts {
     pub targets: u32,
     /// Ready endpoints, which should be registered.
     pub wanted: u32,
+    /// The change of weights waits as a whole, or the others cannot take what the cluster is to give.
+    pub held: bool,
     /// Why it is not in force, or why the cluster keeps a share.
     pub trouble: Option<(Reason, String)>,
 }
@@ -210,8 +216,17 @@ impl PolicyFacts {
         let (effective, programmed) = (of_cluster.effective, of_cluster.programmed);
         let trouble = trouble(of_cluster, status);
         let targets = of_cluster.targets;
-        Some(Self { in_force, effective, programmed, targets: targets.registered, wanted: targets.desired, trouble })
+        let (targets, wanted, held) = (targets.registered, targets.desired, is_held(status));
+        Some(Self { in_force, effective, programmed, targets, wanted, held, trouble })
     }
+}
+
+fn is_held(status: &PolicyStatus) -> bool {
+    let waits = |of: &ClusterStatus| {
+        matches!(of.reason, Reason::NoHealthyTarget | Reason::NoTargets | Reason::WeightsHeld)
+    };
+    let cannot = |note: &Note| matches!(note.reason, Reason::BrownOut | Reason::Panic);
+    status.clusters.iter().any(waits) || status.notes.iter().any(cannot)
 }
 
 fn trouble(of_cluster: &ClusterStatus, status: &PolicyStatus) -> Option<(Reason, String)> {
@@ -317,8 +332,12 @@ fn progress(state: &mut ClusterState, policies: &BTreeMap<PolicyKey, PolicyFacts
         let left = empties && state.deregister && facts.targets > 0;
         // One that has pods and none of them healthy is waited for: else it would get its whole share in one step afterwards.
         let not_yet = matches!(facts.trouble, Some((Reason::NoHealthyTarget, _))) && facts.wanted > 0;
-        let late = state.mode == Mode::Returning && not_yet;
-        let done = facts.in_force == Some(true) && !keeps && !left && !late;
+        // So is one whose health is not trusted yet.
+        let not_trusted = matches!(facts.trouble, Some((Reason::FailedOver, _))) && !facts.effective.carries();
+        let late = state.mode == Mode::Returning && (not_yet || (not_trusted && facts.wanted > 0));
+        // What is held did not follow this step, although what is in force is what was decided.
+        let held = facts.held && facts.effective.carries() && state.percent > 0 && state.mode == Mode::Draining;
+        let done = facts.in_force == Some(true) && !keeps && !left && !late && !held;
         let (reason, message) = match (done, facts.in_force, &facts.trouble) {
             (true, ..) => (Reason::AsRequested, String::new()),
             (false, _, Some((reason, message))) => (*reason, message.clone()),

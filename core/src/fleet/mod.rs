@@ -194,7 +194,8 @@ impl ClusterState {
             mode: self.mode,
             permille: self.percent.min(100) * 10,
             deregister: self.deregister && self.percent == 0,
-            force: self.operation.force,
+            // Only as long as something is taken from it: the word was about that, not about a loss years later.
+            force: self.operation.force && matches!(self.mode, Mode::Draining | Mode::Drained),
         }
     }
 
