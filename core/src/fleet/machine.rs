@@ -222,9 +222,8 @@ impl PolicyFacts {
 }
 
 fn is_held(status: &PolicyStatus) -> bool {
-    let waits = |of: &ClusterStatus| {
-        matches!(of.reason, Reason::NoHealthyTarget | Reason::NoTargets | Reason::WeightsHeld)
-    };
+    let waits =
+        |of: &ClusterStatus| matches!(of.reason, Reason::NoHealthyTarget | Reason::NoTargets | Reason::WeightsHeld);
     let cannot = |note: &Note| matches!(note.reason, Reason::BrownOut | Reason::Panic);
     status.clusters.iter().any(waits) || status.notes.iter().any(cannot)
 }

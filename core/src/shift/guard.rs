@@ -240,6 +240,13 @@ pub fn facts(
     if let Some(note) = view.trouble.as_ref().filter(|note| is_refusal(note.reason)) {
         add(Guard::Quota, format!("{policy} cannot be programmed: {}", note.message));
     }
+    for (name, _) in to.iter().filter(|(name, weight)| weight.carries() && !weights::gaining(from, to).contains(name)) {
+        // Weights that operators hold down are never read back as asked for.
+        let mode = view.cluster(name).map(|cluster| cluster.mode).unwrap_or_default();
+        if matches!(mode, Mode::Draining | Mode::Drained | Mode::Returning) {
+            add(Guard::ClusterCordoned, kept_out(name, mode));
+        }
+    }
     for name in weights::gaining(from, to) {
         let mode = view.cluster(&name).map(|cluster| cluster.mode).unwrap_or_default();
         if mode != Mode::Active {
