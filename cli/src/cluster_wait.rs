@@ -14,6 +14,8 @@ const MOST_LINES: usize = 20;
 #[derive(Clone, Debug)]
 pub struct ClusterWait {
     operation: String,
+    /// Of the operation when it was answered; what is older is another replica that is behind.
+    version: u64,
     last: Cluster,
     lost: bool,
 }
@@ -38,9 +40,9 @@ pub struct Stepped {
 impl ClusterWait {
     /// Begins with what the call answered.
     pub fn start(answered: &Cluster) -> Stepped {
-        let operation = answered.operation.clone().unwrap_or_default().id;
+        let Operation { id: operation, version, .. } = answered.operation.clone().unwrap_or_default();
         let nothing = Cluster { name: answered.name.clone(), ..Cluster::default() };
-        Self { operation, last: nothing, lost: false }.seen(answered)
+        Self { operation, version, last: nothing, lost: false }.seen(answered)
     }
 
     /// Takes one piece of news.
@@ -67,6 +69,7 @@ impl ClusterWait {
             Some(operation) if operation.id == self.operation => {
                 operation.ended_at.is_some().then_some(Ending::Reached)
             }
+            Some(other) if other.version < self.version => None,
             Some(other) => Some(Ending::Superseded(superseded(cluster, other))),
             // A replica that has not read the operation yet.
             None => None,

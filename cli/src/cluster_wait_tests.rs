@@ -58,6 +58,17 @@ fn an_operation_that_had_ended_before_the_call_ends_the_wait_at_once() {
 }
 
 #[test]
+fn a_replica_that_is_behind_does_not_end_the_wait() {
+    let mut answered = draining(75, vec![]);
+    answered.operation.as_mut().unwrap().version = 7;
+    let wait = ClusterWait::start(&answered).wait;
+    let mut before = ended(draining(100, vec![]));
+    let operation = before.operation.as_mut().unwrap();
+    (operation.id, operation.version) = ("op-0".into(), 6);
+    assert_eq!(wait.step(news(&before)).ending, None, "the operation of last month");
+}
+
+#[test]
 fn another_operation_ends_the_wait_and_is_named_with_its_author_and_reason() {
     let wait = ClusterWait::start(&draining(75, vec![])).wait;
     let mut other = ended(draining(100, vec![]));
