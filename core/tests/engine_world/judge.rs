@@ -249,7 +249,15 @@ impl Judge {
             return Ok(());
         }
         self.takes_no_ready_pod(scene, place, gone)?;
-        let serving = scene.serving(place, KNOWN);
+        // An address that a pod of another owner has, too, goes at once (I10).
+        let others = |target: &Target| {
+            let claims = claims(scene.store, *target);
+            claims
+                .iter()
+                .any(|claim| claim.lives && (claim.key.cluster != name || claim.key.service != service(place.1)))
+        };
+        let mut serving = scene.serving(place, KNOWN);
+        serving.retain(|target| !others(target));
         let healthy = |target: &Target| registered.get(target).is_some_and(|state| state.health == Health::Healthy);
         let before: BTreeSet<Target> = serving.iter().filter(|target| healthy(target)).copied().collect();
         let taken = self.taken.iter().filter(|((of, target), at)| {
