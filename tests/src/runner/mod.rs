@@ -119,7 +119,7 @@ impl Asked {
         })
     }
 
-    async fn to_end(&mut self) {
+    async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -145,7 +145,7 @@ impl Round {
                     None => break,
                 },
                 _ = tell.tick() => println!("still running: {}", self.places.running()),
-                () = asked.to_end() => {
+                () = asked.any() => {
                     self.interrupt(&mut running).await;
                     return Ok(ExitCode::from(INTERRUPTED));
                 }
