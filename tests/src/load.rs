@@ -89,6 +89,7 @@ pub struct Load {
     control: Client,
     id: u64,
     rps: u32,
+    gives_up_after: Duration,
 }
 
 impl Load {
@@ -103,22 +104,33 @@ impl Load {
         }
         let body = json!({"target": target, "host": host, "rps": rps, "connections": 16, "keep_alive": true});
         let started: Started = control.post("/load", &body).await?;
-        Ok(Self { control: control.clone(), id: started.id, rps })
+        Ok(Self { control: control.clone(), id: started.id, rps, gives_up_after: Duration::ZERO })
     }
 
-    /// As [`Load::start`], by clients that give up after two seconds, enough of them that those who wait keep nobody from sending.
+    /// As [`Load::start`], by clients that give up after a while, enough of them that those who wait keep nobody from sending.
     ///
     /// # Errors
     /// When the sandbox refuses it.
-    pub async fn impatient(control: &Client, target: &str, host: &str, rps: u32) -> anyhow::Result<Self> {
+    pub async fn impatient(
+        control: &Client,
+        target: &str,
+        host: &str,
+        rps: u32,
+        gives_up_after: Duration,
+    ) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Started {
             id: u64,
         }
         let body = json!({"target": target, "host": host, "rps": rps, "connections": 512, "keep_alive": true,
-            "timeout_ms": 2_000});
+            "timeout_ms": u64::try_from(gives_up_after.as_millis())?});
         let started: Started = control.post("/load", &body).await?;
-        Ok(Self { control: control.clone(), id: started.id, rps })
+        Ok(Self { control: control.clone(), id: started.id, rps, gives_up_after })
+    }
+
+    /// How long a request that gets no answer may still count as under way; zero where nobody hangs.
+    pub fn gives_up_after(&self) -> Duration {
+        self.gives_up_after
     }
 
     /// Its number at the sandbox.

@@ -1,13 +1,22 @@
 //! Losses of what serves: clusters, zones and machines that the network does not reach any more, policies that say what happens
 //! then, and how long clients felt it, told apart by who needed how long. Reads the sandbox's logs; decides nothing.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     chaos::{POLICY, RPS, Stage},
@@ -68,16 +77,16 @@ impl Stage {
         stage
     }
 
-    /// The same with clients that give up after two seconds: those of before would wait for a cluster that swallows requests.
+    /// The same with clients that give up after a while: those of before would wait for a cluster that swallows requests.
     ///
     /// # Panics
     /// When the sandbox refuses it, or a request of those before has failed.
     #[must_use]
-    pub async fn with_impatient_clients(mut self) -> Self {
+    pub async fn with_clients_that_give_up_after(mut self, time: Duration) -> Self {
         self.load.finish_without_failures().await;
         let address = &self.world.load_balancer.listeners[0].address;
         let (target, control) = (format!("http://{address}/checkout"), self.world.sandbox.control());
-        self.load = Load::impatient(control, &target, HOST, RPS).await.expect("the load starts");
+        self.load = Load::impatient(control, &target, HOST, RPS, time).await.expect("the load starts");
         self.seconds(1).await;
         self
     }
@@ -129,18 +138,21 @@ impl Stage {
         .await;
     }
 
-    /// Waits until requests were sent and none failed for a second and a half, and begins a window in which none may.
+    /// Waits until requests were sent and none failed for a second and a half, and those that hang have given up; then begins a
+    /// window in which none may fail.
     ///
     /// # Panics
     /// When that does not come true.
     pub async fn quiet_from_here(&self, name: &str) {
+        let begun = Timestamp::now();
+        let enough = Duration::from_millis(1_500) + self.load.gives_up_after();
         // By the clock, not by a number of requests: after a pause of the machine those that were due come all at once.
         wait::until("requests to fail no more", async || {
             let report = self.load.report().await.map_err(|error| error.to_string())?;
             let until = report.failing_until.as_deref().map(str::parse::<Timestamp>).transpose();
-            let until = until.map_err(|error| error.to_string())?;
-            let age = until.map_or(Duration::MAX, |until| between(until, Timestamp::now()));
-            let quiet = age > Duration::from_millis(1_500) && report.window.sent > 0 && report.window.failed == 0;
+            let until = until.map_err(|error| error.to_string())?.map_or(begun, |until| until.max(begun));
+            let quiet = between(until, Timestamp::now()) > enough;
+            let quiet = quiet && report.window.sent > 0 && report.window.failed == 0;
             wait::check(quiet, || report.failures_shown())
         })
         .await;
@@ -333,13 +345,52 @@ pub struct StopWatch {
     calls: u64,
     /// When the cluster was lost.
     pub lost: Timestamp,
+    stalls: Stalls,
+}
+
+/// How long this machine stood still: by how much short sleeps were too long.
+#[derive(Debug)]
+struct Stalls {
+    sum: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+/// One of the short sleeps.
+const NAP: Duration = Duration::from_millis(20);
+/// Too long by less than this is what schedulers do.
+const NO_STALL: Duration = Duration::from_millis(20);
+
+impl Stalls {
+    fn watch() -> Self {
+        let (sum, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+        let counted = sum.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                let begun = Instant::now();
+                tokio::time::sleep(NAP).await;
+                let late = begun.elapsed().saturating_sub(NAP);
+                if late > NO_STALL {
+                    counted.fetch_add(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                }
+            }
+        }));
+        Self { sum, stop }
+    }
+
+    fn so_far(&self) -> Duration {
+        Duration::from_millis(self.sum.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 /// Who needed how long, from the loss of a cluster to the last error that a client saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// What requests that were due before the loss had waited already.
-    pub early: Duration,
     /// From the loss until the load balancer calls the last target unhealthy.
     pub detection: Duration,
     /// From then until the hub asks for target health again.
@@ -350,8 +401,10 @@ pub struct Split {
     pub call: Duration,
     /// From then until the last request failed.
     pub propagation: Duration,
-    /// From the first failed request, by when it was due, to the end of the last.
+    /// From the first failed request, by when it was due but not before the loss, to the end of the last.
     pub errors: Duration,
+    /// How long the machine stood still meanwhile, by the clock of the test: that is nobody's doing.
+    pub stalled: Duration,
 }
 
 fn between(earlier: Timestamp, later: Timestamp) -> Duration {
@@ -367,7 +420,7 @@ impl StopWatch {
         let control = stage.world.sandbox.control();
         let log: HealthLog = control.get(&format!("/elb/health?since={}", u64::MAX)).await.expect("the health log");
         let calls = stage.world.elb().position().await.expect("the call log");
-        Self { health: log.next, calls, lost: Timestamp::now() }
+        Self { health: log.next, calls, lost: Timestamp::now(), stalls: Stalls::watch() }
     }
 
     /// The split of the time until the traffic of a cluster was moved away altogether.
@@ -395,21 +448,14 @@ impl StopWatch {
         let report = stage.load.report().await?;
         let from: Timestamp = report.failing_from.clone().context("requests failed")?.parse()?;
         let until: Timestamp = report.failing_until.clone().context("requests failed")?.parse()?;
-        // A request that was due shortly before may have been on its way when the connections broke.
-        let early = between(from, self.lost);
-        anyhow::ensure!(
-            early < Duration::from_secs(2),
-            "requests failed {early:?} before: {}",
-            report.failures_shown()
-        );
         Ok(Split {
-            early,
             detection: between(self.lost, detected),
             reading: between(detected, asked),
             decision: between(asked, moved.received),
             call: between(moved.received, moved.time),
             propagation: between(moved.time, until),
-            errors: between(from, until),
+            errors: between(from.max(self.lost), until),
+            stalled: self.stalls.so_far(),
         })
     }
 }
@@ -423,20 +469,30 @@ fn leaves(call: &TimedCall, group: &str) -> bool {
 }
 
 impl Split {
+    /// Prints it; clients felt it for less than `limit`, and what the machine stood still.
+    ///
+    /// # Panics
+    /// When they felt it for longer.
+    pub fn within(&self, row: &str, limit: Duration) {
+        self.print(row);
+        assert!(self.errors < limit + self.stalled, "{row}: {self:?}");
+    }
+
     /// Shown whatever becomes of the test, past the capture of the test harness.
-    pub fn print(&self, row: &str) {
+    fn print(&self, row: &str) {
         let ms = |duration: Duration| duration.as_millis();
         // A closed stderr is no reason to fail.
         let _closed = writeln!(
             std::io::stderr(),
-            "{row}: errors for {} ms ({} ms of them of requests due before); detection {} ms, reading {} ms, decision {} ms, call {} ms, propagation {} ms",
+            "{row}: errors for {} ms; detection {} ms, reading {} ms, decision {} ms, call {} ms, propagation {} ms; the machine \
+             stood still for {} ms",
             ms(self.errors),
-            ms(self.early),
             ms(self.detection),
             ms(self.reading),
             ms(self.decision),
             ms(self.call),
             ms(self.propagation),
+            ms(self.stalled),
         );
     }
 }

@@ -39,7 +39,7 @@ async fn a_cluster_whose_pods_all_turn_unready_is_left_without_a_failed_request(
 /// failover: nothing is moved, and no request fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_are_slow_move_no_traffic() {
-    let stage = shared().await.with_impatient_clients().await;
+    let stage = shared().await.with_clients_that_give_up_after(Duration::from_secs(5)).await;
     Reach::of(&stage.world, "blue").slow(Duration::from_millis(500)).await;
     stage.seconds(8).await;
     stage.nothing_was_removed().await;
