@@ -242,8 +242,13 @@ impl World {
         let key = self.any_key();
         let rng = &mut self.rng;
         let policy = self.policies.get_mut(&key).unwrap();
-        match rng.below(4) {
+        match rng.below(5) {
             0 => policy.known = false,
+            3 => {
+                // Operators cordon a cluster, and bring it back.
+                let names: Vec<ClusterName> = policy.targets.keys().cloned().collect();
+                policy.cordoned = if policy.cordoned.is_empty() { vec![rng.pick(&names)] } else { Vec::new() };
+            }
             1 => {
                 let names: Vec<ClusterName> = policy.targets.keys().cloned().collect();
                 policy.unseen = if policy.unseen.is_empty() { vec![rng.pick(&names)] } else { Vec::new() };
@@ -382,6 +387,7 @@ impl World {
             policy.record.policy.safety.max_step_percent = 100;
             policy.refused = false;
             policy.unseen.clear();
+            policy.cordoned.clear();
             policy.evidence = Evidence::Quiet;
             policy.targets.values_mut().for_each(|counts| *counts = crate::shift_support::healthy(4));
         }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use switchyard_core::{
+    fleet::Mode,
     ids::{ClusterName, PolicyKey, ShiftId, Weight},
     shift::{
         Cause, Guard, Move, Shift, ShiftReason, State, WeightWrite,
@@ -505,6 +506,7 @@ fn guards((shift, one): (&Shift, &Move), view: &PolicyView, seen: &Seen, from: &
     let refused = view.trouble.as_ref().is_some_and(|note| note.reason == Reason::CallRefused);
     assert!(!refused, "{who}: AWS refuses it");
     for side in view.clusters.iter().filter(|side| after[&side.cluster] > before[&side.cluster] + 1e-9) {
+        assert_eq!(side.mode, Mode::Active, "{who}: {} is cordoned", side.cluster);
         assert!(side.known && side.targets.healthy > 0, "{who}: {} has no healthy target", side.cluster);
         let (share, most) = (after[&side.cluster], most_share(view, &one.from, &after, side.targets.healthy));
         assert!(share <= most + 1e-6 || may(Guard::Capacity), "{who}: {} can carry {most} %", side.cluster);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use switchyard_core::{
+    fleet::Mode,
     ids::{ClusterName, PolicyKey, PolicyUid, ShiftId},
     policy::PolicyRecord,
     shift::{
@@ -35,6 +36,8 @@ pub struct Policy {
     pub targets: BTreeMap<ClusterName, TargetCounts>,
     /// Clusters whose targets the hub does not know at this moment.
     pub unseen: Vec<ClusterName>,
+    /// Clusters that operators give no new weight.
+    pub cordoned: Vec<ClusterName>,
     /// The truth at AWS.
     pub rule: Weights,
     /// Since when.
@@ -116,6 +119,7 @@ impl World {
         let policy = Policy {
             targets,
             unseen: Vec::new(),
+            cordoned: Vec::new(),
             rule: asked.clone(),
             rule_since: at(-3600),
             known: true,
@@ -389,7 +393,7 @@ impl Policy {
             let known = !self.unseen.contains(name);
             let rule = self.rule.iter().find(|(in_rule, _)| in_rule == name).filter(|_| self.known);
             ClusterView {
-                mode: Default::default(),
+                mode: if self.cordoned.contains(name) { Mode::Cordoned } else { Mode::Active },
                 cluster: name.clone(),
                 programmed: rule.map(|(_, weight)| *weight),
                 known,
