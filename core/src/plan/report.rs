@@ -192,8 +192,7 @@ fn pending_rule_change(
     if wanted.is_some_and(|priority| *priority != rule.priority) {
         return Some("the rule's priority is being changed".to_owned());
     }
-    let missing =
-        draft.clusters.iter().any(|c| c.requested.carries() && c.programmed.is_none() && !c.is_detached());
+    let missing = draft.clusters.iter().any(|c| c.requested.carries() && c.programmed.is_none() && !c.is_detached());
     missing.then(|| "a cluster is being added to the rule".to_owned())
 }
 

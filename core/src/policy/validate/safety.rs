@@ -50,7 +50,8 @@ fn min_active_clusters(spec: &PolicySpec, report: &mut Report) {
         let problem = format!("is more than the clusters of the policy ({named})");
         report.add(field, least.to_string(), problem, "name more clusters in spec.clusters, or lower it");
     } else if active > 0 && least > active {
-        let problem = format!("is more than the clusters of priority 0 with a weight above 0 in spec.clusters ({active})");
+        let problem =
+            format!("is more than the clusters of priority 0 with a weight above 0 in spec.clusters ({active})");
         report.add(field, least.to_string(), problem, "give more clusters a weight, or lower it");
     }
 }
