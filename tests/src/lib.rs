@@ -10,6 +10,7 @@ pub mod demo;
 pub mod elb;
 pub mod hub;
 pub mod load;
+pub mod loss_time;
 pub mod losses;
 pub mod member;
 pub mod moto;
