@@ -188,7 +188,7 @@ fn every_test_and_file_that_a_page_names_exists() {
             assert!(root().join(path).exists(), "{page} names {path}, which does not exist");
             if let Some(test) = test {
                 // Rows of one kind are made by a macro: `name: what happens`.
-                let (text, row) = (read(path), format!("\n    {test}: "));
+                let (text, row) = (read(path), format!("\n    {test}:"));
                 let found = text.contains(&format!("fn {test}(")) || text.contains(&row);
                 assert!(found, "{page} names the test {test}, which is not in {path}");
                 tests += 1;
