@@ -34,7 +34,8 @@ async fn the_loss_of_one_of_two_clusters_is_felt_for_less_than_five_seconds() {
 /// request is lost. When the pods are ready again the alarm ends by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_every_pod_of_every_cluster_turns_unready_nothing_is_changed_and_an_alarm_is_raised() {
-    let policy = policy(&[("blue", 50), ("green", 50)], failover(json!({"unhealthyAfterSeconds": 3})));
+    // Longer than the health checks of one cluster may be behind those of the other: what is played is "all at once".
+    let policy = policy(&[("blue", 50), ("green", 50)], failover(json!({"unhealthyAfterSeconds": 15})));
     let stage = Stage::with_failover(quick(&["blue", "green"]), &policy).await;
     for cluster in stage.world.clusters() {
         cluster.set_mode("unready").await.expect("the pods turn unready");
