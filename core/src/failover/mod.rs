@@ -1,8 +1,8 @@
 //! Failover: what the health of clusters and the wishes of operators make of the requested weights of one policy.
 //!
 //! Clusters stand in levels, as Envoy's priority levels: those with a requested weight are level 0, standbys follow by their
-//! priority. [`score`] says how healthy a cluster is, [`timing`] when that counts (fast out, slow back), [`share`] who gets how much,
-//! [`room`] who may get more, and [`decide`] puts it together with what operators want of whole clusters ([`crate::fleet`]). Every decision carries the numbers
+//! priority. [`score`] says how healthy a cluster is, `timing` when that counts (fast out, slow back), `share` who gets how much,
+//! `room` who may get more, and [`decide`] puts it together with what operators want of whole clusters ([`crate::fleet`]). Every decision carries the numbers
 //! that it was made from ([`Explanation`]).
 //!
 //! What is decided here is what should be programmed; that no share grows where nothing is healthy stays the last word of

@@ -1,6 +1,6 @@
 //! What operators want of whole clusters: commands of callers, each one transaction under the policies' lock. What a command means is
-//! decided by core ([`switchyard_core::fleet::machine`]); rows and the engine's saves are in [`super::fleet_rows`] and
-//! [`super::fleet_save`]. Tests: `hub/tests/store_fleet.rs`.
+//! decided by core ([`switchyard_core::fleet::machine`]); rows and the engine's saves are in `fleet_rows` and
+//! `fleet_save`. Tests: `hub/tests/store_fleet.rs`.
 
 use std::collections::BTreeSet;
 
