@@ -143,6 +143,16 @@ fn the_drain_of_a_cordoned_cluster_raises_nothing() {
 }
 
 #[test]
+fn a_cluster_that_is_cordoned_on_its_way_back_says_so() {
+    let mut scene = Scene::settled(TWO);
+    scene.cluster("blue").ceiling = ceiling(Mode::Cordoned, 250);
+    let decided = scene.during(30);
+    let blue = explained(&decided, "blue");
+    assert_eq!(blue.reason, Reason::Cordoned);
+    assert!(blue.message.contains("stays at 25 % of its share; yardctl uncordon blue"), "{}", blue.message);
+}
+
+#[test]
 fn a_cluster_whose_pods_come_later_was_never_out() {
     let mut scene = Scene::new(&[("blue", 100), ("green", 0)]).with(|rules| rules.failback = Failback::Manual);
     scene.standby("green", 1, 100);

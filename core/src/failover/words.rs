@@ -64,7 +64,13 @@ fn less(input: &Input<'_>, of_input: &ClusterInput, cluster: &ClusterExplanation
         return match of_input.ceiling.mode {
             Mode::Returning => (Reason::Returning, format!("{start}: it comes back in steps and is at {ceiling}")),
             Mode::Removed => (Reason::ClusterRemoved, format!("{start}: an operator removed it")),
-            Mode::Active | Mode::Cordoned | Mode::Draining | Mode::Drained => {
+            Mode::Cordoned => {
+                let message = format!(
+                    "{start}: it was cordoned on its way back and stays at {ceiling} of its share; yardctl uncordon {name}"
+                );
+                (Reason::Cordoned, message)
+            }
+            Mode::Active | Mode::Draining | Mode::Drained => {
                 (Reason::Draining, format!("{start}: an operator drains it, at most {ceiling} of its share is left"))
             }
         };
