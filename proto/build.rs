@@ -4,17 +4,19 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "switchyard/agent/v1/agent.proto",
     "switchyard/agent/v1/policies.proto",
     "switchyard/agent/v1/health.proto",
     "switchyard/agent/v1/shifts.proto",
+    "switchyard/agent/v1/enrollment.proto",
     "switchyard/api/v1/policy.proto",
     "switchyard/api/v1/cluster.proto",
     "switchyard/api/v1/errors.proto",
     "switchyard/api/v1/shift.proto",
     "switchyard/api/v1/safety.proto",
     "switchyard/api/v1/audit.proto",
+    "switchyard/api/v1/access.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
