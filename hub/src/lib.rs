@@ -6,6 +6,7 @@ pub mod analysis;
 pub mod args;
 pub mod compose;
 pub mod config;
+pub mod door;
 pub mod elb;
 pub mod engine;
 pub mod feed;
