@@ -7,7 +7,9 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod arn;
+pub mod audit;
 pub mod budget;
 pub mod check;
 pub mod engine;
