@@ -237,3 +237,35 @@ fn a_file_with_too_many_entries_is_refused_before_they_are_read() {
     raw.issuers[0].jwks = Some(RawJwks { url: "https://a".into(), file: "b".into(), ca_file: String::new() });
     assert_eq!(AccessConfig::check(&raw).unwrap_err()[0].field, "issuers[0].jwks.file");
 }
+
+#[test]
+fn the_example_is_a_file_that_is_taken() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/access/access.yaml");
+    let config = read(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!((config.issuers().len(), config.agents().len()), (2, 1));
+    let team = config.grants_of(&jwt("corp", "ann@example.com", &["staff", "shop-team"]));
+    let (shop, pay) = ("shop".parse().unwrap(), "pay".parse().unwrap());
+    assert!(team.check(Role::Operator, &Touch::Policy(&shop)).is_ok());
+    assert!(team.check(Role::Viewer, &Touch::Policy(&pay)).is_ok());
+    assert!(team.check(Role::Operator, &Touch::Policy(&pay)).is_err());
+}
+
+#[test]
+fn the_page_names_every_field_of_the_file() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/access.md")).unwrap();
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/access/config.rs")).unwrap();
+    let raw = source.split("/// Where keys come from, checked.").next().unwrap();
+    let fields: Vec<String> = raw
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "))
+        .map(|(name, _)| {
+            let mut words = name.split('_');
+            let first = words.next().unwrap().to_owned();
+            words.fold(first, |all, word| all + &word[..1].to_uppercase() + &word[1..])
+        })
+        .collect();
+    assert!(fields.len() > 20, "{fields:?}");
+    for field in fields {
+        assert!(page.contains(&field), "docs/access.md does not name {field}");
+    }
+}
