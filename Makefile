@@ -2,13 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup basics demo test chaos lint check bench
+.PHONY: help setup basics demo test chaos fuzz lint advisories sbom check bench
 
 # rustup links its tools here, and a shell that was open before does not know yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## What the tests need: checks for Rust, installs Postgres, builds a Kubernetes control plane (5 minutes, once), moto, grpcurl, Prometheus
 	@./scripts/setup.sh
@@ -27,6 +27,9 @@ test: setup ## Every test, the scenarios with the real programs included; ends w
 chaos: setup ## The whole chaos suite under live traffic, of which `make test` runs the most telling rows (ONLY as above, SWITCHYARD_SEED=N repeats)
 	@./scripts/run-tests.sh --chaos $(ONLY)
 
+fuzz: ## Looks for inputs that nobody thought of, each target for SECONDS=20 (TARGET=gateway for one, SWITCHYARD_SEED=N repeats)
+	@./scripts/fuzz.sh $(or $(SECONDS),20) $(TARGET)
+
 lint: ## Format, clippy, documentation, and the checks of scripts/
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -36,6 +39,13 @@ lint: ## Format, clippy, documentation, and the checks of scripts/
 	./scripts/check-docs.sh
 	./scripts/check-protos.sh
 	./scripts/check-one-build.sh
+	./scripts/check-crates.sh
+
+advisories: ## Known faults of the crates in Cargo.lock; fetches the database of RustSec, so it needs the network and is not a part of lint
+	@./scripts/check-crates.sh advisories
+
+sbom: ## What each program is made of, as CycloneDX, into target/sbom
+	@./scripts/sbom.sh
 
 check: ## The fast loop: compiles everything, runs the decisions' own tests
 	cargo check --locked --workspace --all-targets
