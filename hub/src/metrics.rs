@@ -14,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::door::metrics::DoorMetrics;
+
 /// An operation and how it ended; both are words of the code, never of a user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
@@ -92,6 +94,22 @@ pub struct Direction {
     pub direction: &'static str,
 }
 
+/// What became of a call at the door, and how its caller proved who he is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Decision {
+    /// `allowed`, `unauthenticated`, `denied`, `rate_limited`, `no_room`, `unknown_call` or `unavailable`.
+    pub outcome: &'static str,
+    /// `certificate`, `jwt`, `token` or `none`.
+    pub method: &'static str,
+}
+
+/// A read of an issuer's keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Fetch {
+    /// `done` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// A gauge of seconds or other fractions.
 pub type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -159,6 +177,22 @@ pub struct Metrics {
     pub observed_age_seconds: FloatGauge,
     /// Refreshes of the picture, by outcome.
     pub picture_refreshes: Family<Outcome, Counter>,
+    /// Calls at the door, by what became of them and how the caller proved who he is.
+    pub access_decisions: Family<Decision, Counter>,
+    /// Calls that were too many, by `reads`, `changes`, `failures`, `enrolments` or `streams`.
+    pub access_rate_limited: Family<Bucket, Counter>,
+    /// Reads of issuers' keys, by outcome.
+    pub access_key_fetches: Family<Fetch, Counter>,
+    /// 1 while the access file that is there is the one in force; 0 when the one that is there was refused. 1 without one.
+    pub access_file_ok: Gauge,
+    /// Streams of agents and callers that are open.
+    pub access_streams: Gauge,
+    /// Streams that were ended from here, by reason.
+    pub access_streams_ended: Family<EndReason, Counter>,
+    /// Seconds since it was last known that the book of tokens and revocations is up to date.
+    pub access_book_age_seconds: FloatGauge,
+    /// Of the ports: connections, and who was turned away.
+    pub door: DoorMetrics,
 }
 
 impl Default for Metrics {
@@ -200,6 +234,14 @@ impl Metrics {
             picture_age_seconds: FloatGauge::default(),
             observed_age_seconds: FloatGauge::default(),
             picture_refreshes: Family::default(),
+            access_decisions: Family::default(),
+            access_rate_limited: Family::default(),
+            access_key_fetches: Family::default(),
+            access_file_ok: Gauge::default(),
+            access_streams: Gauge::default(),
+            access_streams_ended: Family::default(),
+            access_book_age_seconds: FloatGauge::default(),
+            door: DoorMetrics::default(),
         };
         metrics.register();
         metrics
@@ -235,6 +277,19 @@ impl Metrics {
         r.register("picture_age_seconds", "Seconds since the store was read", self.picture_age_seconds.clone());
         r.register("observed_age_seconds", "Seconds since AWS was read", self.observed_age_seconds.clone());
         r.register("picture_refreshes", "Refreshes of the picture of the store", self.picture_refreshes.clone());
+        self.register_access(r);
+        self.door.register(r);
+    }
+
+    fn register_access(&self, r: &mut Registry) {
+        r.register("access_decisions", "Calls at the door by what became of them", self.access_decisions.clone());
+        r.register("access_rate_limited", "Calls that were too many", self.access_rate_limited.clone());
+        r.register("access_key_fetches", "Reads of the keys of token issuers", self.access_key_fetches.clone());
+        r.register("access_file_ok", "1 while the access file that is there is in force", self.access_file_ok.clone());
+        r.register("access_streams", "Open streams of agents and callers", self.access_streams.clone());
+        r.register("access_streams_ended", "Streams whose proof did not hold any more", self.access_streams_ended.clone());
+        let age = self.access_book_age_seconds.clone();
+        r.register("access_book_age_seconds", "Seconds since tokens and revocations were known to be up to date", age);
     }
 
     /// Counts one event.

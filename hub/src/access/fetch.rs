@@ -1,0 +1,201 @@
+//! One GET at an issuer of tokens and its whole answer, bounded in time and size. Follows no redirect, uses no proxy, speaks plain
+//! text with this machine only and only when it was told to. Knows nothing of keys.
+
+use std::{error::Error, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    Request, StatusCode, Uri,
+    header::{ACCEPT, USER_AGENT},
+};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio::time::timeout;
+
+use super::escaped;
+
+/// From the name's resolution to the last byte: a caller waits for it when the key of his token is not known yet.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(5);
+/// Bytes of an answer: a hundred keys of 4096 bits, with their certificates, are some 500 KB.
+pub(super) const MOST_BYTES: usize = 1 << 20;
+
+/// Why nothing was fetched. The texts go on a sentence that names what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Too slow.
+    #[error("gave no answer within {TIME_LIMIT:?}")]
+    Time,
+    /// Not there, or not believed.
+    #[error("could not be reached: {0}")]
+    Connect(String),
+    /// Broke off.
+    #[error("broke the answer off: {0}")]
+    Broken(String),
+    /// Not 200. Redirects are not followed: what is fetched decides who is believed, so it comes from the place that was named.
+    #[error("answered {0}; 200 is expected, redirects are not followed")]
+    Status(StatusCode),
+    /// Too long.
+    #[error("gave an answer of more than {MOST_BYTES} bytes")]
+    Length,
+    /// Plain text over a network.
+    #[error("is not https; whoever is in between could give keys of his own")]
+    PlainText,
+    /// Not a request that can be made.
+    #[error("cannot be asked for: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No cipher.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    /// The roots of this machine.
+    #[error("the root certificates of this machine cannot be read")]
+    Roots(#[source] io::Error),
+    /// The file.
+    #[error("the CA file {file} holds no certificate that can be used: {problem}")]
+    CaFile {
+        /// Its path.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Connections to one issuer.
+#[derive(Clone)]
+pub(super) struct Fetcher {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// Plain text with this machine is spoken.
+    plain_loopback: bool,
+}
+
+impl Fetcher {
+    /// Trusts the certificates of the file, or else the roots of this machine (SSL_CERT_FILE and SSL_CERT_DIR name others).
+    pub(super) fn new(ca: Option<&Path>, plain_loopback: bool) -> Result<Self, ClientError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = match ca {
+            Some(file) => config.with_root_certificates(roots(file)?),
+            None => config.with_native_roots().map_err(ClientError::Roots)?,
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_connect_timeout(Some(TIME_LIMIT / 2));
+        http.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config.with_no_client_auth())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        // Keys are fetched every ten minutes: nothing is kept open for that long.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(0)
+            .build(connector);
+        Ok(Self { client, plain_loopback })
+    }
+
+    /// The body of an answer 200.
+    pub(super) async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
+        match url.scheme_str() {
+            Some("https") => {}
+            Some("http") if self.plain_loopback && is_loopback(url) => {}
+            _ => return Err(FetchError::PlainText),
+        }
+        timeout(TIME_LIMIT, self.exchange(url)).await.map_err(|_| FetchError::Time)?
+    }
+
+    async fn exchange(&self, url: &Uri) -> Result<Bytes, FetchError> {
+        let request = Request::get(url)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("switchyard-hub/", env!("CARGO_PKG_VERSION")))
+            .body(Empty::new())?;
+        let response = self.client.request(request).await.map_err(|error| {
+            let words = chain(&error);
+            if error.is_connect() { FetchError::Connect(words) } else { FetchError::Broken(words) }
+        })?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { FetchError::Length } else { FetchError::Broken(chain(error.as_ref())) }
+        })?;
+        Ok(body.to_bytes())
+    }
+}
+
+fn roots(file: &Path) -> Result<RootCertStore, ClientError> {
+    let fail = |problem: String| ClientError::CaFile { file: file.display().to_string(), problem };
+    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut roots = RootCertStore::empty();
+    let (added, _ignored) = roots.add_parsable_certificates(found.map_err(|error| fail(error.to_string()))?);
+    if added == 0 { Err(fail("there is none in it".to_owned())) } else { Ok(roots) }
+}
+
+/// This machine, by its address or by its name.
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The error and its causes in one short line without control characters.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    escaped(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn plain_text_is_spoken_with_this_machine_only_and_only_when_allowed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        for (url, plain) in [
+            ("http://issuer.example/keys", true),
+            ("http://127.0.0.1.example/keys", true),
+            ("http://10.0.0.1/keys", true),
+            ("http://127.0.0.1:1/keys", false),
+            ("ftp://127.0.0.1/keys", true),
+        ] {
+            let fetcher = Fetcher::new(Some(file.path()), plain).unwrap();
+            let refused = fetcher.get(&url.parse().unwrap()).await.unwrap_err();
+            assert!(matches!(refused, FetchError::PlainText), "{url}: {refused}");
+        }
+        for url in ["http://127.0.0.1:1/", "http://[::1]:1/", "http://localhost:1/"] {
+            assert!(is_loopback(&url.parse().unwrap()), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refused = Fetcher::new(Some(file.path()), false).err().unwrap().to_string();
+        assert!(refused.contains("holds no certificate"), "{refused}");
+        assert!(Fetcher::new(Some(Path::new("/nonexistent/ca.pem")), false).is_err());
+    }
+}
