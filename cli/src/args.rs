@@ -1,5 +1,7 @@
 //! The command line. Only words and defaults; what they mean is in `commands`.
 
+mod access;
+mod audit;
 mod cluster;
 mod shift;
 
@@ -8,12 +10,15 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+pub use access::{
+    AuthorityChange, ClusterAccess, CreateToken, GrantedRole, Join, Revocation, RevokeCertificates, TokenAccess,
+};
+pub use audit::{Audit, AuditWhat, Verify};
 pub use cluster::{Bring, ClusterLoss, Cordon, Drain, Drill, Explain, Failback, OfCluster};
 #[cfg(test)]
 pub use shift::OVERRIDABLE;
 pub use shift::{
-    Abort, About, Approve, Asking, Audit, Flip, GoOn, History, Rollback, Shift, Strategy, Switch, SwitchChange, Target,
-    Watch,
+    Abort, About, Approve, Asking, Flip, GoOn, History, Rollback, Shift, Strategy, Switch, SwitchChange, Target, Watch,
 };
 
 use crate::{
@@ -24,7 +29,7 @@ use crate::{
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  internal or unexpected error
+  1  internal or unexpected error; an audit log that does not fit together
   2  wrong usage, or a file that cannot be read
   3  refused as not valid; every violation is named
   4  not found
@@ -34,7 +39,7 @@ Exit codes:
   7  timeout or interrupted while waiting; the state is not known (the message says how to look)
   8  superseded by another change, deleted, or failed while waiting; a shift that ended otherwise than
      waited for: Failed, Aborted or Superseded; another operation on the cluster took the place of this one
-  9  permission denied";
+  9  not proved who is calling, or permission denied";
 
 /// Command line of the Switchyard hub: weighted traffic between clusters behind one load balancer.
 #[derive(Debug, Parser)]
@@ -61,9 +66,9 @@ pub struct Global {
     /// PEM file with the client certificate's key
     #[arg(long, global = true, env = "SWITCHYARD_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Allow http:// to another machine: everyone on the path can read and change what is sent
-    #[arg(long, global = true)]
-    pub insecure: bool,
+    /// File with the token that proves who you are, read anew for every call; or the token itself in SWITCHYARD_TOKEN
+    #[arg(long, global = true, env = "SWITCHYARD_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// What is written to stdout
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
@@ -134,7 +139,11 @@ pub enum Command {
     /// List shifts, newest first
     History(History),
     /// Who changed what, when, why, from which weights to which
+    #[command(after_help = EXIT_CODES)]
     Audit(Audit),
+    /// Who the hub takes you for, and what you may do
+    #[command(name = "whoami")]
+    WhoAmI,
     /// Give a cluster no new weight in any policy; what it has stays
     Cordon(Cordon),
     /// Take a cluster's share away in steps, in all policies at once, then its targets
@@ -143,6 +152,15 @@ pub enum Command {
     Uncordon(Bring),
     /// Take a cluster out for good; refused while a policy gives it a weight
     Remove(Bring),
+    /// Let the agent of a cluster in, and take its certificates away
+    #[command(subcommand)]
+    Cluster(ClusterAccess),
+    /// Service tokens: for programs that have no other identity
+    #[command(subcommand)]
+    Token(TokenAccess),
+    /// The authorities that the agents' certificates come from
+    #[command(subcommand)]
+    Authority(AuthorityChange),
     /// Rehearse the loss of a cluster: on paper, or for real and for a time
     #[command(subcommand)]
     Drill(Drill),
@@ -314,7 +332,7 @@ mod tests {
     fn the_help_of_every_command_that_waits_for_more_than_a_version_names_the_exit_codes() {
         let waiting = [
             "flip", "shift", "resume", "approve", "promote", "abort", "rollback", "watch", "drain", "uncordon",
-            "remove", "failback",
+            "remove", "failback", "audit",
         ];
         for name in waiting {
             let mut cli = Cli::command();

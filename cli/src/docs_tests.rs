@@ -66,7 +66,15 @@ fn words(command: &str) -> Vec<String> {
         }
     }
     words.extend(word);
-    words
+    words.into_iter().map(whole).collect()
+}
+
+/// A hash may be shortened on a page.
+fn whole(word: String) -> String {
+    match word.strip_suffix("...") {
+        Some(begin) if begin.chars().all(|c| c.is_ascii_hexdigit()) => format!("{begin:0<64}"),
+        _ => word,
+    }
 }
 
 #[test]

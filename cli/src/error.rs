@@ -2,7 +2,7 @@
 //!
 //! The only place that maps gRPC statuses to exit codes. Must not print: `commands` does that, once, at the end.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prost::Message;
 use serde::Serialize;
@@ -30,12 +30,14 @@ pub enum Exit {
     /// What was waited for will not come: of a shift.
     Ended,
     Denied,
+    /// The audit log was changed, cut or written anew.
+    Broken,
 }
 
 impl Exit {
     pub fn code(self) -> u8 {
         match self {
-            Self::Internal => 1,
+            Self::Internal | Self::Broken => 1,
             Self::Usage => 2,
             Self::Invalid => 3,
             Self::NotFound => 4,
@@ -60,6 +62,7 @@ impl Exit {
             Self::Superseded => "superseded",
             Self::Ended => "ended",
             Self::Denied => "denied",
+            Self::Broken => "broken",
         }
     }
 }
@@ -178,12 +181,22 @@ fn told(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
             Exit::NotFound,
             "look for the right name with `yardctl get policies`, or with `yardctl history` for a shift".to_owned(),
         ),
-        Code::PermissionDenied | Code::Unauthenticated => (
+        Code::Unauthenticated => (
             Exit::Denied,
-            "use a client certificate (--tls-cert, --tls-key) whose role allows this, or ask an admin of the hub"
+            "prove who you are with a token that has neither ended nor been revoked (--token-file, or the variable \
+             SWITCHYARD_TOKEN), or with --tls-cert and --tls-key; `yardctl whoami` shows who the hub takes you for"
                 .into(),
         ),
-        Code::Unavailable | Code::ResourceExhausted => (
+        Code::PermissionDenied => (
+            Exit::Denied,
+            "see with `yardctl whoami` who you are to the hub and what you may do; an admin of the hub gives rights"
+                .into(),
+        ),
+        Code::ResourceExhausted => (
+            Exit::Unavailable,
+            format!("{}ask less often, or give a longer --timeout, then try again{again}", in_time(status)),
+        ),
+        Code::Unavailable => (
             Exit::Unavailable,
             format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),
         ),
@@ -201,6 +214,17 @@ fn told(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
         }
     };
     Failure::new(exit, what, with_causes(status), remedy)
+}
+
+/// When the hub says that it can be asked again.
+fn in_time(status: &Status) -> String {
+    retry_after(status).map(|told| format!("wait {told:?}, ")).unwrap_or_default()
+}
+
+/// How long the hub wants not to be asked again: the metadata `retry-after`, in seconds.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    let seconds: u32 = status.metadata().get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 /// What stands in the way, where the hub says so in the details. They carry the message itself, as violations do.

@@ -2,35 +2,33 @@
 //!
 //! The only module that speaks gRPC, with `shift_watch` and `cluster_watch`. It returns values of `model`; what they mean is decided elsewhere.
 
+mod address;
 mod cluster_watch;
+mod proof;
 mod reopening;
 mod shift_watch;
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 pub use cluster_watch::{ClusterNews, ClusterWatch};
+use proof::{Proof, Token};
 use reopening::{Raw, Reopening};
 pub use shift_watch::{ShiftNews, ShiftWatch};
 use switchyard_proto::api::v1::{
-    self as pb, audit_service_client::AuditServiceClient, cluster_service_client::ClusterServiceClient,
-    policy_service_client::PolicyServiceClient, safety_service_client::SafetyServiceClient,
-    shift_service_client::ShiftServiceClient,
+    self as pb, access_service_client::AccessServiceClient, audit_service_client::AuditServiceClient,
+    cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient,
+    safety_service_client::SafetyServiceClient, shift_service_client::ShiftServiceClient,
 };
 use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Request, Response, Status,
     metadata::MetadataMap,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+    transport::{Channel, Endpoint},
 };
 
 use crate::{
     args::Global,
-    error::{Exit, Failure, Kind, from_status, is_transient, with_causes},
+    error::{Exit, Failure, Kind, from_status, is_transient, retry_after, with_causes},
     model::{Event, Policy, PolicyRef, Shift},
     output::progress,
 };
@@ -59,12 +57,13 @@ pub struct Hub {
     channel: Channel,
     url: String,
     timeout: Duration,
+    proof: Proof,
 }
 
 impl Hub {
-    /// Checks the address and reads the TLS files. Connects at the first call. Must be called inside the runtime.
+    /// Checks the address, reads the TLS files and the token. Connects at the first call. Must be called inside the runtime.
     pub fn new(global: &Global, timeout: Duration) -> Result<Self, Failure> {
-        let mut endpoint = Endpoint::from(address(&global.hub, global)?)
+        let mut endpoint = Endpoint::from(address::address(&global.hub, global)?)
             .connect_timeout(CONNECT.min(timeout))
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
@@ -72,11 +71,12 @@ impl Hub {
             .user_agent(concat!("yardctl/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Failure::new(Exit::Internal, "cannot name the client", error, "report this"))?;
         if let Some(ca) = &global.tls_ca {
-            endpoint = endpoint.tls_config(tls(ca, global)?).map_err(|error| {
+            endpoint = endpoint.tls_config(address::tls(ca, global)?).map_err(|error| {
                 Failure::usage("cannot use the TLS files", error, "give PEM files: --tls-ca, --tls-cert, --tls-key")
             })?;
         }
-        Ok(Self { channel: endpoint.connect_lazy(), url: global.hub.clone(), timeout })
+        let proof = Proof::of(global)?;
+        Ok(Self { channel: endpoint.connect_lazy(), url: global.hub.clone(), timeout, proof })
     }
 
     pub fn policies(channel: Channel) -> PolicyServiceClient<Channel> {
@@ -99,6 +99,18 @@ impl Hub {
         SafetyServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
     }
 
+    pub fn access(channel: Channel) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// A call with the token as it is now, and that token. A file that cannot be read at this moment may be one that is being
+    /// replaced: that is tried again like a hub that is away.
+    fn proved<T>(&self, message: T) -> Result<(Request<T>, Option<Token>), Status> {
+        let mut request = Request::new(message);
+        let token = self.proof.put_into(request.metadata_mut());
+        token.map(|token| (request, token)).map_err(|why| Status::unavailable(why.to_string()))
+    }
+
     /// Makes one call; sends it again, unchanged, while the hub is unavailable and the timeout allows.
     pub async fn call<Q: Clone, A>(
         &self,
@@ -112,53 +124,96 @@ impl Hub {
         let mut before: Option<String> = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut request = Request::new(message.clone());
-            // The hub learns how long an answer is of use.
-            request.set_timeout(left);
-            let status = match timeout(left, send(self.channel.clone(), request)).await {
-                Ok(Ok(response)) => {
-                    if let Some(age) = stale(response.metadata()) {
-                        progress(&format!(
-                            "the hub at {} cannot read its database: this is what it knew {} s ago",
-                            self.url,
-                            age.as_secs()
-                        ));
+            let (status, sent) = match self.proved(message.clone()) {
+                Err(status) => (status, None),
+                Ok((mut request, sent)) => {
+                    // The hub learns how long an answer is of use.
+                    request.set_timeout(left);
+                    match timeout(left, send(self.channel.clone(), request)).await {
+                        Ok(Ok(response)) => {
+                            self.tell_age(response.metadata());
+                            return Ok(response.into_inner());
+                        }
+                        Ok(Err(status)) => (status, sent),
+                        Err(_) => (Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)), sent),
                     }
-                    return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
             };
-            if !is_transient(&status) || Instant::now() + pause >= deadline {
+            let again = self.again(&status, sent.as_ref(), pause);
+            let Some(wait) = again.filter(|wait| Instant::now() + *wait < deadline) else {
                 let failure = from_status(what, &self.url, kind, &status);
                 return Err(late(failure, &status, before));
-            }
+            };
             let why = with_causes(&status);
-            if before.is_none() {
+            self.tell_wait(&status, &why, wait, before.is_none());
+            before = Some(why);
+            sleep(wait).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// How long to wait before the same call is sent again, if another answer may come of it.
+    fn again(&self, status: &Status, sent: Option<&Token>, pause: Duration) -> Option<Duration> {
+        match status.code() {
+            _ if is_transient(status) => Some(pause),
+            Code::ResourceExhausted => retry_after(status).map(|told| told.max(pause)),
+            Code::Unauthenticated => self.proof.renewed(sent).map(|_| pause),
+            _ => None,
+        }
+    }
+
+    fn tell_wait(&self, status: &Status, why: &str, wait: Duration, first: bool) {
+        let url = &self.url;
+        match status.code() {
+            Code::ResourceExhausted => {
+                progress(&format!("the hub at {url} wants to be asked again in {wait:?}: {why}"))
+            }
+            Code::Unauthenticated => {
                 progress(&format!(
-                    "the hub at {} is not available, trying for up to {:?}: {}",
-                    self.url, self.timeout, why
+                    "the hub at {url} does not take the token, trying with the new one of its file: {why}"
                 ));
             }
-            before = Some(why);
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            _ if first => {
+                progress(&format!("the hub at {url} is not available, trying for up to {:?}: {why}", self.timeout));
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_age(&self, metadata: &MetadataMap) {
+        if let Some(age) = stale(metadata) {
+            let (url, age) = (&self.url, age.as_secs());
+            progress(&format!("the hub at {url} cannot read its database: this is what it knew {age} s ago"));
+        }
+    }
+
+    /// What a broken watch comes to: why it is opened again, or nothing when what it watches is not there.
+    fn broken(&self, what: &str, status: &Status, sent: Option<&Token>) -> Result<Option<String>, Failure> {
+        match status.code() {
+            Code::NotFound => Ok(None),
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+                let renewed = self.proof.renewed(sent).filter(|_| status.code() == Code::Unauthenticated);
+                let again = renewed.map(|file| format!("{}; trying with the new token of {file}", with_causes(status)));
+                again.map(Some).ok_or_else(|| from_status(what, &self.url, Kind::Read, status))
+            }
+            _ => Ok(Some(with_causes(status))),
         }
     }
 
     /// A watch of one policy. Opens at the first `next`.
     pub fn watch(&self, policy: &PolicyRef) -> Watch {
-        Watch { hub: self.clone(), policy: policy.clone(), stream: Reopening::new() }
+        Watch { hub: self.clone(), policy: policy.clone(), stream: Reopening::new(), sent: None }
     }
 
     /// The shift that moves the policy now: one attempt, for a page that must not wait for what it can do without.
     pub async fn peek_shift(&self, policy: &PolicyRef) -> Result<Option<Shift>, String> {
-        let mut request = Request::new(pb::ListShiftsRequest {
+        let message = pb::ListShiftsRequest {
             policy: Some(policy.into()),
             active: true,
             page_size: 1,
             ..pb::ListShiftsRequest::default()
-        });
+        };
+        let (mut request, _) = self.proved(message).map_err(|status| with_causes(&status))?;
         request.set_timeout(CONNECT);
         let answer = timeout(CONNECT, Self::shifts(self.channel.clone()).list_shifts(request)).await;
         let answer =
@@ -198,17 +253,23 @@ pub struct Watch {
     hub: Hub,
     policy: PolicyRef,
     stream: Reopening<pb::WatchPoliciesResponse>,
+    /// The token that the stream was opened with.
+    sent: Option<Token>,
 }
 
 impl Watch {
     /// The next news. May be dropped at any await and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<News, Failure> {
-        let (channel, policy) = (&self.hub.channel, &self.policy);
+        let (hub, policy, sent) = (&self.hub, &self.policy, &mut self.sent);
         let open = || {
-            let mut client = Hub::policies(channel.clone());
+            let mut client = Hub::policies(hub.channel.clone());
             let policy = pb::PolicyRef::from(policy);
-            let request = pb::WatchPoliciesRequest { namespace: policy.namespace.clone(), policy: Some(policy) };
-            async move { client.watch_policies(request).await }
+            let message = pb::WatchPoliciesRequest { namespace: policy.namespace.clone(), policy: Some(policy) };
+            let request = hub.proved(message).map(|(request, token)| {
+                *sent = token;
+                request
+            });
+            async move { client.watch_policies(request?).await }
         };
         match self.stream.next(open).await {
             Raw::Opened => Ok(News::Opened),
@@ -236,14 +297,9 @@ impl Watch {
 
     fn broken(&mut self, status: &Status) -> Result<News, Failure> {
         // Asked again after a pause, if the caller goes on.
-        self.stream.lost();
-        match status.code() {
-            Code::NotFound => Ok(News::NotFound),
-            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Err(from_status(&format!("cannot watch {}", self.policy), &self.hub.url, Kind::Read, status))
-            }
-            _ => Ok(News::Lost(with_causes(status))),
-        }
+        self.stream.lost_for(retry_after(status));
+        let what = format!("cannot watch {}", self.policy);
+        Ok(self.hub.broken(&what, status, self.sent.as_ref())?.map_or(News::NotFound, News::Lost))
     }
 }
 
@@ -257,77 +313,9 @@ fn late(failure: Failure, status: &Status, before: Option<String>) -> Failure {
     }
 }
 
-/// The address, if it may be used: plain text is for this machine only.
-fn address(text: &str, global: &Global) -> Result<Uri, Failure> {
-    let bad = |why: String, remedy: &str| Err(Failure::usage(format!("cannot use the hub '{text}'"), why, remedy));
-    let example = "give https://HOST:PORT, or http://127.0.0.1:PORT on this machine";
-    let uri: Uri = match text.parse() {
-        Ok(uri) => uri,
-        Err(error) => return bad(format!("not an address: {error}"), example),
-    };
-    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
-        return bad("it lacks scheme or host".into(), example);
-    };
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return bad("it has a path".into(), example);
-    }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return bad("it holds a user name".into(), "identify with --tls-cert and --tls-key");
-    }
-    let tls_files = global.tls_ca.is_some() || global.tls_cert.is_some() || global.tls_key.is_some();
-    match scheme {
-        "https" if global.tls_ca.is_none() => {
-            bad("https:// needs the CA that signed the hub's certificate".into(), "give it with --tls-ca FILE")
-        }
-        "https" => Ok(uri),
-        "http" if tls_files => bad("TLS files are given, but http:// is not encrypted".into(), "write https://"),
-        "http" if global.insecure || is_loopback(host) => Ok(uri),
-        "http" => bad(
-            "http:// is allowed only to this machine: on the way anyone could read and change what moves your traffic"
-                .into(),
-            "use https:// with --tls-ca, or say --insecure if the path is protected otherwise",
-        ),
-        _ => bad(format!("the scheme {scheme}:// is not known"), example),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn tls(ca: &Path, global: &Global) -> Result<ClientTlsConfig, Failure> {
-    let read = |path: &Path| {
-        fs::read(path).map_err(|error| {
-            let remedy = "give readable PEM files with --tls-ca, --tls-cert, --tls-key";
-            Failure::usage(format!("cannot read {}", path.display()), error, remedy)
-        })
-    };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
-    match (&global.tls_cert, &global.tls_key) {
-        (Some(cert), Some(key)) => config = config.identity(Identity::from_pem(read(cert)?, read(key)?)),
-        (None, None) => {}
-        _ => {
-            let why = "--tls-cert and --tls-key belong together, one of them is missing";
-            return Err(Failure::usage("cannot use the client certificate", why, "give both, or neither"));
-        }
-    }
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::args::Cli;
-
-    fn check(arguments: &[&str]) -> Result<(), String> {
-        let mut line = vec!["yardctl", "version", "--hub"];
-        line.extend(arguments);
-        let global = Cli::try_parse_from(line).unwrap().global;
-        address(&global.hub, &global).map(drop).map_err(|failure| failure.report())
-    }
 
     #[test]
     fn an_answer_from_an_old_picture_is_told_from_a_fresh_one() {
@@ -340,35 +328,5 @@ mod tests {
         assert_eq!(answered("10000"), Some(Duration::from_secs(10)));
         assert_eq!(answered("soon"), None);
         assert_eq!(stale(&MetadataMap::new()), None);
-    }
-
-    #[test]
-    fn plain_text_goes_only_to_this_machine() {
-        for hub in ["http://127.0.0.1:7400", "http://127.8.9.1:1", "http://localhost:7400", "http://[::1]:7400/"] {
-            assert_eq!(check(&[hub]), Ok(()), "{hub}");
-        }
-        for hub in ["http://hub.example.com:7400", "http://10.0.0.1:7400", "http://localhost.example.com"] {
-            let report = check(&[hub]).unwrap_err();
-            assert!(report.contains("anyone could read and change") && report.contains("--insecure"), "{report}");
-            assert_eq!(check(&[hub, "--insecure"]), Ok(()), "{hub}");
-        }
-    }
-
-    #[test]
-    fn https_needs_a_ca_and_http_takes_no_tls_files() {
-        assert!(check(&["https://hub:7400"]).unwrap_err().contains("--tls-ca FILE"));
-        assert_eq!(check(&["https://hub:7400", "--tls-ca", "ca.pem"]), Ok(()));
-        assert!(check(&["http://localhost:7400", "--tls-ca", "ca.pem"]).unwrap_err().contains("write https://"));
-    }
-
-    #[test]
-    fn an_address_that_is_none_is_refused_with_an_example() {
-        for hub in
-            ["", "hub:7400", "ftp://localhost", "http://localhost/path", "http://localhost?x=1", "not an address"]
-        {
-            let report = check(&[hub]).unwrap_err();
-            assert!(report.contains("https://HOST:PORT"), "{hub}: {report}");
-        }
-        assert!(check(&["http://me@localhost"]).unwrap_err().contains("user name"));
     }
 }

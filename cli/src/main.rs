@@ -2,7 +2,7 @@
 //!
 //! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
 //! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
-//! `changes`, `wait`, `cluster_wait`, `shift_lines`, `shift_wait` and `shift_advice` decide (no IO), `render` and `output` show, `commands` put these together.
+//! `changes`, `wait`, `cluster_wait`, `shift_lines`, `shift_wait`, `shift_advice`, `joining` and `verify` decide (no IO), `render` and `output` show, `commands` put these together.
 //! The program must never link a database or an AWS client: it knows only what the hub tells it.
 
 mod args;
@@ -15,6 +15,7 @@ mod error;
 mod finding;
 mod gate;
 mod hub;
+mod joining;
 mod manifest;
 mod model;
 mod output;
@@ -27,6 +28,7 @@ mod shift_file;
 mod shift_lines;
 mod shift_wait;
 mod text;
+mod verify;
 mod wait;
 
 use std::process::ExitCode;

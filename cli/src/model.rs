@@ -3,6 +3,8 @@
 //! Protobuf stops in `convert`: everything after this module works on these types. Field names are those of the proto;
 //! enum words are lower case; times are RFC 3339; `spec_json` becomes the object `spec`. No IO.
 
+pub mod access;
+pub mod audit;
 pub mod cluster;
 mod convert;
 pub mod explanation;
@@ -16,9 +18,11 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use access::{AgentCertificate, Authority, Caller, Grant, JoinToken, ServiceToken};
+pub use audit::{AuditEntry, link as audit_link};
 pub use cluster::{Cluster, Forecast, Mode, Operation, OperationKind, Verdict};
 pub use explanation::Explanation;
-pub use shift::{AuditEntry, Finding, GatingSwitch, Shift, State, StepPlan};
+pub use shift::{Finding, GatingSwitch, Shift, State, StepPlan};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PolicyRef {

@@ -45,6 +45,8 @@ pub enum ParseError {
         "a request id has 1 to {MAX_REQUEST_ID} printable characters without spaces, this one does not; give another"
     )]
     RequestId,
+    #[error("'{0}' is not a hash; give the 64 hexadecimal digits that `yardctl audit verify` calls head")]
+    Hash(String),
 }
 
 /// `blue=90`.
@@ -208,6 +210,21 @@ pub fn duration(text: &str) -> Result<Duration, ParseError> {
     }
 }
 
+/// SHA-256 in hexadecimal digits.
+pub fn hash(text: &str) -> Result<[u8; 32], ParseError> {
+    let bad = || ParseError::Hash(text.into());
+    let digits = text.strip_prefix("sha256:").unwrap_or(text).as_bytes();
+    let mut hash = [0; 32];
+    if digits.len() != 2 * hash.len() {
+        return Err(bad());
+    }
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16).ok_or_else(bad);
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).map_err(|_| bad())?;
+    }
+    Ok(hash)
+}
+
 /// An id for the call, so that sending it again gives the first answer.
 pub fn request_id(text: &str) -> Result<String, ParseError> {
     if text.is_empty() || text.len() > MAX_REQUEST_ID || !text.chars().all(|c| c.is_ascii_graphic()) {
@@ -294,6 +311,17 @@ mod tests {
         assert_eq!(request_id("deploy-1234"), Ok("deploy-1234".into()));
         for bad in ["", "a b", "a\nb", &"x".repeat(129)] {
             assert_eq!(request_id(bad), Err(ParseError::RequestId));
+        }
+    }
+
+    #[test]
+    fn a_hash_is_64_hexadecimal_digits() {
+        let text = format!("{}0f", "ab".repeat(31));
+        let mut bytes = [0xab; 32];
+        bytes[31] = 0x0f;
+        assert_eq!((hash(&text), hash(&format!("sha256:{}", text.to_uppercase()))), (Ok(bytes), Ok(bytes)));
+        for bad in ["", "ab", &text[1..], &format!("{text}0"), &text.replace('f', "g"), &"é".repeat(32)] {
+            assert_eq!(hash(bad), Err(ParseError::Hash(bad.into())), "{bad}");
         }
     }
 

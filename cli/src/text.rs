@@ -35,6 +35,16 @@ fn obeyed(c: char) -> bool {
     c.is_control() || turns
 }
 
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 /// `1 finding`, `2 findings`.
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -65,6 +75,11 @@ mod tests {
         assert!(!has_obeyed(&text), "{text:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
         assert!(text.contains("\\u202e") && text.contains('\n'), "{text:?}");
+    }
+
+    #[test]
+    fn bytes_have_two_digits_each() {
+        assert_eq!((hex(&[0, 9, 0xab, 255]).as_str(), hex(&[]).as_str()), ("0009abff", ""));
     }
 
     #[test]

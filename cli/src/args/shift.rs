@@ -198,31 +198,6 @@ pub struct History {
     pub limit: usize,
 }
 
-#[derive(Debug, Args)]
-pub struct Audit {
-    /// Only entries about this policy: NAME or NAMESPACE/NAME
-    #[arg(value_parser = parse::policy_name)]
-    pub policy: Option<PolicyName>,
-    /// Only entries from this time on: 2h, 7d, or RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = parse::moment)]
-    pub since: Option<parse::Moment>,
-    /// Only entries before this time: 2h, 7d, or RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = parse::moment)]
-    pub before: Option<parse::Moment>,
-    /// Only entries of this actor, as written in the entry
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub actor: String,
-    /// Only entries of this shift
-    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
-    pub shift: String,
-    /// At most so many; 0: all [default: 100 as a table, all in the other formats]
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// Oldest first instead of newest first
-    #[arg(long)]
-    pub oldest_first: bool,
-}
-
 #[derive(Debug, Subcommand)]
 pub enum Switch {
     /// All gating switches

@@ -125,6 +125,7 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
             since,
             before,
             oldest_first: args.oldest_first,
+            result: args.result.map(|result| result.word().to_owned()).unwrap_or_default(),
             page_size: page_size(limit - count, ENTRIES_A_PAGE),
             page_token,
         };

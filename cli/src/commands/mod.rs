@@ -1,5 +1,6 @@
 //! One module per command: read the arguments, make the calls, show what came back.
 
+mod access;
 mod apply;
 mod change;
 mod cluster;
@@ -8,13 +9,17 @@ mod failover;
 mod follow;
 mod get;
 mod history;
+mod join;
 mod plan;
 mod rollback;
+mod secret;
 mod shift;
 mod shift_act;
 mod shift_follow;
 mod status;
 mod switch;
+mod token;
+mod verify;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -23,7 +28,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    args::{Cli, Command, Delete, Drill, Format, Global},
+    args::{Audit, AuditWhat, Cli, Command, Delete, Drill, Format, Global},
     error::{Exit, Failure, Report},
     hub::Hub,
     output::{self, Output, note},
@@ -126,6 +131,11 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         Command::Failback(args) => return failover::failback(&context, args).await,
         Command::Explain(args) => failover::explain(&context, args).await,
         Command::History(args) => history::history(&context, args).await,
+        Command::Audit(Audit { what: Some(AuditWhat::Verify(args)), .. }) => return verify::run(&context, args).await,
+        Command::WhoAmI => access::who_am_i(&context).await,
+        Command::Cluster(what) => join::run(&context, what).await,
+        Command::Token(what) => token::run(&context, what).await,
+        Command::Authority(what) => access::authority(&context, what).await,
         Command::Audit(args) => history::audit(&context, args).await,
         Command::Switch(what) => switch::run(&context, what).await,
         Command::Plan(args) => plan::run(&context, args).await,

@@ -1,14 +1,14 @@
 //! A watch of one cluster. What the news mean is decided in `cluster_wait`.
 
 use switchyard_proto::api::v1 as pb;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
-    Hub,
+    Hub, Token,
     reopening::{Raw, Reopening},
 };
 use crate::{
-    error::{Failure, Kind, from_status, with_causes},
+    error::{Failure, retry_after},
     model::Cluster,
 };
 
@@ -26,20 +26,25 @@ pub struct ClusterWatch {
     hub: Hub,
     cluster: String,
     stream: Reopening<pb::WatchClustersResponse>,
+    /// The token that the stream was opened with.
+    sent: Option<Token>,
 }
 
 impl ClusterWatch {
     pub(super) fn new(hub: Hub, cluster: &str) -> Self {
-        Self { hub, cluster: cluster.into(), stream: Reopening::new() }
+        Self { hub, cluster: cluster.into(), stream: Reopening::new(), sent: None }
     }
 
     /// The next news. May be dropped at any await and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<ClusterNews, Failure> {
-        let (channel, cluster) = (&self.hub.channel, &self.cluster);
+        let (hub, cluster, sent) = (&self.hub, &self.cluster, &mut self.sent);
         let open = || {
-            let mut client = Hub::clusters(channel.clone());
-            let request = pb::WatchClustersRequest { cluster: cluster.clone() };
-            async move { client.watch_clusters(request).await }
+            let mut client = Hub::clusters(hub.channel.clone());
+            let request = hub.proved(pb::WatchClustersRequest { cluster: cluster.clone() }).map(|(request, token)| {
+                *sent = token;
+                request
+            });
+            async move { client.watch_clusters(request?).await }
         };
         match self.stream.next(open).await {
             Raw::Opened => Ok(ClusterNews::Opened),
@@ -56,13 +61,8 @@ impl ClusterWatch {
 
     fn broken(&mut self, status: &Status) -> Result<ClusterNews, Failure> {
         // Asked again after a pause, if the caller goes on.
-        self.stream.lost();
-        match status.code() {
-            Code::NotFound => Ok(ClusterNews::NotFound),
-            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Err(from_status(&format!("cannot watch cluster {}", self.cluster), &self.hub.url, Kind::Read, status))
-            }
-            _ => Ok(ClusterNews::Lost(with_causes(status))),
-        }
+        self.stream.lost_for(retry_after(status));
+        let what = format!("cannot watch cluster {}", self.cluster);
+        Ok(self.hub.broken(&what, status, self.sent.as_ref())?.map_or(ClusterNews::NotFound, ClusterNews::Lost))
     }
 }

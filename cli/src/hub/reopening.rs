@@ -7,6 +7,9 @@ use tonic::{Response, Status, Streaming};
 
 use super::{CONNECT, FIRST_PAUSE, LAST_PAUSE};
 
+/// A hub that asks for more than this is not obeyed to the letter: whoever waits wants to know sooner that it is no use.
+const LONGEST_TOLD: Duration = Duration::from_secs(60);
+
 type Opening<T> = Pin<Box<dyn Future<Output = Result<Streaming<T>, Status>> + Send>>;
 
 /// What a stream gives.
@@ -61,8 +64,13 @@ impl<T: 'static> Reopening<T> {
 
     /// The stream is of no use any more; the next one is opened after a pause.
     pub fn lost(&mut self) {
+        self.lost_for(None);
+    }
+
+    /// The same, when the hub may have said for how long it does not want to be asked.
+    pub fn lost_for(&mut self, told: Option<Duration>) {
         self.stream = None;
-        self.not_before = Instant::now() + self.pause;
+        self.not_before = Instant::now() + told.map_or(self.pause, |told| told.clamp(self.pause, LONGEST_TOLD));
         self.pause = (self.pause * 2).min(LAST_PAUSE);
     }
 }

@@ -1,14 +1,14 @@
 //! A watch of one shift. What the news mean is decided in `shift_wait`.
 
 use switchyard_proto::api::v1 as pb;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
-    Hub,
+    Hub, Token,
     reopening::{Raw, Reopening},
 };
 use crate::{
-    error::{Failure, Kind, from_status, with_causes},
+    error::{Failure, retry_after},
     model::Shift,
 };
 
@@ -26,19 +26,25 @@ pub struct ShiftWatch {
     hub: Hub,
     id: String,
     stream: Reopening<pb::WatchShiftResponse>,
+    /// The token that the stream was opened with.
+    sent: Option<Token>,
 }
 
 impl ShiftWatch {
     pub(super) fn new(hub: Hub, id: &str) -> Self {
-        Self { hub, id: id.into(), stream: Reopening::new() }
+        Self { hub, id: id.into(), stream: Reopening::new(), sent: None }
     }
 
     /// The next news. May be dropped at any await and called again: nothing is lost.
     pub async fn next(&mut self) -> Result<ShiftNews, Failure> {
-        let (channel, id) = (&self.hub.channel, &self.id);
+        let (hub, id, sent) = (&self.hub, &self.id, &mut self.sent);
         let open = || {
-            let (mut client, request) = (Hub::shifts(channel.clone()), pb::WatchShiftRequest { id: id.clone() });
-            async move { client.watch_shift(request).await }
+            let mut client = Hub::shifts(hub.channel.clone());
+            let request = hub.proved(pb::WatchShiftRequest { id: id.clone() }).map(|(request, token)| {
+                *sent = token;
+                request
+            });
+            async move { client.watch_shift(request?).await }
         };
         match self.stream.next(open).await {
             Raw::Opened => Ok(ShiftNews::Opened),
@@ -53,13 +59,8 @@ impl ShiftWatch {
 
     fn broken(&mut self, status: &Status) -> Result<ShiftNews, Failure> {
         // Asked again after a pause, if the caller goes on.
-        self.stream.lost();
-        match status.code() {
-            Code::NotFound => Ok(ShiftNews::NotFound),
-            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Err(from_status(&format!("cannot watch shift {}", self.id), &self.hub.url, Kind::Read, status))
-            }
-            _ => Ok(ShiftNews::Lost(with_causes(status))),
-        }
+        self.stream.lost_for(retry_after(status));
+        let what = format!("cannot watch shift {}", self.id);
+        Ok(self.hub.broken(&what, status, self.sent.as_ref())?.map_or(ShiftNews::NotFound, ShiftNews::Lost))
     }
 }

@@ -149,22 +149,6 @@ pub struct StepPlan {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct AuditEntry {
-    pub id: u64,
-    pub at: Option<Timestamp>,
-    pub actor: String,
-    pub action: String,
-    pub policy: String,
-    pub shift_id: String,
-    pub from_weights: Weights,
-    pub to_weights: Weights,
-    pub overrides: Vec<String>,
-    pub reason: String,
-    pub request_id: String,
-    pub detail: serde_json::Value,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GatingSwitch {
     pub name: String,
     pub policies: Vec<String>,
@@ -338,30 +322,6 @@ impl From<pb::GuardFinding> for Finding {
 impl From<pb::StepPlan> for StepPlan {
     fn from(from: pb::StepPlan) -> Self {
         Self { step: from.step, percent: from.percent, plan: from.plan.map(Plan::from) }
-    }
-}
-
-impl From<pb::AuditEntry> for AuditEntry {
-    fn from(from: pb::AuditEntry) -> Self {
-        // As with a policy's spec: text which is not JSON is shown as it is.
-        let detail = match from.detail_json.as_str() {
-            "" => serde_json::Value::Null,
-            text => serde_json::from_str(text).unwrap_or(serde_json::Value::String(text.into())),
-        };
-        Self {
-            id: from.id,
-            at: time(from.at),
-            actor: from.actor,
-            action: from.action,
-            policy: from.policy,
-            shift_id: from.shift_id,
-            from_weights: from.from_weights.into_iter().collect(),
-            to_weights: from.to_weights.into_iter().collect(),
-            overrides: from.overrides,
-            reason: from.reason,
-            request_id: from.request_id,
-            detail,
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Text for people. Pure: takes values and `now`, gives strings; escape codes only through `Paint`.
 
+mod access;
+mod audit;
 mod clusters;
 mod explain;
 mod lists;
@@ -8,10 +10,12 @@ mod spec;
 mod status;
 mod table;
 
+pub use access::{authorities, caller, certificates, join_tokens, moment, service_tokens};
+pub use audit::{audit, verified};
 pub use clusters::{clusters, forecast};
 pub use explain::explain;
 pub use lists::{endpoints, plan, policies};
-pub use shift::{audit, dry_run, history, note_sentence, shift, shift_line, shift_name, switch_line, switches};
+pub use shift::{dry_run, history, note_sentence, shift, shift_line, shift_name, switch_line, switches};
 pub use status::{fit, live, status};
 pub use table::{Paint, Tone};
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     finding::{Crossing, finding_block},
     model::{
-        AuditEntry, Finding, GatingSwitch, Note, Shift, State, StepPlan,
+        Finding, GatingSwitch, Note, Shift, State, StepPlan,
         shift::Phase,
         shift_spec::{Gate, Step},
     },
@@ -300,43 +300,6 @@ fn moves_asked(shift: &Shift) -> Table {
         table.row(vec![Cell::left(&one.policy), Cell::left(pairs(&one.from)), Cell::left(pairs(&one.to))]);
     }
     table
-}
-
-pub fn audit(entries: &[AuditEntry], paint: Paint) -> String {
-    if entries.is_empty() {
-        return "No entries.\n".into();
-    }
-    let mut table = Table::new(&["TIME", "ACTOR", "ACTION", "POLICY", "FROM", "TO", "OVERRIDES", "SHIFT", "REASON"]);
-    for entry in entries {
-        let [about, from, to] = about(entry);
-        table.row(vec![
-            Cell::left(entry.at.map(|at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()),
-            Cell::left(&entry.actor),
-            Cell::left(&entry.action),
-            Cell::left(about),
-            Cell::left(from),
-            Cell::left(to),
-            Cell::left(entry.overrides.join(",")),
-            Cell::left(&entry.shift_id),
-            Cell::left(&entry.reason),
-        ]);
-    }
-    table.render(paint)
-}
-
-/// The policy with its weights, or the cluster with its modes: `cluster blue`, `active`, `draining 75%`.
-fn about(entry: &AuditEntry) -> [String; 3] {
-    let told = |field: &str| entry.detail.get(field).and_then(|value| value.as_str());
-    match told("cluster").filter(|_| entry.policy.is_empty()) {
-        Some(cluster) => {
-            let mode = |field| told(field).unwrap_or_default().to_lowercase();
-            let percent = entry.detail.get("percent").and_then(serde_json::Value::as_u64);
-            let percent = percent.filter(|percent| (1..100).contains(percent)).map(|percent| format!(" {percent}%"));
-            let to = format!("{}{}", mode("toMode"), percent.unwrap_or_default());
-            [format!("cluster {cluster}"), mode("fromMode"), to]
-        }
-        None => [entry.policy.clone(), pairs(&entry.from_weights), pairs(&entry.to_weights)],
-    }
 }
 
 pub fn switches(switches: &[GatingSwitch], paint: Paint, now: Timestamp) -> String {

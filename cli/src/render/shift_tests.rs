@@ -3,8 +3,8 @@
 use super::*;
 use crate::model::{
     Plan, PolicyRef,
-    fixtures::{self, SHIFT, later},
-    shift::{GateStatus, Pause, ShiftResource, Weights},
+    fixtures::{self, later},
+    shift::{GateStatus, Pause, ShiftResource},
 };
 
 const BARE: Paint = Paint { colored: false };
@@ -217,42 +217,6 @@ WORTH KNOWING
     assert!(DOCS.contains(expected), "docs/yardctl.md shows another page than the program");
     let free = dry_run(None, &[], &[], &[], BARE);
     assert_eq!(free, "Dry run: nothing was changed.\n\nNothing stands in the way.\n");
-}
-
-#[test]
-fn the_audit_log_shows_who_moved_what_from_where_to_where_and_why() {
-    let weights = |blue, green| Weights::from([("blue".to_owned(), blue), ("green".to_owned(), green)]);
-    let entry = |action: &str, from: Weights, to: Weights| AuditEntry {
-        id: 7,
-        at: Some(now()),
-        actor: "deployer".into(),
-        action: action.into(),
-        policy: "shop/checkout".into(),
-        shift_id: SHIFT.into(),
-        from_weights: from,
-        to_weights: to,
-        reason: "release 42".into(),
-        ..AuditEntry::default()
-    };
-    let mut created = entry("shift-create", Weights::new(), Weights::new());
-    created.overrides = vec!["MaxStepPercent".into()];
-    let text = audit(&[entry("shift-step", weights(100, 0), weights(75, 25)), created], BARE);
-    let expected = "\
-TIME                  ACTOR     ACTION        POLICY         FROM              TO                OVERRIDES       SHIFT                                 REASON
-2026-01-02T03:04:05Z  deployer  shift-step    shop/checkout  blue=100,green=0  blue=75,green=25  -               019b0c3e-7c00-7000-8000-000000000001  release 42
-2026-01-02T03:04:05Z  deployer  shift-create  shop/checkout  -                 -                 MaxStepPercent  019b0c3e-7c00-7000-8000-000000000001  release 42
-";
-    assert_eq!(text, expected, "\n{text}");
-    assert!(DOCS.contains(expected), "docs/yardctl.md shows another table than the program");
-    assert_eq!(audit(&[], BARE), "No entries.\n");
-    let drain = AuditEntry {
-        actor: "alice".into(),
-        action: "cluster.drain".into(),
-        detail: serde_json::json!({"cluster": "blue", "fromMode": "Active", "toMode": "Draining", "percent": 75}),
-        ..AuditEntry::default()
-    };
-    let text = audit(&[drain], BARE);
-    assert!(text.contains("cluster.drain  cluster blue  active  draining 75%"), "{text}");
 }
 
 #[test]

@@ -11,8 +11,10 @@ use std::{
     time::Duration,
 };
 
+use crate::access_support::{AccessScript, AccessSeen};
 use switchyard_proto::api::v1::{
     self as pb,
+    access_service_server::AccessServiceServer,
     audit_service_server::{AuditService, AuditServiceServer},
     cluster_service_server::{ClusterService, ClusterServiceServer},
     policy_service_server::{PolicyService, PolicyServiceServer},
@@ -32,6 +34,8 @@ pub enum Answer<T> {
     Refuse(Status),
     /// The caller's patience decides.
     Never,
+    /// Refused after this was done: what happens on the caller's machine while the hub thinks.
+    RefuseAfter(Box<dyn FnOnce() + Send>, Status),
 }
 
 /// One thing that a watch stream does. A stream ends when its script does.
@@ -59,7 +63,7 @@ pub enum ClusterBeat {
     Hold,
 }
 
-type Queue<T> = Mutex<VecDeque<Answer<T>>>;
+pub type Queue<T> = Mutex<VecDeque<Answer<T>>>;
 
 /// What the hub will answer, call by call.
 #[derive(Default)]
@@ -88,6 +92,8 @@ pub struct Script {
     pub act: Queue<pb::Shift>,
     pub rollback: Queue<pb::RollbackShiftResponse>,
     pub audit: Queue<pb::ListAuditEntriesResponse>,
+    pub audit_head: Queue<pb::GetAuditHeadResponse>,
+    pub access: AccessScript,
     pub switches: Queue<pb::ListGatingSwitchesResponse>,
     pub set_switch: Queue<pb::SetGatingSwitchResponse>,
     pub delete_switch: Queue<pb::DeleteGatingSwitchResponse>,
@@ -119,24 +125,31 @@ pub struct Seen {
     pub act: Mutex<Vec<(&'static str, pb::ApproveShiftRequest)>>,
     pub rollback: Mutex<Vec<pb::RollbackShiftRequest>>,
     pub audit: Mutex<Vec<pb::ListAuditEntriesRequest>>,
+    pub access: AccessSeen,
+    /// The authorization headers of each call, in the order of the calls.
+    pub proofs: Mutex<Vec<Vec<String>>>,
     pub set_switch: Mutex<Vec<pb::SetGatingSwitchRequest>>,
     pub delete_switch: Mutex<Vec<pb::DeleteGatingSwitchRequest>>,
 }
 
-async fn next<T>(call: &str, queue: &Mutex<VecDeque<Answer<T>>>) -> Result<T, Status> {
+pub async fn next<T>(call: &str, queue: &Mutex<VecDeque<Answer<T>>>) -> Result<T, Status> {
     let answer = queue.lock().unwrap().pop_front();
     match answer {
         Some(Answer::Ok(answer)) => Ok(answer),
         Some(Answer::Refuse(status)) => Err(status),
         Some(Answer::Never) => std::future::pending().await,
+        Some(Answer::RefuseAfter(done, status)) => {
+            done();
+            Err(status)
+        }
         None => Err(Status::internal(format!("the script has no answer left for {call}"))),
     }
 }
 
 #[derive(Clone)]
-struct Service {
-    script: Arc<Script>,
-    seen: Arc<Seen>,
+pub struct Service {
+    pub script: Arc<Script>,
+    pub seen: Arc<Seen>,
 }
 
 #[tonic::async_trait]
@@ -418,6 +431,13 @@ impl AuditService for Service {
         self.seen.audit.lock().unwrap().push(request.into_inner());
         next("ListAuditEntries", &self.script.audit).await.map(Response::new)
     }
+
+    async fn get_audit_head(
+        &self,
+        _: Request<pb::GetAuditHeadRequest>,
+    ) -> Result<Response<pb::GetAuditHeadResponse>, Status> {
+        next("GetAuditHead", &self.script.audit_head).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -459,11 +479,20 @@ impl Hub {
     }
 
     /// Serves on a listener that the test has made, with a server that it has set up.
-    pub fn serve(script: Script, listener: TcpListener, mut server: Server, scheme: &str) -> Self {
+    pub fn serve(script: Script, listener: TcpListener, server: Server, scheme: &str) -> Self {
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
         let service = Service { script: Arc::new(script), seen: seen.clone() };
+        let noted = seen.clone();
+        let note = move |request: Request<()>| {
+            let proofs = request.metadata().get_all("authorization").iter();
+            let proofs = proofs.map(|proof| proof.to_str().unwrap_or("?").to_owned()).collect();
+            noted.proofs.lock().unwrap().push(proofs);
+            Ok(request)
+        };
         let server = server
+            .layer(tonic::service::InterceptorLayer::new(note))
+            .add_service(AccessServiceServer::new(service.clone()))
             .add_service(PolicyServiceServer::new(service.clone()))
             .add_service(ClusterServiceServer::new(service.clone()))
             .add_service(ShiftServiceServer::new(service.clone()))
@@ -528,7 +557,7 @@ pub fn command(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_yardctl"));
     command.args(line.split_whitespace()).kill_on_drop(true);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
-    for name in ["HUB", "TLS_CA", "TLS_CERT", "TLS_KEY", "NAMESPACE"] {
+    for name in ["HUB", "TLS_CA", "TLS_CERT", "TLS_KEY", "NAMESPACE", "TOKEN", "TOKEN_FILE"] {
         command.env_remove(format!("SWITCHYARD_{name}"));
     }
     command

@@ -1,0 +1,115 @@
+//! Which addresses of a hub may be used, and the TLS files for them. Plain text is for this machine only, without exception: what is
+//! sent moves production traffic, and a token on the way would be everybody's.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
+
+use crate::{args::Global, error::Failure};
+
+/// The address, if it may be used.
+pub fn address(text: &str, global: &Global) -> Result<Uri, Failure> {
+    let bad = |why: String, remedy: &str| Err(Failure::usage(format!("cannot use the hub '{text}'"), why, remedy));
+    let example = "give https://HOST:PORT, or http://127.0.0.1:PORT on this machine";
+    let uri: Uri = match text.parse() {
+        Ok(uri) => uri,
+        Err(error) => return bad(format!("not an address: {error}"), example),
+    };
+    // What stands before an @ may be a secret, so this is refused before anything else is said of the address.
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let remedy = "prove who you are with --token-file, or with --tls-cert and --tls-key";
+        return Err(Failure::usage("cannot use the hub", "its address holds a user name", remedy));
+    }
+    let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
+        return bad("it lacks scheme or host".into(), example);
+    };
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return bad("it has a path".into(), example);
+    }
+    let tls_files = global.tls_ca.is_some() || global.tls_cert.is_some() || global.tls_key.is_some();
+    match scheme {
+        "https" if global.tls_ca.is_none() => {
+            bad("https:// needs the CA that signed the hub's certificate".into(), "give it with --tls-ca FILE")
+        }
+        "https" => Ok(uri),
+        "http" if tls_files => bad("TLS files are given, but http:// is not encrypted".into(), "write https://"),
+        "http" if is_loopback(host) => Ok(uri),
+        "http" => bad(
+            "http:// is allowed only to this machine: on the way anyone could read and change what moves your traffic"
+                .into(),
+            "use https:// with --tls-ca, or a tunnel that begins on this machine, such as kubectl port-forward",
+        ),
+        _ => bad(format!("the scheme {scheme}:// is not known"), example),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The authority that the hub's certificate must come from, and the caller's own certificate if there is one.
+pub fn tls(ca: &Path, global: &Global) -> Result<ClientTlsConfig, Failure> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| {
+            let remedy = "give readable PEM files with --tls-ca, --tls-cert, --tls-key";
+            Failure::usage(format!("cannot read {}", path.display()), error, remedy)
+        })
+    };
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    match (&global.tls_cert, &global.tls_key) {
+        (Some(cert), Some(key)) => config = config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        (None, None) => {}
+        _ => {
+            let why = "--tls-cert and --tls-key belong together, one of them is missing";
+            return Err(Failure::usage("cannot use the client certificate", why, "give both, or neither"));
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    fn check(arguments: &[&str]) -> Result<(), String> {
+        let mut line = vec!["yardctl", "version", "--hub"];
+        line.extend(arguments);
+        let global = Cli::try_parse_from(line).unwrap().global;
+        address(&global.hub, &global).map(drop).map_err(|failure| failure.report())
+    }
+
+    #[test]
+    fn plain_text_goes_only_to_this_machine() {
+        for hub in ["http://127.0.0.1:7400", "http://127.8.9.1:1", "http://localhost:7400", "http://[::1]:7400/"] {
+            assert_eq!(check(&[hub]), Ok(()), "{hub}");
+        }
+        for hub in ["http://hub.example.com:7400", "http://10.0.0.1:7400", "http://localhost.example.com"] {
+            let report = check(&[hub]).unwrap_err();
+            assert!(report.contains("anyone could read and change") && report.contains("port-forward"), "{report}");
+        }
+        assert!(Cli::try_parse_from(["yardctl", "version", "--insecure"]).is_err(), "there is no way round it");
+    }
+
+    #[test]
+    fn https_needs_a_ca_and_http_takes_no_tls_files() {
+        assert!(check(&["https://hub:7400"]).unwrap_err().contains("--tls-ca FILE"));
+        assert_eq!(check(&["https://hub:7400", "--tls-ca", "ca.pem"]), Ok(()));
+        assert!(check(&["http://localhost:7400", "--tls-ca", "ca.pem"]).unwrap_err().contains("write https://"));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_with_an_example() {
+        for hub in
+            ["", "hub:7400", "ftp://localhost", "http://localhost/path", "http://localhost?x=1", "not an address"]
+        {
+            let report = check(&[hub]).unwrap_err();
+            assert!(report.contains("https://HOST:PORT"), "{hub}: {report}");
+        }
+        let report = check(&["https://me:s3cret@localhost"]).unwrap_err();
+        assert!(report.contains("user name") && !report.contains("s3cret"), "{report}");
+    }
+}
