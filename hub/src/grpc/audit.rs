@@ -12,7 +12,7 @@ use super::{
     errors::ApiError,
     page, required,
 };
-use crate::store::{AuditFilter, AuditRow, Store};
+use crate::store::{AuditFilter, AuditResult, AuditRow, Store};
 
 /// Entries on one page; see the .proto file.
 const DEFAULT_PAGE: u32 = 100;
@@ -70,6 +70,15 @@ impl Audit {
             }
         }
     }
+
+    async fn head(&self) -> Result<proto::GetAuditHeadResponse, ApiError> {
+        let Some(head) = self.store.audit_head().await? else { return Ok(proto::GetAuditHeadResponse::default()) };
+        Ok(proto::GetAuditHeadResponse {
+            id: u64::try_from(head.id).unwrap_or_default(),
+            hash: head.hash.to_vec(),
+            at: Some(to_proto_time(head.at)),
+        })
+    }
 }
 
 fn filter(request: &proto::ListAuditEntriesRequest) -> Result<AuditFilter, ApiError> {
@@ -86,6 +95,8 @@ fn filter(request: &proto::ListAuditEntriesRequest) -> Result<AuditFilter, ApiEr
         actor: (!request.actor.is_empty()).then(|| request.actor.clone()),
         since: time("since", request.since.as_ref())?,
         before: time("before", request.before.as_ref())?,
+        result: result(&request.result)?,
+        visible: None,
     })
 }
 
@@ -95,6 +106,15 @@ fn time(field: &str, at: Option<&prost_types::Timestamp>) -> Result<Option<Times
     let remedy = "use a time from 0001-01-01 to 9999-12-31 with 0 to 999999999 nanoseconds";
     let time = from_proto_time(at).ok_or_else(|| ApiError::violation(field, &value, "is no time", remedy))?;
     Ok(Some(time))
+}
+
+fn result(word: &str) -> Result<Option<AuditResult>, ApiError> {
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let remedy = "use done, refused or failed, or leave it out for all";
+    let result = AuditResult::parse(word).ok_or_else(|| ApiError::violation("result", word, "is no result", remedy))?;
+    Ok(Some(result))
 }
 
 fn token(after: Option<i64>) -> String {
@@ -119,7 +139,11 @@ fn to_proto_entry(row: &AuditRow) -> proto::AuditEntry {
         overrides: row.overrides(),
         reason: row.reason.clone(),
         request_id: row.request_id.clone(),
-        detail_json: row.detail.to_string(),
+        detail_json: row.detail_text.clone(),
+        source: row.source.clone(),
+        result: row.result.as_str().to_owned(),
+        hash: row.hash.to_vec(),
+        previous_hash: row.previous_hash.to_vec(),
     }
 }
 
@@ -131,5 +155,13 @@ impl AuditService for Audit {
     ) -> Result<Response<proto::ListAuditEntriesResponse>, Status> {
         let result = self.list(request.get_ref()).await;
         self.reading.answer("ListAuditEntries", result)
+    }
+
+    async fn get_audit_head(
+        &self,
+        _request: Request<proto::GetAuditHeadRequest>,
+    ) -> Result<Response<proto::GetAuditHeadResponse>, Status> {
+        let result = self.head().await;
+        self.reading.answer("GetAuditHead", result)
     }
 }

@@ -1,21 +1,54 @@
-//! The audit log: who changed what, and why. It only grows; the schema refuses anything else. Whoever writes an entry holds the
-//! policies' lock, so the order of ids is the order of commits, and a reader that goes by ids misses none.
+//! The audit log: who changed what, from where, and why; and what was refused. It only grows; the schema refuses anything else.
+//! Ids, times and the chain of hashes are made by the schema when a row is written (`migrations/0007_access.sql`), one writer after
+//! the other until its end: so the order of ids is the order of commits, and a reader that goes by ids misses none. An entry is the
+//! last thing that a transaction waits for, but for the answer to its request id; refusals are in `audit_refused`.
+//! Tests: `hub/tests/store_audit.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use sqlx::{Postgres, QueryBuilder, types::Json};
-use switchyard_core::ids::{Namespace, PolicyKey, ShiftId};
+use sqlx::{Postgres, QueryBuilder};
+use switchyard_core::{
+    audit::{Hash, Link},
+    ids::{Namespace, PolicyKey, ShiftId},
+};
 
 use super::{
     Store,
     error::{Query, StoreError},
-    values::{Conn, at, text, to_json},
+    values::{Conn, at, text, to_json, unreadable},
 };
 
 /// Entries of one page.
 const MOST_IN_PAGE: u32 = 1000;
+
+/// What came of what an entry tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditResult {
+    /// It was done.
+    Done,
+    /// The caller may not.
+    Refused,
+    /// The caller may, and it was not done all the same.
+    Failed,
+}
+
+impl AuditResult {
+    /// The word in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The result of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Done, Self::Refused, Self::Failed].into_iter().find(|result| result.as_str() == word)
+    }
+}
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +61,10 @@ pub struct AuditRow {
     pub actor: String,
     /// What was done: `apply`, `set-weights`, `failback`, `delete`, `handover`, `forget`, `set-switch`, `delete-switch`, of a cluster
     /// `cluster.cordon`, `.drain`, `.uncordon`, `.remove`, `.drill`, and by the hub `.step`, `.end`, or of a shift
-    /// `shift-create`, `-pause`, `-resume`, `-approve`, `-promote`, `-abort`, `-step`, `-back`, `-end`, `-supersede`.
+    /// `shift-create`, `-pause`, `-resume`, `-approve`, `-promote`, `-abort`, `-step`, `-back`, `-end`, `-supersede`; of access
+    /// `join-token.create`, `.revoke`, `.replayed`, `.refused`, `certificate.issue`, `.revoke`, `.refused`, `service-token.create`,
+    /// `.revoke`, `authority.create`, `.adopt`, `.rotate`, `.retire`; of what was refused at the door the call, such as
+    /// `PolicyService/ApplyPolicy`.
     pub action: String,
     /// To which policy; empty: not to one.
     pub policy: String,
@@ -36,13 +72,41 @@ pub struct AuditRow {
     pub shift: Option<String>,
     /// What changed.
     pub detail: Value,
+    /// The same, character for character as the hash is over it.
+    pub detail_text: String,
     /// Why, as the caller said.
     pub reason: String,
     /// The request; empty for what the hub did by itself.
     pub request_id: String,
+    /// Where the call came from; empty for what the hub did by itself, and in entries from before this was recorded.
+    pub source: String,
+    /// What came of it.
+    pub result: AuditResult,
+    /// Of the entry before; 32 zero bytes in the first.
+    pub previous_hash: Hash,
+    /// Of this entry.
+    pub hash: Hash,
 }
 
 impl AuditRow {
+    /// The fields that the hash is over, for [`switchyard_core::audit::Verifier`].
+    pub fn link(&self) -> Link<'_> {
+        Link {
+            // Ids are positive; one that is not fits no chain.
+            id: u64::try_from(self.id).unwrap_or_default(),
+            at: self.at,
+            actor: &self.actor,
+            action: &self.action,
+            policy: &self.policy,
+            shift_id: self.shift.as_deref().unwrap_or_default(),
+            detail: &self.detail_text,
+            reason: &self.reason,
+            request_id: &self.request_id,
+            source: &self.source,
+            result: self.result.as_str(),
+        }
+    }
+
     /// The weights that were asked for before, by cluster; empty when none moved.
     pub fn from_weights(&self) -> BTreeMap<String, u32> {
         self.weights("from", "old")
@@ -82,17 +146,33 @@ pub struct AuditFilter {
     pub since: Option<Timestamp>,
     /// Before this time.
     pub before: Option<Timestamp>,
+    /// With this result.
+    pub result: Option<AuditResult>,
+    /// What the reader may see. None: everything; else entries about policies of these namespaces, and no others.
+    pub visible: Option<BTreeSet<Namespace>>,
+}
+
+/// The newest link of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditHead {
+    /// Of the newest entry.
+    pub id: i64,
+    /// Its hash.
+    pub hash: Hash,
+    /// When it was written.
+    pub at: Timestamp,
 }
 
 /// A new entry.
 pub(super) struct Entry<'a> {
     pub actor: &'a str,
-    pub action: &'static str,
+    pub action: &'a str,
     pub policy: Option<&'a PolicyKey>,
     pub shift: Option<&'a ShiftId>,
     pub detail: Value,
     pub reason: &'a str,
     pub request_id: &'a str,
+    pub source: &'a str,
 }
 
 #[derive(sqlx::FromRow)]
@@ -103,32 +183,60 @@ struct Row {
     action: String,
     policy: String,
     shift_id: Option<String>,
-    detail: Json<Value>,
+    detail: String,
     reason: String,
     request_id: String,
+    source: String,
+    result: String,
+    previous_hash: Vec<u8>,
+    hash: Vec<u8>,
+}
+
+fn hash(id: i64, bytes: &[u8]) -> Result<Hash, StoreError> {
+    Hash::try_from(bytes).map_err(|error| unreadable(format!("audit entry {id}"), error))
 }
 
 impl Row {
-    fn read(self) -> AuditRow {
-        AuditRow {
+    fn read(self) -> Result<AuditRow, StoreError> {
+        let what = || format!("audit entry {}", self.id);
+        let detail = serde_json::from_str(&self.detail).map_err(|error| unreadable(what(), error))?;
+        let result = AuditResult::parse(&self.result);
+        let result = result.ok_or_else(|| unreadable(what(), format!("the result {:?}", self.result)))?;
+        Ok(AuditRow {
             id: self.id,
             at: at(self.at),
             actor: self.actor,
             action: self.action,
             policy: self.policy,
             shift: self.shift_id,
-            detail: self.detail.0,
+            detail,
+            detail_text: self.detail,
             reason: self.reason,
             request_id: self.request_id,
-        }
+            source: self.source,
+            result,
+            previous_hash: hash(self.id, &self.previous_hash)?,
+            hash: hash(self.id, &self.hash)?,
+        })
     }
 }
 
 impl Store {
+    /// Of what was done. The transaction holds the chain's lock from here to its end: nothing that others may hold is waited for after
+    /// this.
     pub(super) async fn audit(&self, conn: &mut Conn, entry: Entry<'_>) -> Result<(), StoreError> {
-        // The time is read when the row is written: the transaction may have waited for its lock.
-        let insert = "insert into audit (at, actor, action, policy, shift_id, detail, reason, request_id) \
-                      values (clock_timestamp(), $1, $2, $3, $4, $5, $6, $7)";
+        self.audit_as(conn, entry, AuditResult::Done).await
+    }
+
+    /// The same, of what came out in this way.
+    pub(super) async fn audit_as(
+        &self,
+        conn: &mut Conn,
+        entry: Entry<'_>,
+        result: AuditResult,
+    ) -> Result<(), StoreError> {
+        let insert = "insert into audit (actor, action, policy, shift_id, detail, reason, request_id, source, result) \
+                      values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let insert = sqlx::query(insert)
             .bind(text(entry.actor, 256))
             .bind(entry.action)
@@ -136,8 +244,21 @@ impl Store {
             .bind(entry.shift.map(ShiftId::as_str))
             .bind(to_json("an audit entry", &entry.detail)?)
             .bind(text(entry.reason, 1024))
-            .bind(text(entry.request_id, 128));
+            .bind(text(entry.request_id, 128))
+            .bind(text(entry.source, 256))
+            .bind(result.as_str());
         self.run(Query::AuditInsert, insert.execute(conn)).await.map(|_| ())
+    }
+
+    /// The newest link of the chain; none: nothing was ever logged.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn audit_head(&self) -> Result<Option<AuditHead>, StoreError> {
+        let read = "select id, hash, at from audit order by id desc limit 1";
+        let read = sqlx::query_as::<_, (i64, Vec<u8>, jiff_sqlx::Timestamp)>(read);
+        let head = self.run(Query::AuditHead, read.fetch_optional(&self.pool)).await?;
+        head.map(|(id, bytes, time)| Ok(AuditHead { id, hash: hash(id, &bytes)?, at: at(time) })).transpose()
     }
 
     /// Entries, the newest first or the oldest first; those that come after the entry of that id in this order. At most 1000.
@@ -152,7 +273,8 @@ impl Store {
         most: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let mut page = QueryBuilder::<Postgres>::new(
-            "select id, at, actor, action, policy, shift_id, detail, reason, request_id from audit where true",
+            "select id, at, actor, action, policy, shift_id, detail::text as detail, reason, request_id, source, result, \
+             previous_hash, hash from audit where true",
         );
         if let Some(namespace) = &filter.namespace {
             page.push(" and split_part(policy, '/', 1) = ").push_bind(namespace.as_str());
@@ -172,12 +294,19 @@ impl Store {
         if let Some(before) = filter.before {
             page.push(" and at < ").push_bind(jiff_sqlx::Timestamp::from(before));
         }
+        if let Some(result) = filter.result {
+            page.push(" and result = ").push_bind(result.as_str());
+        }
+        if let Some(visible) = &filter.visible {
+            let names: Vec<String> = visible.iter().map(ToString::to_string).collect();
+            page.push(" and policy <> '' and split_part(policy, '/', 1) = any(").push_bind(names).push(")");
+        }
         if let Some(after) = after {
             page.push(if oldest_first { " and id > " } else { " and id < " }).push_bind(after);
         }
         page.push(if oldest_first { " order by id limit " } else { " order by id desc limit " });
         page.push_bind(i64::from(most.clamp(1, MOST_IN_PAGE)));
         let rows = self.run(Query::AuditList, page.build_query_as::<Row>().fetch_all(&self.pool)).await?;
-        Ok(rows.into_iter().map(Row::read).collect())
+        rows.into_iter().map(Row::read).collect()
     }
 }

@@ -72,6 +72,32 @@ queries! {
     AuditInsert = "audit_insert",
     /// Reading audit rows.
     AuditList = "audit_list",
+    /// Reading the newest link of the audit log.
+    AuditHead = "audit_head",
+    /// Reading or raising the number of changes of access.
+    AccessVersion = "access_version",
+    /// Keeping the issue of certificates and their revocation apart.
+    AccessLock = "access_lock",
+    /// Reading what replicas keep in memory about access.
+    AccessBook = "access_book",
+    /// Reading join tokens.
+    JoinTokensGet = "join_tokens_get",
+    /// Writing one.
+    JoinTokenWrite = "join_token_write",
+    /// Reading agents' certificates.
+    CertificatesGet = "certificates_get",
+    /// Writing one, or revoking some.
+    CertificateWrite = "certificate_write",
+    /// Reading service tokens.
+    ServiceTokensGet = "service_tokens_get",
+    /// Writing one.
+    ServiceTokenWrite = "service_token_write",
+    /// Noting that some were used.
+    ServiceTokenUsed = "service_token_used",
+    /// Reading authorities.
+    AuthoritiesGet = "authorities_get",
+    /// Writing one.
+    AuthorityWrite = "authority_write",
     /// Taking the next change number of the policies.
     PolicyChange = "policy_change",
     /// Reading one policy.
@@ -108,6 +134,10 @@ queries! {
     ClaimsDelete = "claims_delete",
     /// Opening an agent's session.
     SessionOpen = "session_open",
+    /// Reading which agent process holds a cluster.
+    SessionTurn = "session_turn",
+    /// Counting the endpoints of a cluster.
+    SessionEndpoints = "session_endpoints",
     /// Locking the cluster and checking that the session still holds it.
     SessionFence = "session_fence",
     /// Reading why a fence refused.

@@ -58,6 +58,7 @@ impl Store {
                     detail: detail(Some(&before), &after),
                     reason: &after.operation.message,
                     request_id: "",
+                    source: "",
                 };
                 self.audit(&mut txn, entry).await?;
             }

@@ -41,6 +41,10 @@ impl<'a> Request<'a> {
         hash.update(content.0.to_string().as_bytes());
         Ok(Self { id, method, fingerprint: hash.finalize().into() })
     }
+
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
 }
 
 impl Store {

@@ -1,6 +1,5 @@
 //! What the hub must not forget, in Postgres: policies and their status, shifts, what operators want of clusters,
-//! what the agents reported, leases, intents, the
-//! first answers to request ids, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
+//! what the agents reported, leases, intents, the first answers to request ids, tokens and certificates, the audit log. Nothing in here decides about traffic, and nothing in here reaches AWS or an agent.
 //!
 //! What it costs: a write is one transaction of two to six statements, and some three more for each policy of a shift; an unchanged
 //! [`Mirror::refresh`] is two small queries; a snapshot of 100,000 endpoints is some 20 statements of 5,000 rows. Time is the database's clock, so replicas need not agree
@@ -8,7 +7,9 @@
 //!
 //! Schema: `migrations/`. Tests: `hub/tests/store_*.rs`, against a real Postgres.
 
+pub mod access;
 mod audit;
+mod audit_refused;
 pub mod embedded;
 mod error;
 mod features;
@@ -32,6 +33,8 @@ mod policy_failback;
 mod policy_rows;
 pub mod policy_status;
 mod purge;
+pub mod rights;
+mod session_turns;
 pub mod sessions;
 mod settle;
 mod shifts;
@@ -45,7 +48,14 @@ pub mod sources;
 mod switches;
 mod values;
 
-use std::{fmt, future::Future, io, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
@@ -55,7 +65,8 @@ use sqlx::{
 use switchyard_core::ids::HubId;
 use tokio::time::Instant;
 
-pub use audit::{AuditFilter, AuditRow};
+pub use audit::{AuditFilter, AuditHead, AuditResult, AuditRow};
+pub use audit_refused::RefusedEntry;
 pub use embedded::{EmbeddedError, EmbeddedOptions, EmbeddedPostgres};
 pub use error::{Query, QueryObserver, StoreError};
 pub use features::AgentFeature;
@@ -72,7 +83,10 @@ pub(crate) use policy_change::check_owner;
 pub use policy_rows::{Ownership, Resource, StoredPolicy};
 pub use policy_status::StatusUpdate;
 pub use purge::{Purged, Retention};
-pub use sessions::{AgentHello, EndpointChange, NewEndpoint, NewServiceState, SessionError, SessionOpened, Snapshot};
+pub use rights::{Allowed, MayNot};
+pub use sessions::{
+    AgentHello, EndpointChange, NewEndpoint, NewServiceState, Relieved, SessionError, SessionOpened, Snapshot,
+};
 pub use shifts::{ShiftError, ShiftFilter, ShiftPage};
 pub use shifts_resources::ResourceMemory;
 pub use shifts_save::ShiftUpdate;
@@ -129,7 +143,8 @@ impl fmt::Debug for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
-    connect: PgConnectOptions,
+    /// For connections outside the pool; changes when the URL does.
+    connect: Arc<RwLock<PgConnectOptions>>,
     options: StoreOptions,
 }
 
@@ -168,7 +183,23 @@ impl Store {
                 })
             })
             .connect_lazy_with(connect.clone());
-        Ok(Self { pool, connect, options })
+        Ok(Self { pool, connect: Arc::new(RwLock::new(connect)), options })
+    }
+
+    /// From now on new connections are made with this URL: a password that was rotated. Those that are open stay, as Postgres leaves
+    /// them open.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when it does not parse; the one before stays then.
+    pub fn set_url(&self, url: &str) -> Result<(), StoreError> {
+        let connect = connect_options(url)?;
+        self.pool.set_connect_options(connect.clone());
+        *self.connect.write().unwrap_or_else(PoisonError::into_inner) = connect;
+        Ok(())
+    }
+
+    fn connect_options(&self) -> PgConnectOptions {
+        self.connect.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does the database answer?

@@ -60,6 +60,7 @@ impl Notice {
 }
 
 struct Listening {
+    store: Store,
     pool: PgPool,
     listener: Option<PgListener>,
 }
@@ -75,9 +76,9 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.options.acquire_timeout)
-            .connect_lazy_with(self.connect.clone());
+            .connect_lazy_with(self.connect_options());
         let listener = self.run(Query::Listen, subscribe(&pool)).await?;
-        let state = Listening { pool, listener: Some(listener) };
+        let state = Listening { store: self.clone(), pool, listener: Some(listener) };
         Ok(Box::pin(stream::unfold(state, |mut state| async move {
             let notice = next(&mut state).await;
             Some((notice, state))
@@ -115,6 +116,8 @@ async fn next(state: &mut Listening) -> Notice {
     }
     let mut wait = RETRY_FIRST;
     loop {
+        // The password may be another one by now.
+        state.pool.set_connect_options(state.store.connect_options());
         match subscribe(&state.pool).await {
             Ok(listener) => {
                 tracing::info!("listening for notices of the database again");

@@ -25,6 +25,10 @@ pub struct Retention {
     pub intents: Duration,
     /// Shifts that have ended; default 90 days. What the audit log says of them stays.
     pub shifts: Duration,
+    /// Join tokens and certificates that have ended, and authorities that nobody has trusted for as long; default 7 days.
+    pub certificates: Duration,
+    /// Service tokens that have ended or were revoked; default 90 days. Their names stay taken.
+    pub service_tokens: Duration,
 }
 
 impl Default for Retention {
@@ -36,6 +40,8 @@ impl Default for Retention {
             answers: Duration::from_secs(24 * HOUR),
             intents: Duration::from_secs(7 * 24 * HOUR),
             shifts: Duration::from_secs(90 * 24 * HOUR),
+            certificates: Duration::from_secs(7 * 24 * HOUR),
+            service_tokens: Duration::from_secs(90 * 24 * HOUR),
         }
     }
 }
@@ -53,6 +59,8 @@ pub struct Purged {
     pub intents: u64,
     /// Shifts.
     pub shifts: u64,
+    /// Join tokens, certificates, authorities and service tokens.
+    pub access: u64,
     /// Clusters that operators removed, of which everything that their agents reported went.
     pub removed_clusters: usize,
 }
@@ -77,7 +85,34 @@ impl Store {
         let intents = sqlx::query(intents).bind(keep.intents.as_secs_f64());
         purged.intents = self.run(Query::Purge, intents.execute(&self.pool)).await?.rows_affected();
         purged.shifts = self.purge_shifts(keep).await?;
+        purged.access = self.purge_access(keep).await?;
         Ok(purged)
+    }
+
+    /// Nothing that replicas keep in memory: all of it has ended.
+    async fn purge_access(&self, keep: &Retention) -> Result<u64, StoreError> {
+        let certificates = keep.certificates.as_secs_f64();
+        let all = [
+            ("delete from join_tokens where expires_at < now() - make_interval(secs => $1)", certificates),
+            ("delete from agent_certificates where not_after < now() - make_interval(secs => $1)", certificates),
+            // The youngest stays whatever its age; one that has certificates is still needed to name where they came from.
+            (
+                "delete from authorities a where exists (select 1 from authorities y where y.issues_from > a.issues_from \
+                 and y.issues_from < now() - make_interval(secs => $1)) \
+                 and not exists (select 1 from agent_certificates c where c.authority = a.id)",
+                certificates,
+            ),
+            (
+                "delete from service_tokens where least(expires_at, revoked_at) < now() - make_interval(secs => $1)",
+                keep.service_tokens.as_secs_f64(),
+            ),
+        ];
+        let mut deleted = 0;
+        for (statement, seconds) in all {
+            let delete = sqlx::query(statement).bind(seconds);
+            deleted += self.run(Query::Purge, delete.execute(&self.pool)).await?.rows_affected();
+        }
+        Ok(deleted)
     }
 
     async fn purge_shifts(&self, keep: &Retention) -> Result<u64, StoreError> {

@@ -42,7 +42,8 @@ impl<'a> Cause<'a> {
     fn leave(&self, actor: &'a str, deleted: bool) -> Leave<'a> {
         let request_id = self.leaves.map_or("", |caller| caller.request_id.as_str());
         let reason = self.leaves.map_or(self.reason, |caller| &caller.reason);
-        Leave { deleted, change: self.change, actor, reason, request_id }
+        let source = self.leaves.map_or("", |caller| caller.source.as_str());
+        Leave { deleted, change: self.change, actor, reason, request_id, source }
     }
 }
 
@@ -181,9 +182,9 @@ impl Store {
         self.run(Query::PolicyUpdate, leave.bind(record.uid.as_str()).execute(&mut *conn)).await?;
         self.policy_update(conn, record, cause.change, None).await?;
         let detail = json!({"uid": record.uid, "version": record.version + 1});
-        let Leave { reason, request_id, .. } = cause.leave(&actor, true);
-        let entry =
-            Entry { actor: &actor, action: "delete", policy: Some(key), shift: None, detail, reason, request_id };
+        let Leave { reason, request_id, source, .. } = cause.leave(&actor, true);
+        let (policy, shift) = (Some(key), None);
+        let entry = Entry { actor: &actor, action: "delete", policy, shift, detail, reason, request_id, source };
         self.audit(conn, entry).await
     }
 
@@ -215,8 +216,9 @@ impl Store {
         cause: &Cause<'_>,
     ) -> Result<(), StoreError> {
         let actor = format!("cluster:{}", claim.claim.cluster);
-        let Leave { reason, request_id, .. } = cause.leave(&actor, false);
-        let entry = Entry { actor: &actor, action, policy: Some(&claim.key), shift: None, detail, reason, request_id };
+        let Leave { reason, request_id, source, .. } = cause.leave(&actor, false);
+        let (policy, shift) = (Some(&claim.key), None);
+        let entry = Entry { actor: &actor, action, policy, shift, detail, reason, request_id, source };
         self.audit(conn, entry).await
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Leave<'a> {
     pub reason: &'a str,
     /// For the audit log; may be empty.
     pub request_id: &'a str,
+    /// For the audit log; may be empty.
+    pub source: &'a str,
 }
 
 impl Store {
@@ -134,6 +136,7 @@ impl Store {
             detail: detail(shift, weights),
             reason: leave.reason,
             request_id: leave.request_id,
+            source: leave.source,
         };
         self.audit(conn, entry).await
     }

@@ -1,0 +1,372 @@
+//! Agents' certificates: noted when they are issued, with the proof that they were issued for; revoked here. Whether a proof is good is
+//! judged in the transaction that notes the certificate, by the rows of that transaction.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use switchyard_core::{
+    access::tokens::{JoinRefused, Token},
+    ids::ClusterName,
+};
+
+use super::{
+    super::{
+        Store,
+        audit::{AuditResult, Entry},
+        error::{Query, StoreError},
+        idempotency::Request,
+        policy_change::Caller,
+        values::{Conn, at, text},
+    },
+    AccessError, MOST_LISTED, check_caller, cluster, made,
+};
+
+const WHAT: &str = "certificate";
+const LIST: &str = "ListAgentCertificates (yardctl cluster certificates)";
+/// Serial numbers that an entry of the audit log names.
+const MOST_NAMED: usize = 100;
+
+/// What an agent shows for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A join token, and the SHA-256 of the public key that it is shown with.
+    JoinToken {
+        /// The token.
+        token: Token,
+        /// Of the SubjectPublicKeyInfo, DER.
+        key: [u8; 32],
+    },
+    /// A ServiceAccount token that was verified; its issuer and subject.
+    ServiceAccount {
+        /// For the audit log.
+        subject: String,
+    },
+    /// The present certificate.
+    Certificate {
+        /// Its serial number.
+        serial: String,
+    },
+}
+
+impl Proof {
+    /// The word for its kind.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Proof::JoinToken { .. } => "join-token",
+            Proof::ServiceAccount { .. } => "service-account",
+            Proof::Certificate { .. } => "certificate",
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Proof::JoinToken { token, .. } => &token.id,
+            Proof::ServiceAccount { subject } => subject,
+            Proof::Certificate { serial } => serial,
+        }
+    }
+}
+
+/// A certificate that was signed and is not given away before it is noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCertificate {
+    /// Whose agent it makes.
+    pub cluster: ClusterName,
+    /// Two lower-case hexadecimal digits for each octet, without leading zero octets.
+    pub serial: String,
+    /// `sha256:` and 64 hexadecimal digits.
+    pub fingerprint: String,
+    /// The id of the authority.
+    pub authority: String,
+    /// The agent process, as it names itself; at most 128 characters.
+    pub instance: String,
+    /// By the clock of the replica that signed it.
+    pub issued_at: Timestamp,
+    /// Its end.
+    pub not_after: Timestamp,
+}
+
+/// A certificate as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCertificate {
+    /// What it says, and who asked.
+    pub certificate: NewCertificate,
+    /// What it was issued for: `join-token`, `service-account`, `certificate`.
+    pub proof: String,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Who revoked it; empty: nobody did.
+    pub revoked_by: String,
+}
+
+/// Why there is no certificate. Nothing is stored then, but for the audit log where somebody held a real secret.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// There is no such token, or its secret is another one.
+    #[error("there is no such join token")]
+    UnknownToken,
+    /// The token is not good for this.
+    #[error(transparent)]
+    Join(#[from] JoinRefused),
+    /// The certificate that was shown is revoked.
+    #[error("certificate {0} was revoked")]
+    Revoked(String),
+    /// The certificate that was shown is another cluster's.
+    #[error("certificate {0} is another cluster's")]
+    OtherCluster(String),
+    /// Operators removed the cluster.
+    #[error("cluster {0} was removed")]
+    Removed(ClusterName),
+    /// The authority is not in the store any more.
+    #[error("authority {0} is not known any more")]
+    UnknownAuthority(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IssueError {
+    /// What the audit log calls it when the one who asked held something real; none: it says nothing of it.
+    pub fn action(&self) -> Option<&'static str> {
+        match self {
+            IssueError::Join(JoinRefused::Replayed) => Some("join-token.replayed"),
+            IssueError::Join(JoinRefused::Expired | JoinRefused::Revoked | JoinRefused::OtherCluster) => {
+                Some("join-token.refused")
+            }
+            IssueError::Revoked(_) | IssueError::OtherCluster(_) | IssueError::Removed(_) => {
+                Some("certificate.refused")
+            }
+            IssueError::UnknownToken | IssueError::UnknownAuthority(_) | IssueError::Store(_) => None,
+        }
+    }
+}
+
+/// Who asked for a certificate, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking<'a> {
+    /// As the log names callers.
+    pub actor: &'a str,
+    /// Where the call came from.
+    pub source: &'a str,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    serial: String,
+    cluster: String,
+    fingerprint: String,
+    authority: String,
+    instance: String,
+    proof: String,
+    issued_at: jiff_sqlx::Timestamp,
+    not_after: jiff_sqlx::Timestamp,
+    revoked_at: Option<jiff_sqlx::Timestamp>,
+    revoked_by: Option<String>,
+}
+
+impl Row {
+    fn read(self) -> Result<StoredCertificate, StoreError> {
+        Ok(StoredCertificate {
+            certificate: NewCertificate {
+                cluster: cluster(&format!("certificate {}", self.serial), self.cluster)?,
+                serial: self.serial,
+                fingerprint: self.fingerprint,
+                authority: self.authority,
+                instance: self.instance,
+                issued_at: at(self.issued_at),
+                not_after: at(self.not_after),
+            },
+            proof: self.proof,
+            revoked_at: self.revoked_at.map(at),
+            revoked_by: self.revoked_by.unwrap_or_default(),
+        })
+    }
+}
+
+impl Store {
+    /// Notes a certificate, if the proof is good for it. Only then may it be given away.
+    ///
+    /// # Errors
+    /// [`IssueError`]; the certificate must be thrown away then.
+    pub async fn certificate_issue(
+        &self,
+        asking: &Asking<'_>,
+        new: &NewCertificate,
+        proof: &Proof,
+    ) -> Result<(), IssueError> {
+        let mut txn = self.begin().await?;
+        // Before anything is looked at: a revocation of all is either seen here, or waits and sees this one.
+        self.access_lock(&mut txn, &new.cluster, false).await?;
+        self.proof_judged(&mut txn, &new.cluster, proof).await?;
+        self.check_not_removed(&mut txn, &new.cluster).await?;
+        let insert = "insert into agent_certificates \
+                      (serial, cluster, fingerprint, authority, instance, proof, proof_id, issued_at, not_after) \
+                      select $1, $2, $3, id, $5, $6, $7, $8, $9 from authorities where id = $4";
+        let insert = sqlx::query(insert)
+            .bind(&new.serial)
+            .bind(new.cluster.as_str())
+            .bind(&new.fingerprint)
+            .bind(&new.authority)
+            .bind(text(&new.instance, 128))
+            .bind(proof.word())
+            .bind(text(proof.id(), 256))
+            .bind(jiff_sqlx::Timestamp::from(new.issued_at))
+            .bind(jiff_sqlx::Timestamp::from(new.not_after));
+        if self.run(Query::CertificateWrite, insert.execute(&mut *txn)).await?.rows_affected() == 0 {
+            return Err(IssueError::UnknownAuthority(new.authority.clone()));
+        }
+        let detail = json!({
+            "cluster": new.cluster,
+            "serial": new.serial,
+            "fingerprint": new.fingerprint,
+            "authority": new.authority,
+            "instance": new.instance,
+            "notAfter": new.not_after,
+            "proof": proof.word(),
+            "proofId": proof.id(),
+        });
+        self.audit(&mut txn, entry(asking, "certificate.issue", detail)).await?;
+        self.commit(txn).await?;
+        Ok(())
+    }
+
+    /// Notes in the audit log that somebody who held a real secret got no certificate.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn certificate_refused(
+        &self,
+        asking: &Asking<'_>,
+        cluster: &ClusterName,
+        proof: &Proof,
+        why: &IssueError,
+    ) -> Result<(), StoreError> {
+        let Some(action) = why.action() else { return Ok(()) };
+        let detail = json!({
+            "cluster": cluster,
+            "proof": proof.word(),
+            "proofId": proof.id(),
+            "message": why.to_string(),
+        });
+        let mut conn = self.run(Query::AuditInsert, self.pool.acquire()).await?;
+        self.audit_as(&mut conn, entry(asking, action, detail), AuditResult::Refused).await
+    }
+
+    async fn proof_judged(&self, conn: &mut Conn, of: &ClusterName, proof: &Proof) -> Result<(), IssueError> {
+        match proof {
+            Proof::JoinToken { token, key } => {
+                let judged = self.join_token_judged(conn, &token.id).await?.ok_or(IssueError::UnknownToken)?;
+                // Before anything is said about the token: of a wrong secret nobody learns whether the id exists.
+                if verify_slices_are_equal(&judged.hash, &token.hash()).is_err() {
+                    return Err(IssueError::UnknownToken);
+                }
+                judged.token.used(of, *key, judged.now)?;
+                Ok(self.join_token_use(conn, &token.id, *key).await?)
+            }
+            Proof::ServiceAccount { .. } => Ok(()),
+            Proof::Certificate { serial } => {
+                let read = "select cluster, revoked_at is not null from agent_certificates where serial = $1";
+                let read = sqlx::query_as::<_, (String, bool)>(read).bind(serial);
+                match self.run(Query::CertificatesGet, read.fetch_optional(conn)).await? {
+                    Some((_, true)) => Err(IssueError::Revoked(serial.clone())),
+                    Some((name, false)) if name != of.as_str() => Err(IssueError::OtherCluster(serial.clone())),
+                    // One that is not noted came from a trusted authority all the same: from before the database was restored from
+                    // a backup, or straight from the tool that owns the key.
+                    Some(_) | None => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn check_not_removed(&self, conn: &mut Conn, of: &ClusterName) -> Result<(), IssueError> {
+        let read = sqlx::query_scalar::<_, bool>("select removed from cluster_states where cluster = $1");
+        let removed = self.run(Query::FleetGet, read.bind(of.as_str()).fetch_optional(conn)).await?;
+        if removed == Some(true) { Err(IssueError::Removed(of.clone())) } else { Ok(()) }
+    }
+
+    /// Certificates that have not ended, and revoked ones as long as they are kept; the newest first, at most 1000.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn certificates(&self, of: Option<&ClusterName>) -> Result<Vec<StoredCertificate>, StoreError> {
+        let read = "select serial, cluster, fingerprint, authority, instance, proof, issued_at, not_after, revoked_at, revoked_by \
+                    from agent_certificates where ($1::text is null or cluster = $1) \
+                    and (not_after > now() or revoked_at is not null) order by issued_at desc, serial limit $2";
+        let read = sqlx::query_as::<_, Row>(read).bind(of.map(ClusterName::as_str)).bind(MOST_LISTED);
+        let rows = self.run(Query::CertificatesGet, read.fetch_all(&self.pool)).await?;
+        rows.into_iter().map(Row::read).collect()
+    }
+
+    /// Revokes one certificate of a cluster, or all of it that have not ended, and ends the join tokens of the cluster that were used:
+    /// with such a one the holder of its key would get a certificate again. Those that were revoked by this call. The same
+    /// request again gives none.
+    ///
+    /// # Errors
+    /// [`AccessError`]; nothing is stored then.
+    pub async fn certificates_revoke(
+        &self,
+        caller: &Caller,
+        of: &ClusterName,
+        serial: Option<&str>,
+    ) -> Result<Vec<StoredCertificate>, AccessError> {
+        check_caller(caller)?;
+        let serial = serial.map(|serial| text(serial, 64));
+        let content = (of, &serial, &caller.reason);
+        let request = Request::new(&caller.request_id, "RevokeAgentCertificates", &content)?;
+        let mut txn = self.begin().await?;
+        self.access_change(&mut txn).await?;
+        if self.first_answer::<Value>(&mut txn, &request).await?.is_some() {
+            return Ok(Vec::new());
+        }
+        self.access_lock(&mut txn, of, true).await?;
+        if let Some(serial) = &serial {
+            self.check_is_of(&mut txn, of, serial).await?;
+        }
+        let update = "update agent_certificates set revoked_at = clock_timestamp(), revoked_by = $3 \
+                      where cluster = $1 and ($2::text is null or serial = $2) and revoked_at is null and not_after > now() \
+                      returning serial, cluster, fingerprint, authority, instance, proof, issued_at, not_after, revoked_at, revoked_by";
+        let update = sqlx::query_as::<_, Row>(update).bind(of.as_str()).bind(&serial).bind(text(&caller.actor, 256));
+        let rows = self.run(Query::CertificateWrite, update.fetch_all(&mut *txn)).await?;
+        let revoked: Vec<StoredCertificate> = rows.into_iter().map(Row::read).collect::<Result<_, _>>()?;
+        self.join_tokens_end_used(&mut txn, of, &caller.actor).await?;
+        let serials: Vec<&str> = revoked.iter().map(|one| one.certificate.serial.as_str()).take(MOST_NAMED).collect();
+        let detail = json!({"cluster": of, "serial": serial, "count": revoked.len(), "serials": serials});
+        self.audit_access(&mut txn, caller, "certificate.revoke", detail).await?;
+        self.keep_access_answer(&mut txn, &request, &made(of.as_str())).await?;
+        self.commit(txn).await?;
+        Ok(revoked)
+    }
+
+    async fn check_is_of(&self, conn: &mut Conn, of: &ClusterName, serial: &str) -> Result<(), AccessError> {
+        let read = "select exists (select 1 from agent_certificates where serial = $1 and cluster = $2)";
+        let read = sqlx::query_scalar::<_, bool>(read).bind(serial).bind(of.as_str());
+        if self.run(Query::CertificatesGet, read.fetch_one(conn)).await? {
+            return Ok(());
+        }
+        Err(AccessError::NotFound { what: WHAT, name: format!("{serial} of cluster {of}"), list: LIST })
+    }
+
+    /// Revoked ones that have not ended, with their end.
+    pub(super) async fn certificates_revoked(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
+        let read =
+            "select serial, not_after from agent_certificates where revoked_at is not null and not_after > now()";
+        let read = sqlx::query_as::<_, (String, jiff_sqlx::Timestamp)>(read);
+        let rows = self.run(Query::AccessBook, read.fetch_all(&self.pool)).await?;
+        Ok(rows.into_iter().map(|(serial, end)| (serial, at(end))).collect())
+    }
+}
+
+fn entry<'a>(asking: &Asking<'a>, action: &'static str, detail: Value) -> Entry<'a> {
+    Entry {
+        actor: asking.actor,
+        action,
+        policy: None,
+        shift: None,
+        detail,
+        reason: "",
+        request_id: "",
+        source: asking.source,
+    }
+}
