@@ -4,7 +4,8 @@
 #
 #   HUB=switchyard.example.com:7400 ./grpcurl.sh shop/checkout green release-42
 #
-# Authentication: the client certificate in TLS_CERT and TLS_KEY, the hub's authority in TLS_CA (PEM files).
+# Authentication: a token of the hub or of an issuer that it believes, in the file TOKEN_FILE, which is read anew for every
+# call; the hub's authority in TLS_CA (PEM). The token stands in no argument, where others on the machine would see it.
 # Request id: the third argument. The same one again makes no second shift, but waits for the first.
 # Exit codes: 0 it is served; 8 it went back, or was refused before it began; 7 not known, run it again with the same
 # request id; 5 refused, see above; 2 wrong usage. A script that is stopped leaves the shift alone.
@@ -17,7 +18,9 @@ policy=$1 cluster=$2 request=$3
 timeout=${TIMEOUT:-1800}
 
 call() {
-  "${GRPCURL:-grpcurl}" -cacert "${TLS_CA:-ca.crt}" -cert "${TLS_CERT:-tls.crt}" -key "${TLS_KEY:-tls.key}" \
+  # shellcheck disable=SC2016 # grpcurl puts the variable in.
+  TOKEN=$(< "${TOKEN_FILE:-token}") "${GRPCURL:-grpcurl}" -cacert "${TLS_CA:-ca.crt}" \
+    -expand-headers -H 'authorization: Bearer ${TOKEN}' \
     -max-time "$1" -d "$3" "$HUB" "switchyard.api.v1.ShiftService/$2"
 }
 

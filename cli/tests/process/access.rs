@@ -170,7 +170,7 @@ async fn certificates_are_listed_and_revoked_one_or_all() {
     assert_eq!(ran.json()["certificates"][0]["serial"], "5c1f", "{ran:?}");
     let ran = hub.yardctl("cluster revoke blue --reason stolen").await;
     assert!(ran.code == 0 && ran.out.contains("has no certificate that could be revoked"), "{ran:?}");
-    let seen = hub.seen.access.revoke_certificates.lock().unwrap();
+    let seen = hub.seen.access.revoke_certificates.lock().unwrap().clone();
     let serials: Vec<&str> = seen.iter().map(|request| request.serial.as_str()).collect();
     assert_eq!(serials, ["", "5c1f", ""]);
     assert_eq!(hub.yardctl("cluster revoke blue").await.code, 2, "taking a cluster's access away needs a reason");
