@@ -104,3 +104,31 @@ fn words_are_those_of_a_shell() {
     assert_eq!(words("yardctl a 'b c; d' e=\"f g\" '' > h"), ["yardctl", "a", "b c; d", "e=f g", ""]);
     assert_eq!(words("yardctl a#b # c"), ["yardctl", "a#b"]);
 }
+
+#[test]
+fn the_access_file_on_the_page_about_cd_systems_gives_one_pipeline_its_own_policies_and_nothing_else() {
+    use std::collections::BTreeSet;
+
+    use switchyard_core::{
+        access::{AccessConfig, Identity, RawAccess, Role, Touch},
+        ids::{ClusterName, Namespace},
+    };
+
+    let (_, page) = documents().into_iter().find(|(file, _)| file == "cd.md").unwrap();
+    let block = page.split("```yaml\n").skip(1).find(|block| block.starts_with("issuers:")).unwrap();
+    let (text, _) = block.split_once("```").unwrap();
+    let raw: RawAccess = serde_norway::from_str(text).unwrap();
+    let access = AccessConfig::check(&raw).unwrap();
+    let grants = |user: &str| {
+        let (issuer, user) = ("github".to_owned(), user.to_owned());
+        access.grants_of(&Identity::Jwt { issuer, user, groups: BTreeSet::new() })
+    };
+    let namespace = |name: &str| Namespace::new(name).unwrap();
+    let both = BTreeSet::from(["blue", "green"].map(|name| ClusterName::new(name).unwrap()));
+    let may = |user: &str, role, name: &str| grants(user).check(role, &Touch::Weights(&namespace(name), &both)).is_ok();
+    let own = "repo:example/shop:environment:production";
+    assert!(may(own, Role::Operator, "shop"));
+    assert!(!may(own, Role::Operator, "pay") && !may(own, Role::Admin, "shop"));
+    assert!(!may("repo:example/shop:ref:refs/heads/main", Role::Viewer, "shop"), "the environment is asked for");
+    assert!(!may("repo:example/other:environment:production", Role::Viewer, "shop"));
+}
