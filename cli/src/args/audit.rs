@@ -40,7 +40,7 @@ pub struct Audit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AuditResult {
     Done,
-    /// The caller was not proved, or may not do it
+    /// No proof, no right, or a rule in the way
     Refused,
     Failed,
 }

@@ -33,7 +33,7 @@ pub fn audit(entries: &[AuditEntry], paint: Paint) -> String {
             Cell::left(entry.overrides.join(",")),
             Cell::left(&entry.shift_id),
             Cell::left(&entry.source),
-            Cell::left(&entry.reason),
+            Cell::left(reason(entry)),
         ]);
     }
     table.render(paint)
@@ -51,6 +51,18 @@ fn about(entry: &AuditEntry) -> [String; 3] {
             [format!("cluster {cluster}"), mode("fromMode"), to]
         }
         None => [entry.policy.clone(), pairs(&entry.from_weights), pairs(&entry.to_weights)],
+    }
+}
+
+/// What the caller said, or of a refusal what he was told, with how often where equal ones are one entry.
+fn reason(entry: &AuditEntry) -> String {
+    let told = entry.detail.get("message").and_then(|message| message.as_str());
+    let Some(message) = told.filter(|_| entry.reason.is_empty() && entry.result != "done") else {
+        return entry.reason.clone();
+    };
+    match entry.detail.get("count").and_then(serde_json::Value::as_u64) {
+        Some(count) if count > 1 => format!("{count} times: {message}"),
+        _ => message.to_owned(),
     }
 }
 

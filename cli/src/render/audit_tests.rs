@@ -31,18 +31,23 @@ fn the_audit_log_shows_who_moved_what_from_where_to_where_and_why() {
     created.overrides = vec!["MaxStepPercent".into()];
     let refused = AuditEntry {
         actor: "corp:ann@example.com".into(),
-        action: "ApplyPolicy".into(),
+        action: "PolicyService/ApplyPolicy".into(),
+        policy: String::new(),
         shift_id: String::new(),
-        reason: "the role admin over policies of namespace shop is needed".into(),
+        reason: String::new(),
         result: "refused".into(),
+        detail: serde_json::json!({
+            "rpc": "/switchyard.api.v1.PolicyService/ApplyPolicy", "code": "permission_denied", "count": 3,
+            "message": "the role admin over policies of namespace shop is needed",
+        }),
         ..entry("", Weights::new(), Weights::new())
     };
     let text = audit(&[step, created, refused], BARE);
     let expected = "\
-TIME                  ACTOR                 ACTION        RESULT   POLICY         FROM              TO                OVERRIDES       SHIFT                                 SOURCE    REASON
-2026-01-02T03:04:05Z  token:ci              shift-step    done     shop/checkout  blue=100,green=0  blue=75,green=25  -               019b0c3e-7c00-7000-8000-000000000001  -         release 42
-2026-01-02T03:04:05Z  token:ci              shift-create  done     shop/checkout  -                 -                 MaxStepPercent  019b0c3e-7c00-7000-8000-000000000001  10.0.3.7  release 42
-2026-01-02T03:04:05Z  corp:ann@example.com  ApplyPolicy   refused  shop/checkout  -                 -                 -               -                                     10.0.3.7  the role admin over policies of namespace shop is needed
+TIME                  ACTOR                 ACTION                     RESULT   POLICY         FROM              TO                OVERRIDES       SHIFT                                 SOURCE    REASON
+2026-01-02T03:04:05Z  token:ci              shift-step                 done     shop/checkout  blue=100,green=0  blue=75,green=25  -               019b0c3e-7c00-7000-8000-000000000001  -         release 42
+2026-01-02T03:04:05Z  token:ci              shift-create               done     shop/checkout  -                 -                 MaxStepPercent  019b0c3e-7c00-7000-8000-000000000001  10.0.3.7  release 42
+2026-01-02T03:04:05Z  corp:ann@example.com  PolicyService/ApplyPolicy  refused  -              -                 -                 -               -                                     10.0.3.7  3 times: the role admin over policies of namespace shop is needed
 ";
     assert_eq!(text, expected, "\n{text}");
     assert!(DOCS.contains(expected), "docs/yardctl.md shows another table than the program");
