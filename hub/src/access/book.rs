@@ -131,7 +131,8 @@ impl Books {
         let mut held = self.0.held.subscribe();
         self.0.wanted.notify_one();
         // One that is under way may have begun before the token was made.
-        let found = timeout(WAIT, held.wait_for(|held| held.looks > looks + 1 || (held.looks > looks && held.away))).await;
+        let found =
+            timeout(WAIT, held.wait_for(|held| held.looks > looks + 1 || (held.looks > looks && held.away))).await;
         match found {
             Ok(Ok(held)) if !held.away => Ok(Arc::clone(&held.book)),
             _ => Err(TokenError::Away),
@@ -164,7 +165,10 @@ impl Books {
             Err(error) => {
                 if !was_away {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "tokens and revocations cannot be read from the store; those that are known stay in force");
+                    tracing::warn!(
+                        error,
+                        "tokens and revocations cannot be read from the store; those that are known stay in force"
+                    );
                 }
                 self.0.held.send_modify(|held| (held.looks, held.away) = (held.looks + 1, true));
             }

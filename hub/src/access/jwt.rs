@@ -128,9 +128,12 @@ pub fn key_set(text: &[u8]) -> Result<Vec<Key>, &'static str> {
     if set.keys.len() > MOST_KEYS {
         return Err("it has more than 100 keys");
     }
-    let keys: Vec<Key> =
-        set.keys.into_iter().filter_map(|key| Key::of(&serde_json::from_value(key).ok()?)).collect();
-    if keys.is_empty() { Err("it has no key that a signature of RS, PS, ES or EdDSA is verified with") } else { Ok(keys) }
+    let keys: Vec<Key> = set.keys.into_iter().filter_map(|key| Key::of(&serde_json::from_value(key).ok()?)).collect();
+    if keys.is_empty() {
+        Err("it has no key that a signature of RS, PS, ES or EdDSA is verified with")
+    } else {
+        Ok(keys)
+    }
 }
 
 /// A token that was taken apart and not believed yet.

@@ -242,7 +242,9 @@ fn a_key_set_is_bounded_and_keys_of_no_use_are_passed_over() {
     let symmetric = json!({"kty": "oct", "k": "c2VjcmV0", "alg": "HS256", "kid": "k0"});
     let set = |keys: Value| key_set(json!({"keys": keys}).to_string().as_bytes());
     assert_eq!(set(json!([encrypts, symmetric, {"kty": "new"}, 7, issuer.jwk()])).unwrap().len(), 1);
-    for nothing in [json!([]), json!([encrypts]), json!([symmetric]), json!({}), json!(vec![issuer.jwk(); MOST_KEYS + 1])] {
+    for nothing in
+        [json!([]), json!([encrypts]), json!([symmetric]), json!({}), json!(vec![issuer.jwk(); MOST_KEYS + 1])]
+    {
         assert!(set(nothing.clone()).is_err(), "{nothing}");
     }
     assert!(key_set(b"not json").is_err());
@@ -259,7 +261,9 @@ fn users_and_groups_come_from_the_claims_that_are_named() {
     assert_eq!(all.groups("groups").unwrap(), ["a".to_owned(), "b".to_owned()].into());
     assert_eq!(all.groups("role").unwrap(), ["one".to_owned()].into());
     assert_eq!(all.groups("none").unwrap(), BTreeSet::new());
-    for (claim, value) in [("name", json!("")), ("name", json!(7)), ("name", json!("x".repeat(300))), ("other", json!("x"))] {
+    for (claim, value) in
+        [("name", json!("")), ("name", json!(7)), ("name", json!("x".repeat(300))), ("other", json!("x"))]
+    {
         assert!(verified(json!({claim: value})).user("name").is_err(), "{claim}");
     }
     let unverified = verified(json!({"email": "root@example.com", "email_verified": false}));

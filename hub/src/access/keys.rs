@@ -168,7 +168,10 @@ impl KeySource {
 
     fn take(&self, read: Result<(Bytes, Vec<Key>), ReadError>, text: &mut Bytes) {
         let issuer = &*self.issuer;
-        self.metrics.access_key_fetches.get_or_create(&Fetch { outcome: if read.is_ok() { "done" } else { "failed" } }).inc();
+        self.metrics
+            .access_key_fetches
+            .get_or_create(&Fetch { outcome: if read.is_ok() { "done" } else { "failed" } })
+            .inc();
         let was_away = self.state.borrow().away;
         match read {
             Ok((new, keys)) => {
@@ -182,7 +185,11 @@ impl KeySource {
             Err(error) => {
                 if !was_away {
                     let error = chain(&error);
-                    tracing::warn!(issuer, error, "the keys of an issuer of tokens cannot be read; those from before stay good for a day");
+                    tracing::warn!(
+                        issuer,
+                        error,
+                        "the keys of an issuer of tokens cannot be read; those from before stay good for a day"
+                    );
                 }
                 self.state.send_modify(|state| {
                     state.attempts += 1;
@@ -208,7 +215,8 @@ impl KeySource {
 
     async fn get(&self, url: &str, ca_file: Option<&str>) -> Result<Bytes, ReadError> {
         // Plain text is for issuers on this machine, as the access file has it; what such a one names may be on it, too.
-        let plain = self.issuer.starts_with("http://") || matches!(&self.place, Keys::Url { url, .. } if url.starts_with("http://"));
+        let plain = self.issuer.starts_with("http://")
+            || matches!(&self.place, Keys::Url { url, .. } if url.starts_with("http://"));
         // Made anew for each: the authorities in the file may have changed, and ten minutes are a long time.
         let ca = ca_file.map(Path::new);
         let fetcher = Fetcher::new(ca, plain).map_err(|error| ReadError::Client(url.to_owned(), error))?;

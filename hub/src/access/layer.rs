@@ -19,7 +19,7 @@ use tonic::{
 };
 
 use super::{
-    Access, Guard,
+    Access, Gatekeeper,
     authenticate::{Proof, Unproved},
     escaped,
     rates::TooMany,
@@ -56,17 +56,25 @@ impl Stop {
     }
 }
 
-impl Guard {
+impl Gatekeeper {
     /// These services behind the gate. There is no other way to them.
     pub fn around(&self, routes: Routes) -> Routes {
         Routes::from(routes.into_axum_router().layer(from_fn_with_state(self.clone(), pass))).prepare()
     }
 
-    async fn gate(&self, need: Option<&'static Need>, peer: Option<&PeerInfo>, headers: &HeaderMap) -> Result<Proof, Stop> {
+    async fn gate(
+        &self,
+        need: Option<&'static Need>,
+        peer: Option<&PeerInfo>,
+        headers: &HeaderMap,
+    ) -> Result<Proof, Stop> {
         let nobody = &Identity::Anonymous;
         let Some(peer) = peer else {
-            tracing::error!("a call came in through a door that does not say who is there; it is refused, this is a defect");
-            let status = Status::internal("the hub does not know where this call comes from; please report this defect");
+            tracing::error!(
+                "a call came in through a door that does not say who is there; it is refused, this is a defect"
+            );
+            let status =
+                Status::internal("the hub does not know where this call comes from; please report this defect");
             return Err(Stop::new(nobody, "denied", status));
         };
         let source = Some(peer.address.ip());
@@ -92,9 +100,8 @@ impl Guard {
             let counted = self.inner.rates.caller(&proof.identity, need.kind == Kind::Change);
             counted.map_err(|wait| self.too_many(&proof.identity, wait))?;
         }
-        allowed(need, &proof).map_err(|message| {
-            Stop::new(&proof.identity, "denied", Status::permission_denied(message))
-        })?;
+        allowed(need, &proof)
+            .map_err(|message| Stop::new(&proof.identity, "denied", Status::permission_denied(message)))?;
         Ok(proof)
     }
 
@@ -105,7 +112,8 @@ impl Guard {
         }
         let (outcome, status) = match &why {
             Unproved::Away(_) => {
-                let status = Status::unavailable("the hub cannot find out now whose token this is; try again in a moment");
+                let status =
+                    Status::unavailable("the hub cannot find out now whose token this is; try again in a moment");
                 ("unavailable", with_wait(status, RETRY_SOON.as_secs()))
             }
             Unproved::Nothing => {
@@ -138,8 +146,12 @@ impl Guard {
     fn no_room(&self, identity: &Identity, room: NoRoom) -> Stop {
         self.inner.metrics.access_rate_limited.get_or_create(&Bucket { bucket: "streams" }).inc();
         let message = match room {
-            NoRoom::OfCaller(most) => format!("this caller has {most} streams open, the most that one may have; close some"),
-            NoRoom::InAll(most) => format!("this hub has {most} streams open, the most that it takes; try another replica or later"),
+            NoRoom::OfCaller(most) => {
+                format!("this caller has {most} streams open, the most that one may have; close some")
+            }
+            NoRoom::InAll(most) => {
+                format!("this hub has {most} streams open, the most that it takes; try another replica or later")
+            }
         };
         let status = with_wait(Status::resource_exhausted(message), RETRY_SOON.as_secs());
         Stop { identity: identity.clone(), status, outcome: "no_room", cause: None }
@@ -178,7 +190,7 @@ impl Guard {
 }
 
 /// One call.
-async fn pass(State(guard): State<Guard>, mut request: Request, next: Next) -> Response<Body> {
+async fn pass(State(guard): State<Gatekeeper>, mut request: Request, next: Next) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let need = need(&path);
     let rpc = need.map_or(UNKNOWN_CALL, |need| need.rpc);
@@ -222,7 +234,7 @@ async fn pass(State(guard): State<Guard>, mut request: Request, next: Next) -> R
 }
 
 async fn stream(
-    guard: Guard,
+    guard: Gatekeeper,
     need: &'static Need,
     place: Place,
     (identity, source): (Identity, Option<IpAddr>),

@@ -24,7 +24,7 @@ use switchyard_core::{
     access::{AccessConfig, Grants, Identity},
     ids::ClusterName,
 };
-use tokio::{time::interval, sync::watch};
+use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -88,9 +88,12 @@ pub enum StartError {
 
 /// The gate, with all that it knows. Clones are one.
 #[derive(Clone)]
-pub struct Guard {
+pub struct Gatekeeper {
     inner: Arc<Inner>,
 }
+
+/// The same under its short name.
+pub type Guard = Gatekeeper;
 
 struct Inner {
     settings: AccessSettings,
@@ -104,12 +107,16 @@ struct Inner {
     store: Store,
 }
 
-impl Guard {
+impl Gatekeeper {
     /// Reads the access file and the store; the issuers that the file names are asked for their keys from now on.
     ///
     /// # Errors
     /// [`StartError`] when the file has a fault, or the store does not answer.
-    pub async fn start(settings: AccessSettings, store: Store, metrics: Metrics) -> Result<(Self, AccessTask), StartError> {
+    pub async fn start(
+        settings: AccessSettings,
+        store: Store,
+        metrics: Metrics,
+    ) -> Result<(Self, AccessTask), StartError> {
         let mut file = settings.access_file.as_ref().map(AccessFile::new);
         let config = match &mut file {
             // The first look always gives something.
@@ -117,7 +124,9 @@ impl Guard {
             None => Arc::default(),
         };
         if file.is_none() && !settings.development {
-            tracing::warn!("there is no --access-file: nobody has a right but by a service token that this hub made before");
+            tracing::warn!(
+                "there is no --access-file: nobody has a right but by a service token that this hub made before"
+            );
         }
         metrics.access_file_ok.set(1);
         let rates = if settings.development { settings.rates.development() } else { settings.rates };
@@ -166,6 +175,11 @@ impl Guard {
         self.inner.rates.len()
     }
 
+    /// Different refusals that wait to be written to the audit log.
+    pub fn refusals_waiting(&self) -> usize {
+        self.inner.refusals.len()
+    }
+
     fn judge<'a>(&'a self, config: &'a AccessConfig) -> Judge<'a> {
         Judge {
             development: self.inner.settings.development,
@@ -197,7 +211,10 @@ impl Guard {
             self.inner.metrics.access_streams_ended.get_or_create(&EndReason { reason: why.label() }).inc();
         }
         if !ended.is_empty() {
-            tracing::info!(streams = ended.len(), "streams were ended since what they were opened with does not hold any more");
+            tracing::info!(
+                streams = ended.len(),
+                "streams were ended since what they were opened with does not hold any more"
+            );
         }
         self.inner.metrics.access_streams.set(i64::try_from(self.inner.streams.len()).unwrap_or(i64::MAX));
     }
@@ -205,7 +222,7 @@ impl Guard {
 
 /// What the gate does in the background.
 pub struct AccessTask {
-    guard: Guard,
+    guard: Gatekeeper,
     file: Option<AccessFile>,
 }
 
@@ -224,7 +241,7 @@ impl AccessTask {
     }
 }
 
-async fn watch_file(guard: &Guard, file: Option<AccessFile>, shutdown: &CancellationToken) {
+async fn watch_file(guard: &Gatekeeper, file: Option<AccessFile>, shutdown: &CancellationToken) {
     let Some(mut file) = file else { return };
     let mut ticks = interval(LOOK_EVERY);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -240,7 +257,10 @@ async fn watch_file(guard: &Guard, file: Option<AccessFile>, shutdown: &Cancella
             Some(Err(error)) => {
                 guard.inner.metrics.access_file_ok.set(0);
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "the access file has changed and is refused; the one from before stays in force");
+                tracing::error!(
+                    error,
+                    "the access file has changed and is refused; the one from before stays in force"
+                );
             }
         }
     }
@@ -257,7 +277,8 @@ async fn tidy(rates: &Rates, shutdown: &CancellationToken) {
 fn escaped(text: &str) -> String {
     let mut written = String::new();
     for c in text.chars() {
-        let unseen = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        let unseen =
+            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
         if written.len() >= MOST_ESCAPED {
             written.push_str("...");
             break;

@@ -368,8 +368,10 @@ mod tests {
         let agent = |serial: u32| Identity::Agent { cluster: "blue".parse().unwrap(), serial: serial.to_string() };
         let calls = (0..1000).take_while(|serial| rates.caller(&agent(*serial), true).is_ok()).count();
         assert_eq!(calls, 40);
-        let user = |group: u32| {
-            Identity::Jwt { issuer: "corp".into(), user: "ann".into(), groups: [group.to_string()].into() }
+        let user = |group: u32| Identity::Jwt {
+            issuer: "corp".into(),
+            user: "ann".into(),
+            groups: [group.to_string()].into(),
         };
         let calls = (0..1000).take_while(|group| rates.caller(&user(*group), true).is_ok()).count();
         assert_eq!(calls, 40);

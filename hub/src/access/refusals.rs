@@ -120,7 +120,10 @@ impl Refusals {
             Err(error) => {
                 if !was_away {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "refused calls cannot be written to the audit log; they are kept and counted until they can");
+                    tracing::warn!(
+                        error,
+                        "refused calls cannot be written to the audit log; they are kept and counted until they can"
+                    );
                 }
                 true
             }
@@ -249,7 +252,8 @@ mod tests {
         note(&refusals, "other", Code::PermissionDenied, 7);
         let entries = refusals.heap().entries();
         let shown: Vec<_> = entries.iter().map(|entry| (&*entry.actor, &*entry.code, entry.count)).collect();
-        let expected = [("token:ci", "aborted", 1), ("token:ci", "permission_denied", 5), ("token:other", "permission_denied", 1)];
+        let expected =
+            [("token:ci", "aborted", 1), ("token:ci", "permission_denied", 5), ("token:other", "permission_denied", 1)];
         assert_eq!(shown, expected);
         assert_eq!((entries[1].first_at.as_second(), entries[1].last_at.as_second()), (1, 5));
         assert_eq!((entries[0].result, entries[1].result), (AuditResult::Failed, AuditResult::Refused));

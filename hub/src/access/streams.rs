@@ -54,7 +54,9 @@ impl Ended {
             Ended::CertificateRevoked => {
                 Status::unauthenticated("the certificate was revoked; get a new one with a new join token")
             }
-            Ended::CertificateOver => Status::unauthenticated("the certificate has ended; connect again with the next one"),
+            Ended::CertificateOver => {
+                Status::unauthenticated("the certificate has ended; connect again with the next one")
+            }
             Ended::TokenRevoked => Status::unauthenticated("the token was revoked; get a new one"),
             Ended::TokenOver => Status::unauthenticated("the token has ended; call again with a new one"),
             Ended::Rights => Status::unavailable("what this caller may do has changed; call again"),
@@ -191,7 +193,11 @@ impl Place {
     }
 
     fn status(&self) -> Status {
-        self.0.stream.ended.get().map_or_else(|| Status::unavailable("the stream was ended; call again"), |why| why.status())
+        self.0
+            .stream
+            .ended
+            .get()
+            .map_or_else(|| Status::unavailable("the stream was ended; call again"), |why| why.status())
     }
 
     fn wait(&self) -> Pin<Box<WaitForCancellationFutureOwned>> {
@@ -227,7 +233,8 @@ impl hyper::body::Body for Requests {
         let Some(mut body) = self.body.take() else { return Poll::Ready(None) };
         // First: what arrives after the end must not be read, however fast it comes.
         if self.end.as_mut().poll(context).is_ready() {
-            let why = self.stream.ended.get().map_or_else(|| Status::unavailable("the stream was ended"), |why| why.status());
+            let why =
+                self.stream.ended.get().map_or_else(|| Status::unavailable("the stream was ended"), |why| why.status());
             return Poll::Ready(Some(Err(axum::Error::new(why))));
         }
         let polled = Pin::new(&mut body).poll_frame(context);
@@ -300,7 +307,11 @@ fn trailers(status: &Status) -> HeaderMap {
 /// Whether a proof still holds at this time, as far as its own end says.
 pub(super) fn over(proof: &Proof, now: Timestamp) -> Option<Ended> {
     let ends_at = proof.streams_end_at?;
-    (now >= ends_at).then_some(if proof.identity.method() == "certificate" { Ended::CertificateOver } else { Ended::TokenOver })
+    (now >= ends_at).then_some(if proof.identity.method() == "certificate" {
+        Ended::CertificateOver
+    } else {
+        Ended::TokenOver
+    })
 }
 
 #[cfg(test)]
