@@ -1,6 +1,7 @@
 //! The composition root: makes the parts from the arguments, starts them, and stops them in order.
 
 mod gates;
+mod identity;
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -11,7 +12,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 use self::gates::GateParts;
@@ -40,13 +41,7 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// When an argument cannot be used, the cluster's configuration is missing, or the HTTP address is taken.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     start_log(&args)?;
-    let target = args.target()?;
-    if args.dev {
-        warn!(
-            hub = args.hub,
-            "DEVELOPMENT MODE: the hub is not asked to prove who it is, nor is this agent; never use --dev in production"
-        );
-    }
+    let start = identity::start(&args)?;
     let identity = Identity {
         cluster: args.cluster.clone(),
         region: args.region.clone(),
@@ -54,7 +49,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         instance_id: uuid::Uuid::new_v4().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let dialer = Dialer::new(&target)?;
+    let metrics = Metrics::new();
+    let complaints = Complaints::default();
+    let dialer = Dialer::new(&start.target)?.reporting(complaints.clone(), metrics.clone());
     let link = Link::new(dialer.clone());
     let gate_settings = args.gates.settings()?;
     let client = watch::connect(args.kubeconfig.as_deref()).await?;
@@ -64,13 +61,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let http_address = listener.local_addr().context("the HTTP listener has no address")?;
     info!(cluster = identity.cluster, instance_id = identity.instance_id, hub = args.hub, %http_address, "The agent starts");
 
-    let metrics = Metrics::new();
     let (mut watchers, updates) = watch::Watchers::new(client.clone(), metrics.clone());
     let standing = Driver::first_standing();
-    let complaints = Complaints::default();
     let epoch = HighestEpoch::default();
     let stopping = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    if let Some((settings, source)) = start.kept {
+        let parts = identity::Parts {
+            identity: &identity,
+            client: &client,
+            dialer: &dialer,
+            metrics: &metrics,
+            complaints: &complaints,
+        };
+        let keeper = identity::driver(settings, source, &parts)?;
+        let token = stopping.clone();
+        tasks.spawn(async move {
+            keeper.run(token).await;
+            Ok(())
+        });
+    }
     let policies = policies::driver::Driver {
         identity: identity.clone(),
         link: Link::new(dialer.clone()),

@@ -1,13 +1,14 @@
 //! The command line and its environment, and the one place where the values are judged together.
 
 pub mod gates;
+pub mod identity;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::{IpAddr, SocketAddr};
 
 use clap::{Parser, ValueEnum};
 use thiserror::Error;
 
-use crate::link::transport::{Target, Tls};
+use self::identity::{IdentityArgs, IdentityArgsError, IdentitySettings};
 
 /// Watches one member cluster and streams its endpoints to the hub.
 #[derive(Debug, Clone, Parser)]
@@ -33,19 +34,7 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_AGENT_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<String>,
 
-    /// PEM file with the certificate authority that signed the hub's certificate.
-    #[arg(long, env = "SWITCHYARD_AGENT_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
-
-    /// PEM file with this agent's certificate.
-    #[arg(long, env = "SWITCHYARD_AGENT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-
-    /// PEM file with the key of this agent's certificate.
-    #[arg(long, env = "SWITCHYARD_AGENT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
-
-    /// Allows a hub without TLS or without a client certificate. Not for production.
+    /// Allows a hub without TLS on this machine, and a hub that asks for no certificate. Not for production.
     #[arg(long, env = "SWITCHYARD_AGENT_DEV")]
     pub dev: bool,
 
@@ -60,6 +49,10 @@ pub struct Args {
     /// What is logged: a level, or directives such as info,switchyard_agent=debug.
     #[arg(long, env = "SWITCHYARD_AGENT_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
+
+    /// How this agent and the hub know each other.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 
     /// Readiness gates and their webhook.
     #[command(flatten)]
@@ -95,41 +88,33 @@ pub enum ArgsError {
     #[error("--hub {0:?} is not an http:// or https:// URL; give one such as https://hub.example.com:7400")]
     Scheme(String),
     /// http:// without --dev.
-    #[error("--hub {0:?} is plain text; use https://, or --dev on a machine where nothing can listen in")]
+    #[error("--hub {0:?} is plain text; use https://, or --dev with a hub on this machine")]
     PlainText(String),
-    /// https:// without an authority.
-    #[error("--tls-ca is missing; name the PEM file of the authority that signed the hub's certificate")]
-    NoAuthority,
-    /// https:// without a client certificate.
-    #[error("--tls-cert and --tls-key are missing; the hub knows an agent by its certificate (--dev goes without)")]
-    NoCertificate,
-    /// A file that cannot be read.
-    #[error("--{flag} {} cannot be read; name a PEM file that this process may read", path.display())]
-    File {
-        /// Which flag.
-        flag: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// http:// to another machine.
+    #[error(
+        "--hub {0:?} is plain text to another machine, where somebody can listen in; use https:// (--dev allows http:// to 127.0.0.1, [::1] and localhost only)"
+    )]
+    PlainTextElsewhere(String),
+    /// What the two know each other by.
+    #[error(transparent)]
+    Identity(#[from] IdentityArgsError),
 }
 
 impl Args {
-    /// Checks the identity and gives the hub's address with its certificates.
+    /// Checks who and where the agent is, and gives how it and the hub know each other; None for plain text. `variable` looks
+    /// environment variables up.
     ///
     /// # Errors
     /// Names the flag, the value and the remedy.
-    pub fn target(&self) -> Result<Target, ArgsError> {
+    pub fn settings(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Option<IdentitySettings>, ArgsError> {
         self.check_identity()?;
-        let tls = match self.hub.split_once("://") {
-            Some(("https", _)) => Some(self.tls()?),
-            Some(("http", _)) if self.dev => None,
-            Some(("http", _)) => return Err(ArgsError::PlainText(self.hub.clone())),
-            _ => return Err(ArgsError::Scheme(self.hub.clone())),
-        };
-        Ok(Target { url: self.hub.clone(), tls })
+        match self.hub.split_once("://") {
+            Some(("https", _)) => Ok(Some(self.identity.settings(self.dev, variable)?)),
+            Some(("http", _)) if !self.dev => Err(ArgsError::PlainText(self.hub.clone())),
+            Some(("http", rest)) if is_here(rest) => Ok(None),
+            Some(("http", _)) => Err(ArgsError::PlainTextElsewhere(self.hub.clone())),
+            _ => Err(ArgsError::Scheme(self.hub.clone())),
+        }
     }
 
     fn check_identity(&self) -> Result<(), ArgsError> {
@@ -148,20 +133,18 @@ impl Args {
             None => Ok(()),
         }
     }
-
-    fn tls(&self) -> Result<Tls, ArgsError> {
-        let ca = self.tls_ca.as_ref().ok_or(ArgsError::NoAuthority)?;
-        let identity = match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => Some((read("tls-cert", certificate)?, read("tls-key", key)?)),
-            _ if self.dev => None,
-            _ => return Err(ArgsError::NoCertificate),
-        };
-        Ok(Tls { ca: read("tls-ca", ca)?, identity })
-    }
 }
 
-fn read(flag: &'static str, path: &PathBuf) -> Result<Vec<u8>, ArgsError> {
-    std::fs::read(path).map_err(|source| ArgsError::File { flag, path: path.clone(), source })
+/// True when the authority of a URL, which follows `://`, is this machine. Names are not looked up: they may change.
+fn is_here(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // What stands before an @ is no host.
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match authority.strip_prefix('[') {
+        Some(inner) => inner.split(']').next().unwrap_or_default(),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn is_dns_label(text: &str) -> bool {
@@ -182,48 +165,36 @@ mod tests {
     }
 
     fn refusal(more: &[&str]) -> String {
-        parse(more).target().expect_err("a refusal").to_string()
+        parse(more).settings(|_| None).expect_err("a refusal").to_string()
     }
 
     #[test]
-    fn plain_text_is_refused_unless_it_is_asked_for() {
+    fn plain_text_is_refused_unless_it_is_asked_for_and_stays_on_this_machine() {
         assert!(refusal(&["--cluster=blue", "--hub=http://127.0.0.1:7400"]).contains("is plain text; use https://"));
-        let target = parse(&["--cluster=blue", "--hub=http://127.0.0.1:7400", "--dev"]).target().expect("a target");
-        assert!(target.tls.is_none());
-    }
-
-    #[test]
-    fn tls_needs_an_authority_and_a_certificate() {
-        assert!(refusal(&["--cluster=blue", "--hub=https://hub:7400"]).starts_with("--tls-ca is missing"));
-        let file = std::env::current_exe().expect("this test's own file");
-        let ca = format!("--tls-ca={}", file.display());
-        assert!(
-            refusal(&["--cluster=blue", "--hub=https://hub:7400", &ca])
-                .starts_with("--tls-cert and --tls-key are missing")
-        );
-        let dev = parse(&["--cluster=blue", "--hub=https://hub:7400", &ca, "--dev"]).target().expect("a target");
-        assert!(dev.tls.is_some_and(|tls| tls.identity.is_none()));
-        let missing = refusal(&["--cluster=blue", "--hub=https://hub:7400", "--dev", "--tls-ca=/no/such/file"]);
-        assert_eq!(missing, "--tls-ca /no/such/file cannot be read; name a PEM file that this process may read");
-    }
-
-    #[test]
-    fn a_certificate_without_its_key_is_refused() {
-        let all =
-            ["switchyard-agent", "--cluster=blue", "--region=r", "--vpc-id=v", "--hub=https://h", "--tls-cert=c.pem"];
-        assert!(Args::try_parse_from(all).is_err());
+        for here in ["127.0.0.1:7400", "127.9.9.9", "[::1]:7400/", "localhost:7400", "LOCALHOST"] {
+            let args = parse(&["--cluster=blue", &format!("--hub=http://{here}"), "--dev"]);
+            assert_eq!(args.settings(|_| None).expect("settings"), None, "{here}");
+        }
+        for elsewhere in
+            ["hub:7400", "10.0.0.1:7400", "[2001:db8::1]:7400", "127.0.0.1@hub:7400", "localhost.evil", "0.0.0.0", ""]
+        {
+            let message = refusal(&["--cluster=blue", &format!("--hub=http://{elsewhere}"), "--dev"]);
+            assert!(message.contains("is plain text to another machine"), "{elsewhere}: {message}");
+        }
     }
 
     #[test]
     fn names_that_cannot_be_right_are_refused_with_the_remedy() {
         for cluster in ["", "Blue", "-blue", "blue.example", &"b".repeat(64)] {
-            let message = refusal(&[&format!("--cluster={cluster}"), "--hub=http://h", "--dev"]);
+            let message = refusal(&[&format!("--cluster={cluster}"), "--hub=http://localhost", "--dev"]);
             assert!(message.contains("is not a DNS label"), "{message}");
         }
         let message = refusal(&["--cluster=blue", "--hub=ftp://h", "--dev"]);
         assert!(message.contains("is not an http:// or https:// URL"), "{message}");
-        let mut args = parse(&["--cluster=blue", "--hub=http://h", "--dev"]);
+        let mut args = parse(&["--cluster=blue", "--hub=http://localhost", "--dev"]);
         args.vpc_id = String::new();
-        assert!(args.target().expect_err("a refusal").to_string().starts_with("--vpc-id \"\" is not a VPC id"));
+        assert!(
+            args.settings(|_| None).expect_err("a refusal").to_string().starts_with("--vpc-id \"\" is not a VPC id")
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What the agent cannot do at the moment, for the probe's text: a missing permission that stops no endpoint and so must not make
-//! the agent unready. One sentence each, under a fixed name.
+//! What the agent cannot do at the moment, for the probe's text. One sentence each, under a fixed name. Most, such as a missing
+//! permission that stops no endpoint, must not make the agent unready; those that block do.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,32 @@ const MAX_MESSAGE: usize = 1024;
 
 /// What is complained of now; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Complaints(Arc<Mutex<BTreeMap<&'static str, String>>>);
+pub struct Complaints(Arc<Mutex<BTreeMap<&'static str, Complaint>>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Complaint {
+    message: String,
+    blocks: bool,
+}
 
 impl Complaints {
     /// Complains under a name. True when that is news, and worth a line in the log.
     pub fn raise(&self, name: &'static str, message: &str) -> bool {
-        let message = truncated(message, MAX_MESSAGE);
+        self.put(name, message, false)
+    }
+
+    /// As [`Complaints::raise`], and makes the agent unready until it is taken back.
+    pub fn block(&self, name: &'static str, message: &str) -> bool {
+        self.put(name, message, true)
+    }
+
+    fn put(&self, name: &'static str, message: &str, blocks: bool) -> bool {
+        let complaint = Complaint { message: truncated(message, MAX_MESSAGE), blocks };
         let mut held = self.lock();
-        if held.get(name) == Some(&message) {
+        if held.get(name) == Some(&complaint) {
             return false;
         }
-        held.insert(name, message);
+        held.insert(name, complaint);
         true
     }
 
@@ -35,11 +50,23 @@ impl Complaints {
     /// One line each: the name and the sentence.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lock().iter().map(|(name, message)| format!("{name}: {message}")).collect()
+        self.lock().iter().map(|(name, complaint)| format!("{name}: {}", complaint.message)).collect()
+    }
+
+    /// True while this is complained of.
+    #[must_use]
+    pub fn is_raised(&self, name: &'static str) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// True while something makes the agent unready.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        self.lock().values().any(|complaint| complaint.blocks)
     }
 
     /// Held for a look only, never across an await.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Complaint>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,5 +84,15 @@ mod tests {
         assert_eq!(complaints.lines(), ["status: no leave to get"]);
         assert!(complaints.clear("status") && !complaints.clear("status"));
         assert_eq!(complaints.lines(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_what_blocks_makes_the_agent_unready_and_only_until_it_is_taken_back() {
+        let complaints = Complaints::default();
+        complaints.raise("status", "no leave to patch");
+        assert!(!complaints.is_blocking());
+        assert!(complaints.block("identity", "no certificate") && complaints.is_blocking());
+        assert!(complaints.raise("identity", "no certificate"), "it is news that it blocks no more");
+        assert!(!complaints.is_blocking() && complaints.is_raised("identity"));
     }
 }

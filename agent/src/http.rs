@@ -19,7 +19,7 @@ pub struct Shown {
     pub metrics: Metrics,
     /// At /readyz.
     pub standing: watch::Receiver<Standing>,
-    /// Below it; they do not make the agent unready.
+    /// Below it; most do not make the agent unready.
     pub complaints: Complaints,
 }
 
@@ -48,16 +48,19 @@ async fn healthz(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 }
 
 /// Ready without a hub, too: a restart would not bring the hub back. Not ready while Services are to be watched that were never
-/// listed, so that a rollout with missing permissions stops here.
+/// listed, so that a rollout with missing permissions stops here; nor without a certificate, or while another agent speaks for the
+/// cluster.
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     let standing = *shown.standing.borrow();
-    let (status, mut text) = if standing.is_ready() {
-        (StatusCode::OK, format!("ok, {}\n", standing.stage))
-    } else {
+    let (status, mut text) = if !standing.is_ready() {
         (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{}, and not every watched namespace was listed yet\n", standing.stage),
         )
+    } else if shown.complaints.is_blocking() {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}, and the hub does not hear this agent\n", standing.stage))
+    } else {
+        (StatusCode::OK, format!("ok, {}\n", standing.stage))
     };
     for line in shown.complaints.lines() {
         text.push_str(&line);
@@ -119,6 +122,16 @@ mod tests {
         shown.complaints.raise("policy status", "no leave to patch");
         let answer = ask(&router(shown), "/readyz").await;
         assert_eq!(answer, (StatusCode::OK, "ok, live\npolicy status: no leave to patch\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_blocks_makes_the_agent_unready_with_its_reason() {
+        let (_sender, receiver) = watch::channel(Standing { stage: "offline", has_watch_set: false, synced: true });
+        let shown = shown(Metrics::new(), receiver);
+        shown.complaints.block("identity", "no join token is given");
+        let (status, text) = ask(&router(shown), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(text, "offline, and the hub does not hear this agent\nidentity: no join token is given\n");
     }
 
     #[tokio::test]

@@ -4,7 +4,8 @@
 //!
 //! `index` decides what is so (pure), `watch` is the only user of the Kubernetes client, `link` speaks with the hub, `policies`
 //! brings policies to the hub and their status back, `gates` decides when pods are ready, `webhook` adds gates to new pods,
-//! `app` puts them together.
+//! `identity` gets and renews
+//! the certificate that the hub knows this agent by, `app` puts them together.
 
 pub mod app;
 pub mod args;
@@ -12,6 +13,7 @@ pub mod backoff;
 pub mod complaints;
 pub mod gates;
 pub mod http;
+pub mod identity;
 pub mod index;
 pub mod link;
 pub mod metrics;

@@ -28,6 +28,9 @@ pub struct Metrics {
     gates_opened: Family<ReasonLabel, Counter>,
     gate_writes: Family<OutcomeLabel, Counter>,
     webhook_reviews: Family<OutcomeLabel, Counter>,
+    identity_not_after: Gauge,
+    identity_issued: Family<OutcomeLabel, Counter>,
+    another_agent: Family<StreamLabel, Counter>,
     policies: Streamed,
     shifts: Streamed,
 }
@@ -110,6 +113,11 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    stream: Label,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: Label,
 }
@@ -153,6 +161,9 @@ impl Metrics {
             gates_opened: Family::default(),
             gate_writes: Family::default(),
             webhook_reviews: Family::default(),
+            identity_not_after: Gauge::default(),
+            identity_issued: Family::default(),
+            another_agent: Family::default(),
         };
         registry.register("services", "Service ports that the hub asked to watch", metrics.services.clone());
         registry.register("endpoints", "Endpoints behind the watched Service ports", metrics.endpoints.clone());
@@ -168,6 +179,7 @@ impl Metrics {
         );
         registry.register("watch_errors", "Failed attempts to list or watch", metrics.watch_errors.clone());
         metrics.register_gates(&mut registry);
+        metrics.register_identity(&mut registry);
         metrics.policies.register_policies(&mut registry);
         metrics.shifts.register_shifts(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
@@ -181,6 +193,30 @@ impl Metrics {
         registry.register("gate_writes", "Conditions of readiness gates written, by outcome", self.gate_writes.clone());
         let help = "Pods that the webhook was asked about, by outcome";
         registry.register("webhook_reviews", help, self.webhook_reviews.clone());
+    }
+
+    fn register_identity(&self, registry: &mut Registry) {
+        let help = "When the certificate of this agent ends, in seconds since 1970; 0 without one";
+        registry.register("certificate_not_after_timestamp_seconds", help, self.identity_not_after.clone());
+        let help = "Certificates that the hub was asked for, by outcome";
+        registry.register("certificate_requests", help, self.identity_issued.clone());
+        let help = "Times that the hub refused a stream because another agent speaks for the cluster";
+        registry.register("another_agent", help, self.another_agent.clone());
+    }
+
+    /// The certificate that new connections are made with ends then.
+    pub fn identity_not_after(&self, at: jiff::Timestamp) {
+        self.identity_not_after.set(at.as_second());
+    }
+
+    /// The hub was asked for a certificate; `outcome` is a fixed word.
+    pub fn identity_issued(&self, outcome: &'static str) {
+        self.identity_issued.get_or_create(&OutcomeLabel { outcome: Label(outcome) }).inc();
+    }
+
+    /// The hub refused this stream because another agent speaks for the cluster.
+    pub fn another_agent(&self, stream: &'static str) {
+        self.another_agent.get_or_create(&StreamLabel { stream: Label(stream) }).inc();
     }
 
     /// How many readiness gates wait, and whether the hub tells of target health.
@@ -347,8 +383,14 @@ mod tests {
         metrics.of_policies().stream("not_source", 5);
         metrics.of_policies().status_write("written");
         metrics.of_policies().event("dropped");
+        metrics.identity_not_after(jiff::Timestamp::from_second(1_795_000_000).expect("a moment"));
+        metrics.identity_issued("renewed");
+        metrics.another_agent("endpoints");
         let page = metrics.encode();
         for line in [
+            "switchyard_agent_certificate_not_after_timestamp_seconds 1795000000",
+            "switchyard_agent_certificate_requests_total{outcome=\"renewed\"} 1",
+            "switchyard_agent_another_agent_total{stream=\"endpoints\"} 1",
             "switchyard_agent_watch_errors_total{kind=\"ClusterTrafficPolicy\",reason=\"not_found\"} 1",
             "switchyard_agent_policies 5",
             "switchyard_agent_policy_stage{stage=\"not_source\"} 1",

@@ -169,7 +169,7 @@ impl GateArgs {
     }
 }
 
-fn object(flag: &'static str, value: &str) -> Result<ObjectName, GateArgsError> {
+pub(super) fn object(flag: &'static str, value: &str) -> Result<ObjectName, GateArgsError> {
     let (namespace, name) =
         value.split_once('/').ok_or_else(|| GateArgsError::Name { flag, value: value.to_owned() })?;
     check_name(flag, namespace)?;
@@ -178,7 +178,7 @@ fn object(flag: &'static str, value: &str) -> Result<ObjectName, GateArgsError> 
 }
 
 /// Names go into request paths, so only what Kubernetes allows may pass.
-fn check_name<'a>(flag: &'static str, name: &'a str) -> Result<&'a str, GateArgsError> {
+pub(super) fn check_name<'a>(flag: &'static str, name: &'a str) -> Result<&'a str, GateArgsError> {
     let is_name = (1..=253).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
         && !name.starts_with(['-', '.'])

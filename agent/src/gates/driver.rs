@@ -197,6 +197,7 @@ impl Running {
             }
             LinkEvent::Received(message) => Event::Received(message),
             LinkEvent::Closed { reason, refused } => Event::Closed { reason, refused },
+            LinkEvent::Renewed => Event::Renewed,
         };
         self.stream.raise_epoch(self.parts.epoch.get());
         let outputs = self.stream.handle(event, self.at());

@@ -55,6 +55,8 @@ pub enum Event {
         /// The hub answered, and does not want this agent.
         refused: bool,
     },
+    /// The stream is to be opened anew, with another certificate.
+    Renewed,
     /// Time passed.
     Tick,
 }
@@ -157,16 +159,21 @@ impl Stream {
                 }
                 self.offline(reason, at)
             }
+            Event::Renewed if matches!(self.stage, Stage::Offline { .. }) => Vec::new(),
+            // As after a loss, but at once and for no fault.
+            Event::Renewed => vec![Output::Drop, Output::Tell(GateInput::Lost), self.dial(at)],
             Event::Tick if at.now < self.wake_at() => Vec::new(),
             Event::Tick => match &self.stage {
-                Stage::Offline { .. } => {
-                    self.stage = Stage::Dialling { give_up_at: at.now.saturating_add(WELCOME_TIMEOUT) };
-                    vec![Output::Dial { highest_epoch: self.highest_epoch }]
-                }
+                Stage::Offline { .. } => vec![self.dial(at)],
                 Stage::Dialling { .. } => self.drop_it("the hub did not answer in time".to_owned(), at),
                 Stage::Following(_) => self.drop_it("the hub was silent for three heartbeats".to_owned(), at),
             },
         }
+    }
+
+    fn dial(&mut self, at: At) -> Output {
+        self.stage = Stage::Dialling { give_up_at: at.now.saturating_add(WELCOME_TIMEOUT) };
+        Output::Dial { highest_epoch: self.highest_epoch }
     }
 
     fn received(&mut self, message: Message, at: At) -> Vec<Output> {

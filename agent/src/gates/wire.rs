@@ -29,6 +29,8 @@ const MAX_NAME: usize = 253;
 pub struct HealthCall;
 
 impl Call for HealthCall {
+    const STREAM: &'static str = "target_health";
+    const COMPLAINT: &'static str = "stream of target health";
     type Outgoing = WatchTargetHealthRequest;
     type Wire = WatchTargetHealthResponse;
     type Incoming = Message;

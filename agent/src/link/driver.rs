@@ -139,6 +139,7 @@ impl Running {
                     self.outbox = None;
                     Input::Closed { reason, refused }
                 }
+                LinkEvent::Renewed => Input::Renewed,
             },
             _ = self.updates.recv_many(batch, UPDATES_A_STEP) => {
                 for SourceUpdate { from, event } in batch.drain(..) {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use jiff::ToSpan;
 use switchyard_proto::agent::v1::{
     self as proto, AgentMessage, HubMessage, TombstoneReason,
     agent_message::Message as Said,
@@ -18,9 +19,13 @@ use super::{
     epoch::HighestEpoch,
     messages::Identity,
     session::Settings,
-    transport::{Dialer, Link, Target, Tls},
+    transport::{Dialer, Link, Target},
 };
 use crate::{
+    identity::{
+        material::tests::Authority,
+        present::{Credentials, Presented},
+    },
     metrics::Metrics,
     watch::{
         Watchers,
@@ -446,16 +451,20 @@ async fn an_agent_that_stops_closes_its_side_of_the_stream_first() {
 
 #[tokio::test]
 async fn agent_and_hub_know_each_other_by_their_certificates() {
-    let (authority, server_identity, client_identity) = certificates();
+    let authority = Authority::new();
+    let now = jiff::Timestamp::now();
+    let (chain, key) = authority.server();
     let tls = tonic::transport::ServerTlsConfig::new()
-        .identity(tonic::transport::Identity::from_pem(&server_identity.0, &server_identity.1))
-        .client_ca_root(tonic::transport::Certificate::from_pem(&authority));
+        .identity(tonic::transport::Identity::from_pem(chain, key))
+        .client_ca_root(tonic::transport::Certificate::from_pem(&authority.pem));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let mut hub = Hub::serve(listener, Server::builder().tls_config(tls).expect("a TLS configuration"));
     let url = format!("https://localhost:{}", hub.address.port());
-    let stranger = Target { url: url.clone(), tls: Some(Tls { ca: authority.clone(), identity: None }) };
+    let credentials = |presented| Credentials::fixed(authority.pem.as_bytes(), presented);
+    let stranger = Target { url: url.clone(), tls: Some(credentials(Presented::Nobody)) };
     let stranger = Agent::start_with(&stranger, Settings::default());
-    let known = Target { url, tls: Some(Tls { ca: authority, identity: Some(client_identity) }) };
+    let identity = authority.identity("blue", now - 1.hour(), now + 1.hour());
+    let known = Target { url, tls: Some(credentials(Presented::With(identity.into()))) };
     let agent = Agent::start_with(&known, Settings::default());
     let (_conversation, snapshot) = hub.live().await;
     assert_eq!(addresses(&snapshot), ["10.0.0.1"]);
@@ -463,23 +472,4 @@ async fn agent_and_hub_know_each_other_by_their_certificates() {
     assert_ne!(stranger.standing.borrow().stage, "live");
     stranger.stop().await;
     agent.stop().await;
-}
-
-type Pem = Vec<u8>;
-
-/// An authority, a server's identity for localhost, and an agent's identity.
-fn certificates() -> (Pem, (Pem, Pem), (Pem, Pem)) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let authority_key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&authority_key).expect("an authority");
-    let issuer = Issuer::new(params, authority_key);
-    let issue = |name: &str| {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
-        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
-    };
-    (authority.pem().into_bytes(), issue("localhost"), issue("agent.blue"))
 }

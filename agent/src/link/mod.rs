@@ -1,7 +1,8 @@
-//! The stream to the hub. `session` is the state machine without IO, `convert` knows protobuf, `transport` is the tonic shell, and
+//! The stream to the hub. `session` is the state machine without IO, `convert` knows protobuf, `dialer` and `transport` are the tonic shell, and
 //! `driver` lets them work together with the index and the watchers.
 
 pub mod convert;
+pub mod dialer;
 pub mod driver;
 pub mod epoch;
 pub mod messages;

@@ -39,6 +39,8 @@ const NO_REASON: &str = "Unknown";
 pub struct PolicyCall;
 
 impl Call for PolicyCall {
+    const STREAM: &'static str = "policies";
+    const COMPLAINT: &'static str = "stream of policies";
     type Outgoing = SyncPoliciesRequest;
     type Wire = SyncPoliciesResponse;
     type Incoming = Incoming;

@@ -205,8 +205,13 @@ impl Step<'_> {
                 stream.index_changed(self.at.now, self.index.is_touched(), &self.settings);
                 Stage::Live { stream }
             }
+            // As after a loss, but at once and for no fault: what is not acknowledged is said again, or the stream is resumed.
+            (Stage::Hello { .. } | Stage::Syncing { .. } | Stage::Live { .. }, Input::Renewed) => {
+                self.outputs.push(Output::Drop);
+                Stage::Offline { retry_at: Some(self.at.now) }
+            }
             // Late words of a stream that was dropped change nothing.
-            (stage, Input::Tick | Input::IndexChanged | Input::Opened | Input::Received(_)) => stage,
+            (stage, Input::Renewed | Input::Tick | Input::IndexChanged | Input::Opened | Input::Received(_)) => stage,
         }
     }
 

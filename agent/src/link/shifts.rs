@@ -32,6 +32,8 @@ const NO_REASON: &str = "Unknown";
 pub struct ShiftCall;
 
 impl Call for ShiftCall {
+    const STREAM: &'static str = "shifts";
+    const COMPLAINT: &'static str = "stream of shifts";
     type Outgoing = SyncShiftsRequest;
     type Wire = SyncShiftsResponse;
     type Incoming = Incoming;

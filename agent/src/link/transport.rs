@@ -3,81 +3,43 @@
 //! Each stream has a connection of its own, from one `Dialer`: what hurts one of them (a hub that stands still, a window that is
 //! full) is not felt by the others, and a stream that is dialled anew does not meet the old connection again.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use switchyard_proto::agent::v1::{AgentMessage, HubMessage, agent_service_client::AgentServiceClient};
-use thiserror::Error;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
-};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
+pub use super::dialer::{Dialer, Target, TargetError, certificate_was_refused};
 use super::{
     convert::{UnreadableMessage, from_proto_message},
     messages::Incoming,
 };
+use crate::{
+    identity::{present::redial_in, values::Identity},
+    text::truncated,
+};
 
-/// TCP, TLS and HTTP/2 together. The hub may be in another region: some 200 ms a round trip, four of them.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// HTTP/2 pings find a connection that died in silence within 10 s, also when heartbeats are rare.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages that may wait for the network. Small, so that what waits is still being coalesced in the index.
 pub const OUTBOX: usize = 8;
 /// Messages from the hub that may wait for the session.
 const INBOX: usize = 64;
 
+/// How long a stream that another agent of the cluster has is left alone, at most; at least half of it.
+const HELD: Duration = Duration::from_secs(30);
+/// How the hub says that another agent speaks for the cluster.
+const ANOTHER_AGENT: &str = "another agent";
+/// Characters of the hub's words.
+const MAX_WORDS: usize = 1024;
 /// How long the hub has to end a stream in its turn when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Where the hub is, and how to prove who we are.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// http:// or https:// URL.
-    pub url: String,
-    /// None only for http://, which the arguments refuse without --dev.
-    pub tls: Option<Tls>,
-}
-
-/// Certificates in PEM.
-#[derive(Clone)]
-pub struct Tls {
-    /// What the hub's certificate must be signed by.
-    pub ca: Vec<u8>,
-    /// This agent's certificate and key; None only with --dev.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A key must never reach a log.
-        formatter.debug_struct("Tls").field("identity", &self.identity.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// The target cannot be used at all.
-#[derive(Debug, Error)]
-pub enum TargetError {
-    /// The URL is none.
-    #[error("--hub {url} is not a URL; give one such as https://hub.example.com:9443")]
-    Url {
-        /// What was given.
-        url: String,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
-    /// The certificates do not make a TLS configuration.
-    #[error(
-        "the files of --tls-ca, --tls-cert and --tls-key do not make a TLS configuration; give PEM files that belong together"
-    )]
-    Tls(#[source] tonic::transport::Error),
-}
-
 /// A bidirectional stream of the hub: which call it is, and how its messages are read.
 pub trait Call: 'static {
+    /// A word for it, for metrics.
+    const STREAM: &'static str;
+    /// The name of the complaint while another agent has it.
+    const COMPLAINT: &'static str;
     /// What is written.
     type Outgoing: Send + 'static;
     /// What comes, as it is on the wire.
@@ -103,6 +65,8 @@ pub trait Call: 'static {
 pub struct EndpointCall;
 
 impl Call for EndpointCall {
+    const STREAM: &'static str = "endpoints";
+    const COMPLAINT: &'static str = "stream of endpoints";
     type Outgoing = AgentMessage;
     type Wire = HubMessage;
     type Incoming = Incoming;
@@ -130,59 +94,52 @@ pub enum LinkEvent<C: Call = EndpointCall> {
         /// The hub answered, and does not want this agent.
         refused: bool,
     },
-}
-
-/// Makes connections to the hub. Clones share nothing but the configuration.
-#[derive(Debug, Clone)]
-pub struct Dialer {
-    endpoint: Endpoint,
-}
-
-impl Dialer {
-    /// A dialer that has not dialled yet.
-    ///
-    /// # Errors
-    /// When the URL or the certificates cannot be used.
-    pub fn new(target: &Target) -> Result<Self, TargetError> {
-        let in_url = |source| TargetError::Url { url: target.url.clone(), source };
-        let mut endpoint = Endpoint::from_shared(target.url.clone())
-            .map_err(in_url)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        if let Some(tls) = &target.tls {
-            let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
-            if let Some((certificate, key)) = &tls.identity {
-                config = config.identity(Identity::from_pem(certificate, key));
-            }
-            endpoint = endpoint.tls_config(config).map_err(TargetError::Tls)?;
-        }
-        Ok(Self { endpoint })
-    }
-
-    /// A new connection.
-    ///
-    /// # Errors
-    /// Says for people why the hub cannot be reached.
-    pub async fn connect(&self) -> Result<Channel, String> {
-        self.endpoint.connect().await.map_err(|error| format!("the hub cannot be reached: {}", causes(&error)))
-    }
+    /// The certificate was replaced a while ago: dial anew, which ends this connection.
+    Renewed,
 }
 
 /// Dials the hub for one stream. At most one connection at a time; a new one ends the one before.
+///
+/// It looks after two things that concern a connection and no session: one that was made with a certificate which was replaced since
+/// is to be made anew in time, and one that another agent of the cluster has is not asked for at every moment.
 pub struct Link<C: Call = EndpointCall> {
     dialer: Dialer,
-    events: Option<mpsc::Receiver<LinkEvent<C>>>,
+    events: Option<mpsc::Receiver<Told<C>>>,
     tasks: JoinSet<()>,
+    /// What the open connection was made with.
+    used: Option<Arc<Identity>>,
+    /// When the open connection is to be made anew.
+    redial_at: Option<Instant>,
+    /// Until when another agent has the stream, and the hub's words.
+    held: Option<(Instant, String)>,
+}
+
+/// What the task of a connection says.
+enum Told<C: Call> {
+    /// The hub was reached, and knows this agent by that.
+    Opened(mpsc::Sender<C::Outgoing>, Option<Arc<Identity>>),
+    Received(C::Incoming),
+    Ended(Ending),
+}
+
+/// How a connection ended.
+struct Ending {
+    reason: String,
+    refused: bool,
+    another_agent: bool,
+}
+
+impl Ending {
+    fn lost(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), refused: false, another_agent: false }
+    }
 }
 
 impl<C: Call> Link<C> {
     /// A link that has not dialled yet.
     #[must_use]
     pub fn new(dialer: Dialer) -> Self {
-        Self { dialer, events: None, tasks: JoinSet::new() }
+        Self { dialer, events: None, tasks: JoinSet::new(), used: None, redial_at: None, held: None }
     }
 
     /// Begins to reach the hub; `Opened` or `Closed` follows.
@@ -190,7 +147,14 @@ impl<C: Call> Link<C> {
         self.hang_up();
         let (events, receiver) = mpsc::channel(INBOX);
         self.events = Some(receiver);
-        self.tasks.spawn(connect(self.dialer.clone(), events));
+        match &self.held {
+            Some((until, reason)) if Instant::now() < *until => {
+                // Asking the hub now would bring the same answer.
+                let ending = Ending { reason: reason.clone(), refused: true, another_agent: false };
+                let _ = events.try_send(Told::Ended(ending));
+            }
+            _ => drop(self.tasks.spawn(connect(self.dialer.clone(), events))),
+        }
     }
 
     /// Ends the stream as the agent stops: waits a moment for the hub to end it in its turn. The sender must have been dropped.
@@ -203,23 +167,51 @@ impl<C: Call> Link<C> {
     /// Drops the connection. Nothing more is heard of it.
     pub fn hang_up(&mut self) {
         self.events = None;
+        self.used = None;
+        self.redial_at = None;
         self.tasks.abort_all();
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// What the connection says next. Without a connection it waits for ever.
+    /// What the connection says next. Without a connection it waits for ever. Cancel safe.
     pub async fn next(&mut self) -> LinkEvent<C> {
-        let Some(events) = &mut self.events else { return std::future::pending().await };
-        match events.recv().await {
-            Some(event) => {
-                if matches!(event, LinkEvent::Closed { .. }) {
-                    self.events = None;
+        loop {
+            let Some(events) = &mut self.events else { return std::future::pending().await };
+            tokio::select! {
+                told = events.recv() => return self.hear(told),
+                now = self.dialer.replaced(self.used.as_ref()), if self.used.is_some() => {
+                    let old = self.used.take();
+                    let in_time = old.map(|old| redial_in(now, old.certificate.not_after, rand::random()));
+                    self.redial_at = in_time.and_then(|wait| Instant::now().checked_add(wait));
                 }
-                event
+                () = sleep_until(self.redial_at), if self.redial_at.is_some() => {
+                    self.redial_at = None;
+                    return LinkEvent::Renewed;
+                }
             }
-            None => {
-                self.events = None;
-                LinkEvent::Closed { reason: "the connection's task ended without a word".to_owned(), refused: false }
+        }
+    }
+
+    fn hear(&mut self, told: Option<Told<C>>) -> LinkEvent<C> {
+        match told.unwrap_or_else(|| Told::Ended(Ending::lost("the connection's task ended without a word"))) {
+            Told::Opened(outbox, used) => {
+                self.used = used;
+                LinkEvent::Opened(outbox)
+            }
+            Told::Received(message) => {
+                if self.held.take().is_some() {
+                    self.dialer.has_stream_again(C::COMPLAINT);
+                }
+                LinkEvent::Received(message)
+            }
+            Told::Ended(Ending { reason, refused, another_agent }) => {
+                self.hang_up();
+                if another_agent {
+                    let until = Instant::now() + HELD.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                    self.held = Some((until, reason.clone()));
+                    self.dialer.another_agent_has(C::STREAM, C::COMPLAINT, &reason);
+                }
+                LinkEvent::Closed { reason, refused }
             }
         }
     }
@@ -234,34 +226,33 @@ impl<C: Call> Link<C> {
 }
 
 /// One connection, from the dial to its end.
-async fn connect<C: Call>(dialer: Dialer, events: mpsc::Sender<LinkEvent<C>>) {
-    let closed = match talk(&dialer, &events).await {
-        Ok(()) => LinkEvent::Closed { reason: "the hub ended the stream".to_owned(), refused: false },
-        Err(failure) => failure,
+async fn connect<C: Call>(dialer: Dialer, events: mpsc::Sender<Told<C>>) {
+    let ending = match talk(&dialer, &events).await {
+        Ok(()) => Ending::lost("the hub ended the stream"),
+        Err(ending) => ending,
     };
     // When nobody listens, the connection was dropped from the other side.
-    let _ = events.send(closed).await;
+    let _ = events.send(Told::Ended(ending)).await;
 }
 
-async fn talk<C: Call>(dialer: &Dialer, events: &mpsc::Sender<LinkEvent<C>>) -> Result<(), LinkEvent<C>> {
-    let channel = dialer.connect().await.map_err(|reason| LinkEvent::Closed { reason, refused: false })?;
+async fn talk<C: Call>(dialer: &Dialer, events: &mpsc::Sender<Told<C>>) -> Result<(), Ending> {
+    let (channel, used) = dialer.connect().await.map_err(Ending::lost)?;
+    let ended = |status: Status| {
+        if status.code() == Code::Unauthenticated || certificate_was_refused(&status) {
+            dialer.doubt(used.as_deref());
+        }
+        ended_by(&status)
+    };
     let (outbox, messages) = mpsc::channel(OUTBOX);
     // The hub may answer only after it has read Hello, so the session must be able to write before there is an answer.
-    if events.send(LinkEvent::Opened(outbox)).await.is_err() {
+    if events.send(Told::Opened(outbox, used.clone())).await.is_err() {
         return Ok(());
     }
-    let stream = C::open(channel, ReceiverStream::new(messages)).await.map_err(closed_by)?;
-    listen(stream, events).await
-}
-
-async fn listen<C: Call>(
-    mut stream: Streaming<C::Wire>,
-    events: &mpsc::Sender<LinkEvent<C>>,
-) -> Result<(), LinkEvent<C>> {
-    while let Some(message) = stream.message().await.map_err(closed_by)? {
+    let mut stream = C::open(channel, ReceiverStream::new(messages)).await.map_err(ended)?;
+    while let Some(message) = stream.message().await.map_err(ended)? {
         match C::read(message) {
             Ok(message) => {
-                if events.send(LinkEvent::Received(message)).await.is_err() {
+                if events.send(Told::Received(message)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -289,7 +280,7 @@ pub async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn closed_by<C: Call>(status: Status) -> LinkEvent<C> {
+fn ended_by(status: &Status) -> Ending {
     let refused = matches!(
         status.code(),
         Code::FailedPrecondition
@@ -298,17 +289,7 @@ fn closed_by<C: Call>(status: Status) -> LinkEvent<C> {
             | Code::InvalidArgument
             | Code::Unimplemented
     );
-    LinkEvent::Closed { reason: format!("{}: {}", status.code(), status.message()), refused }
-}
-
-/// The error and its causes: tonic's own text is only "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
+    let another_agent = status.code() == Code::FailedPrecondition && status.message().contains(ANOTHER_AGENT);
+    let words = truncated(status.message(), MAX_WORDS);
+    Ending { reason: format!("{}: {words}", status.code()), refused, another_agent }
 }

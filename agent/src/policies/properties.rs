@@ -34,6 +34,8 @@ enum Event {
     Recover,
     /// The stream ends; whatever the hub had not stored is lost.
     Close,
+    /// The agent has a new certificate, and dials anew.
+    Renew,
     /// The hub stores what it got, and says so.
     Acknowledge,
     /// How many messages can be written.
@@ -52,6 +54,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Fail),
         1 => Just(Event::Recover),
         2 => Just(Event::Close),
+        1 => Just(Event::Renew),
         4 => Just(Event::Acknowledge),
         2 => (0..4_usize).prop_map(Event::Room),
         3 => (0..5_000_u64).prop_map(Event::Wait),
@@ -230,6 +233,11 @@ impl Played {
             Event::Close => {
                 if self.live() {
                     self.step(Input::Closed { reason: "gone".to_owned(), refused: false });
+                }
+            }
+            Event::Renew => {
+                if self.live() {
+                    self.step(Input::Renewed);
                 }
             }
             Event::Acknowledge => self.acknowledge(),

@@ -166,6 +166,14 @@ impl Step {
                 stage
             }
             (_, Input::Closed { reason, refused }) => self.offline(reason, refused),
+            (stage @ Stage::Offline { .. }, Input::Renewed) => stage,
+            // As after a loss, but at once and for no fault.
+            (_, Input::Renewed) => {
+                self.outputs.push(Output::Drop);
+                self.table.forget_sent();
+                self.outputs.push(Output::Lost);
+                Stage::Offline { retry_at: Some(self.at.now) }
+            }
             (Stage::Offline { .. }, Input::Opened) => self.greet(),
             (Stage::Hello { .. }, Input::Received(Incoming::Welcome { epoch, is_source, message })) => {
                 self.welcomed(epoch, is_source, message)

@@ -140,6 +140,7 @@ impl Running {
                 self.outbox = None;
                 self.step(Input::Closed { reason, refused });
             }
+            Happened::Link(LinkEvent::Renewed) => self.step(Input::Renewed),
             Happened::Source => {
                 for event in batch.drain(..) {
                     self.saw(event);

@@ -48,6 +48,8 @@ pub enum Input {
     },
     /// A message came.
     Received(Incoming),
+    /// The stream is to be opened anew, with another certificate.
+    Renewed,
 }
 
 /// A message from the hub.
@@ -296,6 +298,12 @@ impl Session {
         match (&self.stage, input) {
             (_, Input::Source(event)) => self.saw(event),
             (_, Input::Closed { reason, refused }) => self.offline(reason, refused, at, outputs),
+            (Stage::Offline { .. }, Input::Renewed) => {}
+            // As after a loss, but at once and for no fault.
+            (_, Input::Renewed) => {
+                outputs.extend([Output::Drop, Output::Lost]);
+                self.stage = Stage::Offline { retry_at: Some(at.now) };
+            }
             (Stage::Offline { .. }, Input::Opened) => {
                 let highest_epoch = self.highest_epoch.max(at.highest_epoch);
                 outputs.push(Output::Send(Outgoing::Hello { highest_epoch }));

@@ -6,6 +6,7 @@
 mod client;
 pub mod gates;
 pub mod policies;
+pub mod secret;
 mod source;
 mod strip;
 pub mod webhook;

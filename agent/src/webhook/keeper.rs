@@ -14,6 +14,7 @@ use super::{
 use crate::{
     args::gates::{CertificateSource, ObjectName},
     complaints::Complaints,
+    text::causes,
     watch::webhook::{Objects, ObjectsError, Stored},
 };
 
@@ -79,7 +80,7 @@ impl Keeper {
                 }
                 Ok(Looked::Again) => SOON,
                 Err(error) => {
-                    let message = chain(&error);
+                    let message = causes(&error);
                     if self.complaints.raise(COMPLAINT, &message) {
                         warn!(
                             error = message,
@@ -151,15 +152,4 @@ impl Keeper {
         serve(last)?;
         Ok(Looked::Kept)
     }
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

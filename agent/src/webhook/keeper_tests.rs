@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 
 use super::{
     certificate::{Data, bundle, certified},
-    keeper::{Keeper, KeeperError, Looked, chain},
+    keeper::{Keeper, KeeperError, Looked},
     server::Served,
 };
 use crate::{
     args::gates::{CertificateSource, ObjectName},
     complaints::Complaints,
+    text::causes,
     watch::webhook::Objects,
 };
 
@@ -216,14 +217,14 @@ async fn a_missing_permission_or_object_is_named_with_the_remedy() {
     cluster.with(|state| state.forbids_patch = true);
     let keeper = cluster.keeper();
     let error = look(&keeper, &mut None, "2026-11-21").await.expect_err("no leave");
-    let text = chain(&error);
+    let text = causes(&error);
     assert!(text.contains("MutatingWebhookConfiguration gates: grant the agent the verb patch on it"), "{text}");
     assert!(keeper.served.is_set(), "who trusts it already can go on");
     let mut elsewhere = cluster.keeper();
     if let CertificateSource::Own { secret, .. } = &mut elsewhere.source {
         secret.name = "none".to_owned();
     }
-    let text = chain(&look(&elsewhere, &mut None, "2026-11-21").await.expect_err("no Secret"));
+    let text = causes(&look(&elsewhere, &mut None, "2026-11-21").await.expect_err("no Secret"));
     assert!(text.contains("Secret sys/none does not exist; the chart makes it, or correct --webhook-secret"), "{text}");
 }
 
@@ -237,7 +238,7 @@ async fn a_certificate_in_files_is_served_and_read_again_and_nothing_is_written(
     let path = |name: &str| folder.path().join(name);
     let mut keeper = cluster.keeper();
     keeper.source = CertificateSource::Files { certificate: path("tls.crt"), key: path("tls.key") };
-    let text = chain(&look(&keeper, &mut None, "2026-11-21").await.expect_err("no file"));
+    let text = causes(&look(&keeper, &mut None, "2026-11-21").await.expect_err("no file"));
     assert!(text.contains("cannot be read; name a PEM file that this process may read"), "{text}");
     for name in ["tls.crt", "tls.key"] {
         std::fs::write(path(name), &data[name]).expect("a file");

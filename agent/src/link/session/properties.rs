@@ -40,6 +40,8 @@ enum Op {
     HubReads { messages: usize, acks: bool },
     /// The stream breaks; what has not been read is lost.
     Breaks,
+    /// The agent has a new certificate, and dials anew.
+    Renewed,
     /// The hub's store is set back to nothing.
     HubForgets,
     /// The hub asks for a snapshot.
@@ -60,6 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3_usize).prop_map(Op::Fail),
         6 => (0..6_usize, any::<bool>()).prop_map(|(messages, acks)| Op::HubReads { messages, acks }),
         2 => Just(Op::Breaks),
+        1 => Just(Op::Renewed),
         1 => Just(Op::HubForgets),
         1 => Just(Op::Resync),
         2 => (0..8_u8).prop_map(Op::WatchSet),
@@ -331,6 +334,11 @@ impl World {
                 if self.connected {
                     self.disconnect();
                     self.step(Input::Closed { reason: "broke".to_owned(), refused: false });
+                }
+            }
+            Op::Renewed => {
+                if self.connected {
+                    self.step(Input::Renewed);
                 }
             }
             Op::HubForgets => {

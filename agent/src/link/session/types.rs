@@ -52,6 +52,8 @@ pub enum Input {
     },
     /// A message came.
     Received(Incoming),
+    /// The stream is to be opened anew, with another certificate.
+    Renewed,
 }
 
 /// The circumstances of a step.
