@@ -3,12 +3,15 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum, parser::ValueSource};
 
-use crate::analysis::AnalysisArgs;
+use crate::{analysis::AnalysisArgs, secret::Secret};
+
+/// 32 bytes in base64. It has no flag: the command line can be read by every process of the machine.
+pub const SEALING_KEY: &str = "SWITCHYARD_HUB_CA_SEALING_KEY";
 
 /// The control plane of Switchyard: takes policies and agents' reports, and programs one load balancer for several clusters.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Parser)]
 #[command(name = "switchyard-hub", version, about, max_term_width = 120)]
 pub struct Args {
     /// Where gRPC is served to agents and callers.
@@ -27,11 +30,19 @@ pub struct Args {
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
+    /// It was given on the command line.
+    #[arg(skip)]
+    pub database_url_in_arguments: bool,
+
+    /// A file that holds the URL of Postgres; it is read again when it changes, so that a password can be rotated.
+    #[arg(long, env = "SWITCHYARD_HUB_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
+
     /// Folder of the private Postgres that is started when --dev is given and no database URL is.
     #[arg(long, env = "SWITCHYARD_HUB_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
 
-    /// Allows plain text on loopback addresses and a private Postgres. Not for production.
+    /// Allows plain text and everything to everybody, on loopback addresses only, and a private Postgres. Not for production.
     #[arg(long, env = "SWITCHYARD_HUB_DEV")]
     pub dev: bool,
 
@@ -99,18 +110,57 @@ pub struct Args {
     #[arg(long, env = "SWITCHYARD_HUB_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// Certificates of the authorities that agents and callers must have theirs from, PEM.
+    /// Certificates of the authorities that callers may have theirs from, PEM; agents have other ones.
     #[arg(long, env = "SWITCHYARD_HUB_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+
+    /// The oldest version of TLS that is spoken: 1.3 or 1.2.
+    #[arg(long, env = "SWITCHYARD_HUB_TLS_MIN_VERSION", default_value = "1.3", value_name = "VERSION")]
+    pub tls_min_version: String,
+
+    /// Certificate of an authority of your own that agents' certificates are issued by, PEM.
+    #[arg(long, env = "SWITCHYARD_HUB_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+
+    /// Private key of that authority, PEM.
+    #[arg(long, env = "SWITCHYARD_HUB_CA_KEY", value_name = "FILE")]
+    pub ca_key: Option<PathBuf>,
+
+    /// A file with 32 bytes in base64, under which the key of the hub's own authority is kept in the database.
+    #[arg(long, env = "SWITCHYARD_HUB_CA_SEALING_KEY_FILE", value_name = "FILE")]
+    pub ca_sealing_key_file: Option<PathBuf>,
+
+    /// The key itself, from the environment only.
+    #[arg(skip)]
+    pub ca_sealing_key: Option<Secret>,
+
+    /// Trust domain of agents' certificates: spiffe://DOMAIN/cluster/NAME.
+    #[arg(long, env = "SWITCHYARD_HUB_TRUST_DOMAIN", default_value = "switchyard", value_name = "DOMAIN")]
+    pub trust_domain: String,
+
+    /// How long agents' certificates live; they are renewed after two thirds of it.
+    #[arg(long, env = "SWITCHYARD_HUB_AGENT_CERTIFICATE_TTL", default_value = "24h", value_name = "DURATION")]
+    pub agent_certificate_ttl: String,
+
+    /// Who may do what: issuers of tokens and what their users, certificates and clusters are allowed, YAML.
+    #[arg(long, env = "SWITCHYARD_HUB_ACCESS_FILE", value_name = "FILE")]
+    pub access_file: Option<PathBuf>,
+
+    /// Connections from one source address, over gRPC and the gateway together; 256, or 4096 with --dev, if left out.
+    #[arg(long, env = "SWITCHYARD_HUB_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
+    pub connections_per_address: Option<usize>,
+
+    /// Reading calls of one caller: calls per second and burst.
+    #[arg(long, env = "SWITCHYARD_HUB_CALLER_READ_RATE", default_value = "50:200", value_name = "RATE:BURST")]
+    pub caller_read_rate: String,
+
+    /// Changing calls of one caller: calls per second and burst.
+    #[arg(long, env = "SWITCHYARD_HUB_CALLER_CHANGE_RATE", default_value = "10:40", value_name = "RATE:BURST")]
+    pub caller_change_rate: String,
 
     /// What gates of shifts are measured with.
     #[command(flatten)]
     pub analysis: AnalysisArgs,
-
-    /// A caller whose shifts may cross safety rules: `*` for everybody, `sha256:` with the fingerprint that the audit log shows, or
-    /// `cluster:NAME` for the TrafficShift resources of a cluster; give it once for each, or a list with commas.
-    #[arg(long, env = "SWITCHYARD_HUB_OVERRIDE_CALLERS", value_delimiter = ',', value_name = "CALLER")]
-    pub override_callers: Vec<String>,
 
     /// Form of the log lines on standard error.
     #[arg(long, env = "SWITCHYARD_HUB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
@@ -127,6 +177,17 @@ pub struct Args {
     /// Says that a store older than what AWS shows was restored on purpose: the epoch is raised and writing goes on.
     #[arg(long, env = "SWITCHYARD_HUB_ACCEPT_RESTORED_STORE")]
     pub accept_restored_store: bool,
+}
+
+impl Args {
+    /// Of this process; ends it when they cannot be read, or help is asked for.
+    pub fn of_process() -> Self {
+        let matches = Self::command().get_matches();
+        let mut args = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        args.database_url_in_arguments = matches.value_source("database_url") == Some(ValueSource::CommandLine);
+        args.ca_sealing_key = std::env::var(SEALING_KEY).ok().filter(|key| !key.is_empty()).map(Secret::new);
+        args
+    }
 }
 
 /// Form of the log.

@@ -1,40 +1,39 @@
 //! The composition root: the only place that sees every module. It opens the store, starts one task per job, and takes them
 //! down in order: no new calls, streams drained, the call at AWS in flight finished, the lease given back, the store closed.
 
+mod database;
+mod doors;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use switchyard_core::{ids::Epoch, observed::Observed, plan};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{Instant, interval, sleep, timeout, timeout_at},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use uuid::Uuid;
 
 use crate::{
     analysis::{Analysis, AnalysisConfig, AnalysisNames},
-    config::{Config, Database, Transport},
+    config::Config,
     elb::{Elb, ElbConfig},
     engine::{self, EngineOptions, EngineParts},
     feed::{Feed, FeedParts},
-    gateway::{self, GatewayParts, Limits, tls::Pem},
-    grpc::{self, GateSources, GrpcParts, Services},
+    grpc::{self, GateSources, GrpcParts},
     http::{self, HttpParts},
-    metrics::{Metrics, Outcome},
-    store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Retention, Store, StoreOptions},
+    metrics::Metrics,
+    store::{Retention, Store},
 };
+use doors::{Doors, bind, entrance};
 
 /// The longest a call at AWS may take; the lease's remaining time shortens it further. Well below the default lease of 15 s.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// All tasks have this long to end: a call at AWS in flight (5 s), then the lease. Kubernetes kills after 30 s by default.
 const DRAIN_WITHIN: Duration = Duration::from_secs(8);
-/// Pauses between two tries to reach the store at the start.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// How often what is past its time is removed from the store.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -57,30 +56,32 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// When it cannot start, or one of its tasks failed.
 pub async fn run_until(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     tracing::info!(?config, version = env!("CARGO_PKG_VERSION"), "the hub starts");
-    if config.transport == Transport::PlainLoopback {
+    if config.dev {
         tracing::warn!(
             address = %config.grpc_listen,
-            "DEVELOPMENT MODE: the gRPC port and the gateway speak plain text and trust every caller on this machine; never use --dev in production"
+            "DEVELOPMENT MODE: every caller on this machine may do everything, over plain text unless certificates are given; never use --dev in production"
         );
     }
-    let pem = read_pem(&config.transport)?;
-    let grpc = bind("--grpc-listen", config.grpc_listen).await?;
-    let gateway = match config.gateway_listen {
-        Some(address) => Some(bind("--gateway-listen", address).await?),
-        None => None,
-    };
-    let doors = Doors { grpc, gateway, pem };
+    let doors = Doors::bind(&config).await?;
     let http_listener = bind("--http-listen", config.http_listen).await?;
     let metrics = Metrics::new();
     let (feed, feed_task) = Feed::new();
     let mut tasks = Tasks::default();
     let pages = HttpParts { feed: feed.clone(), metrics: metrics.clone() };
     let (address, token) = (http_listener.local_addr()?, shutdown.clone());
-    tasks.spawn("http", async move { Ok(http::serve(http_listener, pages, token).await?) });
+    tasks.spawn("http", async move {
+        http::serve(http_listener, pages, token).await;
+        Ok(())
+    });
     tracing::info!(%address, "health and metrics are served over HTTP");
-    let (database, url) = open_database(&config.database).await?;
+    let (private, url) = database::open(&config.database, config.dev).await?;
     let result = async {
-        let Some(store) = connect(&url, &metrics, &shutdown).await? else { return Ok(()) };
+        let Some(store) = database::connect(&url, &metrics, &shutdown).await? else { return Ok(()) };
+        let keeping = database::keep(config.database.clone(), config.dev, store.clone(), shutdown.clone());
+        tasks.spawn("database URL", async move {
+            keeping.await;
+            Ok(())
+        });
         let hub = Hub { config, store: store.clone(), feed, metrics, shutdown: shutdown.clone() };
         let started = hub.start(feed_task, doors, &mut tasks).await;
         if started.is_ok() {
@@ -93,8 +94,8 @@ pub async fn run_until(config: Config, shutdown: CancellationToken) -> anyhow::R
         started.and(ended)
     }
     .await;
-    if let Some(database) = database {
-        database.stop().await.context("the private Postgres did not stop")?;
+    if let Some(private) = private {
+        private.stop().await.context("the private Postgres did not stop")?;
     }
     tracing::info!("the hub has stopped");
     result
@@ -111,94 +112,6 @@ fn listen_for_signals(shutdown: CancellationToken) -> anyhow::Result<tokio::task
         tracing::info!(signal = name, "the hub shuts down");
         shutdown.cancel();
     }))
-}
-
-async fn bind(flag: &str, address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.with_context(|| {
-        format!("{flag} {address} cannot be listened on; is another hub running? Choose another address or stop it")
-    })
-}
-
-/// Where agents and callers come in.
-struct Doors {
-    grpc: TcpListener,
-    gateway: Option<TcpListener>,
-    /// None: plain text.
-    pem: Option<Pem>,
-}
-
-fn read_pem(transport: &Transport) -> anyhow::Result<Option<Pem>> {
-    let Transport::MutualTls { cert, key, client_ca } = transport else {
-        return Ok(None);
-    };
-    let read = |flag: &str, file: &std::path::Path| {
-        std::fs::read(file).with_context(|| format!("{flag} {} cannot be read", file.display()))
-    };
-    Ok(Some(Pem {
-        cert: read("--tls-cert", cert)?,
-        key: read("--tls-key", key)?,
-        client_ca: read("--tls-client-ca", client_ca)?,
-    }))
-}
-
-fn server_tls(pem: &Pem) -> ServerTlsConfig {
-    let identity = Identity::from_pem(&pem.cert, &pem.key);
-    ServerTlsConfig::new().identity(identity).client_ca_root(Certificate::from_pem(&pem.client_ca))
-}
-
-async fn open_database(database: &Database) -> anyhow::Result<(Option<EmbeddedPostgres>, String)> {
-    match database {
-        Database::Url(url) => Ok((None, url.clone())),
-        Database::Embedded(folder) => {
-            // Killed hubs and machines happen in development too: what was acknowledged stays.
-            let options = EmbeddedOptions { fsync: true };
-            let started = EmbeddedPostgres::start(folder, options).await;
-            let database = started.context("the private Postgres did not start")?;
-            let url = database.url();
-            tracing::info!(folder = %folder.display(), "a private Postgres runs");
-            Ok((Some(database), url))
-        }
-    }
-}
-
-/// Measures every query.
-struct StoreMetrics(Metrics);
-
-impl QueryObserver for StoreMetrics {
-    fn observed(&self, query: Query, took: Duration, outcome: &'static str) {
-        let labels = Outcome { operation: query.label(), outcome };
-        self.0.store_queries.get_or_create(&labels).inc();
-        self.0.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
-    }
-}
-
-/// Waits for a store that does not answer yet: hub and Postgres may start at once. None when the hub is told to stop meanwhile.
-async fn connect(url: &str, metrics: &Metrics, shutdown: &CancellationToken) -> anyhow::Result<Option<Store>> {
-    let mut told = false;
-    loop {
-        let options =
-            StoreOptions { observer: Some(Arc::new(StoreMetrics(metrics.clone()))), ..StoreOptions::default() };
-        let tried = tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            tried = Store::connect(url, options) => tried,
-        };
-        match tried {
-            Ok(store) => return Ok(Some(store)),
-            Err(error) if error.is_unavailable() => {
-                if !told {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "the database does not answer yet; trying again until it does");
-                }
-                told = true;
-            }
-            Err(error) => return Err(error).context("the store cannot be opened"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = sleep(STORE_PAUSE) => {}
-        }
-    }
 }
 
 /// Tasks with their names.
@@ -338,6 +251,7 @@ impl Hub {
             Ok(())
         });
         tasks.spawn("purge", purge(self.store.clone(), self.shutdown.clone()));
+        let entrance = entrance(config, &self.store, &self.metrics, &self.shutdown, tasks).await?;
         let grpc_parts = GrpcParts {
             store: self.store,
             feed: self.feed,
@@ -346,39 +260,21 @@ impl Hub {
             settings,
             policy_sources: Arc::new(config.policy_sources.clone()),
             gate_sources: Arc::new(gate_sources(&config.analysis)),
-            override_callers: Arc::new(config.override_callers.clone()),
+            access: entrance.access,
+            authority: entrance.authority,
+            grants_of_resources: entrance.grants_of_resources,
             heartbeat_interval: config.heartbeat_interval,
+            stale_after: config.stale_after,
             hub_instance: holder,
             metrics: self.metrics.clone(),
         };
         let services = grpc::services(grpc_parts, &self.shutdown).await?;
-        open_doors(doors, services, self.metrics, &self.shutdown, tasks)?;
+        doors.open(entrance.guard, services, self.metrics, &self.shutdown, tasks)?;
         if config.observe_only {
             tracing::warn!("--observe-only: plans are made and shown, and nothing is written at AWS");
         }
         Ok(())
     }
-}
-
-fn open_doors(
-    doors: Doors,
-    services: Services,
-    metrics: Metrics,
-    shutdown: &CancellationToken,
-    tasks: &mut Tasks,
-) -> anyhow::Result<()> {
-    let Doors { grpc, gateway, pem } = doors;
-    let (address, encrypted) = (grpc.local_addr()?, pem.is_some());
-    let (routes, tls, token) = (services.routes(), pem.as_ref().map(server_tls), shutdown.clone());
-    tasks.spawn("grpc", async move { Ok(grpc::serve(grpc, tls, services, token).await?) });
-    tracing::info!(%address, encrypted, "gRPC is served");
-    if let Some(listener) = gateway {
-        let (address, token) = (listener.local_addr()?, shutdown.clone());
-        let parts = GatewayParts { routes, metrics, limits: Limits::default() };
-        tasks.spawn("gateway", async move { Ok(gateway::serve(listener, pem, parts, token).await?) });
-        tracing::info!(%address, encrypted, "the API is served as JSON");
-    }
-    Ok(())
 }
 
 async fn purge(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {

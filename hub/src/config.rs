@@ -1,5 +1,8 @@
 //! The hub's configuration: one struct, checked once as a whole, printed without secrets. Reads no file and opens no socket.
 
+pub mod database;
+mod doors;
+
 use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use switchyard_core::{
@@ -8,33 +11,22 @@ use switchyard_core::{
 };
 
 use crate::{
-    analysis::{AnalysisConfig, settings::Problem},
+    analysis::{AnalysisConfig, settings::Problem as AnalysisProblem},
     args::{Args, LogFormat},
+    secret::Secret,
 };
+use database::{Problem, has_password, judge};
+pub use doors::{Entry, Transport};
 
 /// Where the store is.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Database {
     /// A Postgres that somebody runs.
-    Url(String),
+    Url(Secret),
+    /// The same; the URL stands in this file, which is read again when it changes.
+    UrlFile(PathBuf),
     /// A private one in this folder, started and stopped with the hub.
     Embedded(PathBuf),
-}
-
-/// How the gRPC port and the gateway are guarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TLS, and callers need a certificate of the given authorities.
-    MutualTls {
-        /// PEM file.
-        cert: PathBuf,
-        /// PEM file.
-        key: PathBuf,
-        /// PEM file.
-        client_ca: PathBuf,
-    },
-    /// Plain text on a loopback address, with `--dev` only.
-    PlainLoopback,
 }
 
 /// The checked configuration.
@@ -74,8 +66,8 @@ pub struct Config {
     pub stale_after: Duration,
     /// Budgets at AWS.
     pub rates: Rates,
-    /// How the gRPC port and the gateway are guarded.
-    pub transport: Transport,
+    /// How the ports are guarded, and who may come in.
+    pub entry: Entry,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Filter of the log.
@@ -86,22 +78,21 @@ pub struct Config {
     pub accept_restored_store: bool,
     /// What gates of shifts are measured with.
     pub analysis: AnalysisConfig,
-    /// Whose shifts may cross safety rules: `*`, `sha256:<16 hexadecimal digits>` or `cluster:<name>`.
-    pub override_callers: BTreeSet<String>,
 }
 
 impl fmt::Debug for Database {
     /// A database URL usually holds a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Database::Url(url) => write!(f, "Url({})", redacted(url)),
+            Database::Url(url) => write!(f, "Url({})", redacted(url.expose())),
+            Database::UrlFile(file) => write!(f, "UrlFile({})", file.display()),
             Database::Embedded(folder) => write!(f, "Embedded({})", folder.display()),
         }
     }
 }
 
 /// A URL without user, password and query.
-fn redacted(url: &str) -> String {
+pub(crate) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "(not a URL)".to_owned();
     };
@@ -194,7 +185,7 @@ impl Config {
     pub fn new(args: Args) -> Result<Self, ConfigError> {
         let mut report = Report::default();
         let defaults = Rates::default();
-        let transport = transport(&args, &mut report);
+        let entry = Entry::new(&args, &mut report);
         let database = database(&args, &mut report);
         account(&args, &mut report);
         let hub_id = args.hub_id.as_deref().and_then(|id| match HubId::new(id) {
@@ -205,7 +196,7 @@ impl Config {
             }
         });
         let (analysis, problems) = AnalysisConfig::new(&args.analysis, &args.aws_region);
-        for Problem { flag, value, problem, remedy } in problems {
+        for AnalysisProblem { flag, value, problem, remedy } in problems {
             report.add(flag, &value, problem, remedy);
         }
         let config = Self {
@@ -232,7 +223,7 @@ impl Config {
                 modify: report.rate("--modify-rate", &args.modify_rate, defaults.modify),
                 register: report.rate("--register-rate", &args.register_rate, defaults.register),
             },
-            transport,
+            entry,
             aws_account_id: args.aws_account_id,
             aws_region: args.aws_region,
             aws_endpoint_url: args.aws_endpoint_url,
@@ -241,7 +232,6 @@ impl Config {
             observe_only: args.observe_only,
             accept_restored_store: args.accept_restored_store,
             analysis,
-            override_callers: override_callers(&args.override_callers, args.dev, &mut report),
         };
         // A session ends after three missed heartbeats; a cluster that is called stale earlier would flap with every hiccup.
         if report.0.is_empty() && config.stale_after < 3 * config.heartbeat_interval {
@@ -272,101 +262,59 @@ fn policy_sources(named: &[String], report: &mut Report) -> BTreeSet<ClusterName
     sources
 }
 
-/// Most callers with the right to cross safety rules; it is for few.
-const MOST_CALLERS: usize = 100;
-
-/// With `--dev` nobody can be told apart, and everybody may.
-fn override_callers(named: &[String], dev: bool, report: &mut Report) -> BTreeSet<String> {
-    const FLAG: &str = "--override-callers";
-    const REMEDY: &str = "use *, sha256: with the 16 hexadecimal digits that the audit log shows, or cluster:NAME";
-    let mut callers = BTreeSet::new();
-    for caller in named.iter().map(|caller| caller.trim()).filter(|caller| !caller.is_empty()) {
-        let digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-        match caller.split_once(':') {
-            None if caller == "*" => {}
-            Some(("sha256", digits)) if digits.len() == 16 && digits.chars().all(digit) => {}
-            Some(("cluster", name)) => {
-                if let Err(error) = ClusterName::new(name) {
-                    report.add(FLAG, caller, error.problem, error.remedy);
-                }
-            }
-            None | Some(_) => report.add(FLAG, caller, "names no caller", REMEDY),
-        }
-        callers.insert(caller.to_owned());
-    }
-    if callers.len() > MOST_CALLERS {
-        let problem = format!("is the number of callers, {MOST_CALLERS} are allowed");
-        report.add(FLAG, &callers.len().to_string(), problem, "name fewer, or * for everybody");
-    }
-    if callers.is_empty() && dev {
-        callers.insert("*".to_owned());
-    }
-    callers
-}
-
-fn transport(args: &Args, report: &mut Report) -> Transport {
-    match (&args.tls_cert, &args.tls_key, &args.tls_client_ca) {
-        (Some(cert), Some(key), Some(client_ca)) => {
-            return Transport::MutualTls { cert: cert.clone(), key: key.clone(), client_ca: client_ca.clone() };
-        }
-        (None, None, None) if args.dev => {
-            let ports = [("--grpc-listen", Some(args.grpc_listen)), ("--gateway-listen", args.gateway_listen)];
-            let ports = ports.into_iter().filter_map(|(flag, address)| Some((flag, address?)));
-            for (flag, address) in ports.filter(|(_, address)| !address.ip().is_loopback()) {
-                report.add(
-                    flag,
-                    &address.to_string(),
-                    "is not a loopback address, and without TLS only those are served",
-                    "listen on 127.0.0.1, or give --tls-cert, --tls-key and --tls-client-ca",
-                );
-            }
-        }
-        (None, None, None) => report.add(
-            "--tls-cert",
-            "",
-            "is missing, and so are --tls-key and --tls-client-ca",
-            "give all three, or --dev for plain text on a loopback address",
-        ),
-        (cert, key, client_ca) => {
-            let given = [("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)];
-            for (flag, _) in given.iter().filter(|(_, file)| file.is_none()) {
-                report.add(flag, "", "is missing", "give --tls-cert, --tls-key and --tls-client-ca together");
-            }
-        }
-    }
-    Transport::PlainLoopback
-}
-
 fn database(args: &Args, report: &mut Report) -> Database {
-    match (&args.database_url, &args.data_dir) {
-        (Some(url), None) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {}
-        (Some(url), None) => report.add(
-            "--database-url",
-            &redacted(url),
-            "is not the URL of a Postgres",
-            "use postgres://user:password@host/database",
+    let given = [
+        ("--database-url", args.database_url.is_some()),
+        ("--database-url-file", args.database_url_file.is_some()),
+        ("--data-dir", args.data_dir.is_some()),
+    ];
+    let mut given = given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag);
+    match (given.next(), given.next()) {
+        (Some(first), Some(second)) => report.add(
+            second,
+            "",
+            format!("is given beside {first}"),
+            "give one of --database-url (environment: DATABASE_URL), --database-url-file and --data-dir",
         ),
-        (Some(_), Some(folder)) => report.add(
-            "--data-dir",
-            &folder.display().to_string(),
-            "is given beside a database URL",
-            "give one of --data-dir and --database-url (environment: DATABASE_URL)",
-        ),
-        (None, Some(folder)) if args.dev => return Database::Embedded(folder.clone()),
-        (None, Some(folder)) => report.add(
-            "--data-dir",
-            &folder.display().to_string(),
-            "asks for a private Postgres, which is for development",
-            "give --database-url, or --dev as well",
-        ),
-        (None, None) => report.add(
+        (None, _) => report.add(
             "--database-url",
             "",
             "is missing",
-            "give it (environment: DATABASE_URL), or --dev with --data-dir for a private Postgres",
+            "give it (environment: DATABASE_URL), or --database-url-file, or --dev with --data-dir for a private Postgres",
         ),
+        _ => {}
     }
-    Database::Url(args.database_url.clone().unwrap_or_default())
+    if let Some(folder) = &args.data_dir {
+        if !args.dev {
+            report.add(
+                "--data-dir",
+                &folder.display().to_string(),
+                "asks for a private Postgres, which is for development",
+                "give --database-url, or --dev as well",
+            );
+        }
+        return Database::Embedded(folder.clone());
+    }
+    if let Some(file) = &args.database_url_file {
+        return Database::UrlFile(file.clone());
+    }
+    let url = args.database_url.clone().unwrap_or_default();
+    if url.is_empty() {
+        return Database::Url(Secret::new(url));
+    }
+    if args.database_url_in_arguments && !args.dev && has_password(&url) {
+        report.add(
+            "--database-url",
+            &redacted(&url),
+            "has a password on the command line, where other processes can read it",
+            "give it with --database-url-file, or in the environment as DATABASE_URL",
+        );
+    }
+    let judged = judge(&url, args.dev).unwrap_or_else(|Problem { problem, remedy }| {
+        report.add("--database-url", &redacted(&url), problem, remedy);
+        url
+    });
+    Database::Url(Secret::new(judged))
 }
 
 fn account(args: &Args, report: &mut Report) {

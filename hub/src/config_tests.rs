@@ -3,6 +3,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::door::tls::MinVersion;
 
 const GOOD: [&str; 8] = [
     "switchyard-hub",
@@ -32,7 +33,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.settle, Duration::from_secs(60));
     assert_eq!(config.lease_ttl, Duration::from_secs(15));
     assert_eq!(config.rates, Rates::default());
-    assert_eq!(config.transport, Transport::PlainLoopback);
+    assert_eq!(config.entry.transport, Transport::PlainLoopback);
+    assert_eq!(config.entry.rates, crate::access::rates::AccessRates::default());
 }
 
 #[test]
@@ -56,18 +58,96 @@ fn every_bad_setting_is_named_at_once_with_value_and_remedy() {
     assert!(text.contains("--lease-ttl \"soon\" is not a duration; use a number with ms"), "{text}");
 }
 
+/// Without `--dev`, with everything that it makes good for.
+fn strict(change: impl FnOnce(&mut Args)) -> Result<Config, ConfigError> {
+    let tls =
+        ["--tls-cert", "c", "--tls-key", "k", "--ca-sealing-key-file", "s", "--database-url", "postgres://u@db/x"];
+    let mut args = Args::try_parse_from(GOOD.iter().chain(&tls)).unwrap();
+    (args.dev, args.data_dir) = (false, None);
+    change(&mut args);
+    Config::new(args)
+}
+
+fn strict_faults(change: impl FnOnce(&mut Args)) -> Vec<&'static str> {
+    strict(change).unwrap_err().0.into_iter().map(|fault| fault.flag).collect()
+}
+
 #[test]
-fn plain_text_is_for_dev_and_loopback_only() {
-    assert_eq!(faults(&["--grpc-listen", "0.0.0.0:7400"]), ["--grpc-listen"]);
-    assert_eq!(faults(&["--gateway-listen", "0.0.0.0:7402"]), ["--gateway-listen"]);
+fn development_mode_is_for_loopback_addresses_only_with_tls_or_without() {
+    let ports = ["--grpc-listen", "--gateway-listen", "--http-listen"];
+    for port in ports {
+        assert_eq!(faults(&[port, "0.0.0.0:7400"]), [port]);
+        let tls = ["--tls-cert", "c", "--tls-key", "k", port, "[::]:7400"];
+        assert_eq!(faults(&tls), [port]);
+        assert!(parse(&[port, "[::1]:7400"]).is_ok());
+    }
     assert_eq!(parse(&[]).unwrap().gateway_listen, None);
-    let args = Args::try_parse_from(GOOD).unwrap();
-    let database_url = Some("postgres://localhost/x".to_owned());
-    let error = Config::new(Args { dev: false, database_url, data_dir: None, ..args }).unwrap_err();
-    assert_eq!(error.0[0].flag, "--tls-cert");
-    let all = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--grpc-listen", "0.0.0.0:7400"];
-    assert!(matches!(parse(&all).unwrap().transport, Transport::MutualTls { .. }));
-    assert_eq!(faults(&["--tls-cert", "c", "--tls-key", "k"]), ["--tls-client-ca"]);
+    assert!(strict(|args| args.http_listen = "0.0.0.0:7401".parse().unwrap()).is_ok());
+}
+
+#[test]
+fn without_development_mode_there_is_tls_and_an_authority_for_agents() {
+    let config = strict(|_| {}).unwrap();
+    let Transport::Tls(files) = &config.entry.transport else { panic!("{config:?}") };
+    assert_eq!((files.min_version, &files.client_ca), (MinVersion::Tls13, &None));
+    assert_eq!(config.entry.connections_per_address, 256);
+    assert_eq!(strict_faults(|args| (args.tls_cert, args.tls_key) = (None, None)), ["--tls-cert"]);
+    assert_eq!(strict_faults(|args| args.tls_key = None), ["--tls-key"]);
+    assert_eq!(strict_faults(|args| args.ca_sealing_key_file = None), ["--ca-sealing-key-file"]);
+    assert_eq!(strict_faults(|args| args.ca_cert = Some("a".into())), ["--ca-key"]);
+    let both = strict_faults(|args| (args.ca_cert, args.ca_key) = (Some("a".into()), Some("k".into())));
+    assert_eq!(both, ["--ca-cert"]);
+    let twice = strict_faults(|args| args.ca_sealing_key = Some(Secret::new("k".to_owned())));
+    assert_eq!(twice, ["--ca-sealing-key-file"]);
+    let only = |args: &mut Args| {
+        args.ca_sealing_key = Some(Secret::new("hunter2".to_owned()));
+        args.ca_sealing_key_file = None;
+    };
+    let printed = format!("{:?}", strict(only).unwrap());
+    assert!(!printed.contains("hunter2"), "{printed}");
+}
+
+#[test]
+fn limits_and_names_at_the_door_are_judged() {
+    let config = parse(&["--caller-read-rate", "5:9", "--trust-domain", "prod.example.com"]).unwrap();
+    assert_eq!(config.entry.rates.reads, crate::access::rates::Pace::new(5, 9));
+    assert_eq!(config.entry.connections_per_address, 4096, "with --dev all are on this machine");
+    let cases = [
+        ("--caller-read-rate", "0:1"),
+        ("--caller-change-rate", "10"),
+        ("--connections-per-address", "0"),
+        ("--connections-per-address", "5000"),
+        ("--trust-domain", "Not A Domain"),
+        ("--agent-certificate-ttl", "10s"),
+        ("--agent-certificate-ttl", "721h"),
+        ("--tls-min-version", "1.1"),
+        ("--tls-min-version", ""),
+    ];
+    for (flag, value) in cases {
+        assert_eq!(faults(&[flag, value]), [flag], "{value}");
+    }
+    assert_eq!(faults(&["--tls-client-ca", "a"]), ["--tls-cert"]);
+}
+
+#[test]
+fn a_database_that_is_not_on_this_machine_is_verified_and_its_password_is_not_on_the_command_line() {
+    let url = |config: Config| match config.database {
+        Database::Url(url) => url.expose().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(url(strict(|_| {}).unwrap()), "postgres://u@db/x?sslmode=verify-full");
+    let weak = "postgres://u@db/x?sslmode=require".to_owned();
+    assert_eq!(strict_faults(|args| args.database_url = Some(weak)), ["--database-url"]);
+    let secret = || Some("postgres://u:hunter2@db/x".to_owned());
+    assert!(strict(|args| args.database_url = secret()).is_ok(), "in the environment it may stand");
+    let error = strict(|args| (args.database_url, args.database_url_in_arguments) = (secret(), true)).unwrap_err();
+    assert!(error.to_string().contains("--database-url-file") && !error.to_string().contains("hunter2"), "{error}");
+    let file = |args: &mut Args| {
+        args.database_url_file = Some("url".into());
+        args.database_url = None;
+    };
+    assert_eq!(strict(file).unwrap().database, Database::UrlFile("url".into()));
+    assert_eq!(strict_faults(|args| args.database_url_file = Some("url".into())), ["--database-url-file"]);
 }
 
 #[test]
@@ -85,29 +165,10 @@ fn a_cluster_is_not_called_stale_before_three_heartbeats() {
 
 #[test]
 fn the_printed_configuration_holds_no_password() {
-    let database = Database::Url("postgres://me:secret@db:5432/x?password=secret2".to_owned());
+    let database = Database::Url(Secret::new("postgres://me:secret@db:5432/x?password=secret2".to_owned()));
     let text = format!("{database:?}");
     assert_eq!(text, "Url(postgres://...@db:5432/x)");
     assert_eq!(redacted("secret"), "(not a URL)");
-}
-
-#[test]
-fn callers_who_may_cross_safety_rules_are_named_one_by_one_and_with_dev_everybody_may() {
-    let callers = |more: &[&str]| parse(more).unwrap().override_callers.into_iter().collect::<Vec<_>>();
-    assert_eq!(callers(&[]), ["*"]);
-    let given = "cluster:blue, sha256:0123456789abcdef,";
-    assert_eq!(callers(&["--override-callers", given]), ["cluster:blue", "sha256:0123456789abcdef"]);
-    for bad in ["sha256:0123", "sha256:0123456789ABCDEF", "cluster:Not A Name", "somebody", "user:me"] {
-        let error = parse(&["--override-callers", bad]).unwrap_err();
-        assert_eq!(error.0[0].flag, "--override-callers", "{bad}");
-        assert!(error.to_string().contains(bad), "{error}");
-    }
-    let tls = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--database-url", "postgres://localhost/x"];
-    let args = Args::try_parse_from(GOOD.iter().chain(&tls)).unwrap();
-    let config = Config::new(Args { dev: false, data_dir: None, ..args }).unwrap();
-    assert!(config.override_callers.is_empty(), "without --dev nobody may unless named");
-    let many: Vec<String> = (0..=MOST_CALLERS).map(|n| format!("cluster:c{n}")).collect();
-    assert_eq!(faults(&["--override-callers", &many.join(",")]), ["--override-callers"]);
 }
 
 #[test]

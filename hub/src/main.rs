@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use switchyard_hub::{args::Args, compose, config::Config, telemetry};
 
 fn main() -> ExitCode {
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<()> {
-    let config = Config::new(Args::parse())?;
+    let config = Config::new(Args::of_process())?;
     telemetry::init(config.log_format, &config.log_level)?;
     // Several crates bring rustls; one provider for all is chosen before the first connection.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {

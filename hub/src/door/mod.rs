@@ -1,9 +1,26 @@
 //! How agents and callers come in: one accept loop for every port, with TLS, bounds and the identity of the connection. It says who is
 //! at the other end ([`PeerInfo`]) and nothing about rights. Must not import `grpc`, `gateway`, `access`, `store` or `engine`.
+//!
+//! Bounded before anyone has said who he is: connections in all and from one address (`rooms.rs`), the handshake (`accept.rs`),
+//! streams, headers and silence on HTTP/2 (`http2.rs`, `idle.rs`), heads and bodies of HTTP/1.1 (`head.rs`, `http1.rs`). Certificates
+//! are read again when their files change (`tls.rs`), and there are two sets of authorities (`trust.rs`). Tests: in the files, and
+//! `hub/tests/door_*.rs`, `hub/tests/gateway*.rs`.
 
+mod accept;
+pub mod head;
+mod headers;
+pub mod http1;
+pub mod http2;
+mod idle;
+pub mod metrics;
 pub mod peer;
+mod rooms;
+pub mod tls;
+mod trust;
 
+pub use accept::{Bounds, CONNECTIONS_PER_ADDRESS, Guard, MOST_CONNECTIONS};
 pub use peer::{PeerCertificate, PeerInfo, RootSet, source_of};
+pub use rooms::Rooms;
 
 /// An authority that agents' certificates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,23 +2,16 @@
 //! serves, with what is known of the caller's connection. Knows no message.
 
 use bytes::{Buf, BufMut, Bytes};
-use http::uri::PathAndQuery;
+use http::{HeaderValue, uri::PathAndQuery};
 use tonic::{
     Request, Response, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::AsciiMetadataValue,
     service::Routes,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
-/// Who is at the other end of a connection, in the form in which the services look for it.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// Plain text.
-    Tcp(TcpConnectInfo),
-    /// TLS, with the certificate that was verified.
-    Tls(TlsConnectInfo<TcpConnectInfo>),
-}
+use crate::door::PeerInfo;
 
 /// Messages as they are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,12 +52,14 @@ impl Codec for Raw {
 }
 
 /// One call, before it is made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// The services.
     pub routes: Routes,
     /// Who calls.
-    pub peer: Peer,
+    pub peer: PeerInfo,
+    /// The header of that name, if there was one.
+    pub authorization: Option<HeaderValue>,
     /// `/package.Service/Method`.
     pub path: PathAndQuery,
     /// The encoded request.
@@ -76,9 +71,10 @@ impl Call {
         // Answers were made in this process: a bound on their way through it protects nothing.
         let grpc = Grpc::new(self.routes).max_decoding_message_size(usize::MAX);
         let mut request = Request::new(self.message);
-        match self.peer {
-            Peer::Tcp(info) => drop(request.extensions_mut().insert(info)),
-            Peer::Tls(info) => drop(request.extensions_mut().insert(info)),
+        request.extensions_mut().insert(self.peer);
+        let value = self.authorization.and_then(|value| AsciiMetadataValue::try_from(value.as_bytes()).ok());
+        if let Some(value) = value {
+            request.metadata_mut().insert("authorization", value);
         }
         (grpc, request, self.path)
     }

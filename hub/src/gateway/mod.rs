@@ -9,12 +9,10 @@
 mod call;
 mod openapi;
 mod path;
-mod refusal;
+pub(crate) mod refusal;
 pub mod routes;
-mod server;
 mod strict;
-pub mod tls;
-mod transcode;
+pub(crate) mod transcode;
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,10 +34,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, metadata::MetadataMap, service::Routes};
 
 use crate::{
+    door::{
+        Guard, PeerInfo,
+        head::HeadFault,
+        http1::{self, Asked},
+    },
     grpc::AGE_HEADER,
     metrics::{GatewayRequest, Metrics},
 };
-use call::{Call, Peer};
+use call::Call;
 use refusal::Refusal;
 use routes::{Found, Route, Table, TableError};
 use transcode::Sent;
@@ -64,7 +67,7 @@ const LARGE: usize = 256 * 1024;
 /// Times and numbers that bound what callers can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For the TLS handshake and for the head of a request; a connection on which nothing is asked is closed after it, too.
+    /// For the head of a request; a connection on which nothing is asked is closed after it, too.
     pub head: Duration,
     /// For the body of a request.
     pub body: Duration,
@@ -72,8 +75,6 @@ pub struct Limits {
     pub answer: Duration,
     /// Silence on a stream until an empty line is sent: proxies close what is silent, and 60 s is usual.
     pub silence: Duration,
-    /// Connections at a time.
-    pub connections: usize,
     /// Calls at a time; each holds a body of 128 KiB at the most.
     pub calls: usize,
     /// Streams at a time. Counted apart from calls, so that no number of watchers can keep an abort waiting.
@@ -87,7 +88,6 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(20),
-            connections: 1024,
             calls: 128,
             streams: 512,
         }
@@ -104,30 +104,28 @@ pub struct GatewayParts {
     pub limits: Limits,
 }
 
-/// Why the gateway cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The table and the descriptors do not fit; a defect.
-    #[error("the routes of the gateway cannot be made")]
-    Table(#[from] TableError),
-    /// The certificates.
-    #[error("the certificates cannot be used for the gateway")]
-    Tls(#[from] tls::TlsError),
-}
-
-/// Serves the API until the token; plain text when no certificates are given.
+/// Serves the API until the token.
 ///
 /// # Errors
-/// [`ServeError`] when it cannot be begun.
+/// [`TableError`] when the table of routes and the descriptors do not fit; a defect.
 pub async fn serve(
     listener: TcpListener,
-    pem: Option<tls::Pem>,
+    guard: Guard,
     parts: GatewayParts,
     shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let acceptor = pem.as_ref().map(tls::acceptor).transpose()?;
+) -> Result<(), TableError> {
+    let head = parts.limits.head;
     let gateway = Arc::new(Gateway::new(parts)?);
-    server::run(listener, acceptor, gateway, shutdown).await;
+    let answer = move |peer: PeerInfo, asked: Asked| {
+        let gateway = Arc::clone(&gateway);
+        async move {
+            match asked {
+                Ok(request) => gateway.answer(peer, request.map(Body::new)).await,
+                Err(fault) => gateway.refuse(fault),
+            }
+        }
+    };
+    http1::serve(listener, guard, "gateway", head, shutdown, answer).await;
     Ok(())
 }
 
@@ -155,7 +153,7 @@ impl Gateway {
     }
 
     /// The answer to a request; never fails.
-    async fn answer(&self, peer: Peer, request: Request<Body>) -> Response<Body> {
+    async fn answer(&self, peer: PeerInfo, request: Request<Body>) -> Response<Body> {
         let method = method_word(request.method().as_str());
         let path = request.uri().path().to_owned();
         let (route, answer) = if path == OPENAPI {
@@ -167,13 +165,26 @@ impl Gateway {
                 Found::Nothing => ("none", Err(Refusal::NoPath(switchyard_core::ids::cut(&path)))),
             }
         };
-        let mut response = answer.unwrap_or_else(|refusal| {
+        self.told(method, route, answer)
+    }
+
+    /// The answer to a head that was refused before anybody read it.
+    fn refuse(&self, fault: HeadFault) -> Response<Body> {
+        self.told("other", "none", Err(Refusal::Head(fault)))
+    }
+
+    fn told(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        answer: Result<Response<Body>, Refusal>,
+    ) -> Response<Body> {
+        let response = answer.unwrap_or_else(|refusal| {
             tracing::debug!(method, route, code = ?refusal.code(), error = %refusal, "a request to the gateway was refused");
             refusal.into_response(&self.table.pool)
         });
         let status = u32::from(response.status().as_u16());
         self.metrics.gateway_requests.get_or_create(&GatewayRequest { method, route, status }).inc();
-        guard(response.headers_mut());
         response
     }
 
@@ -186,7 +197,7 @@ impl Gateway {
 
     async fn call(
         &self,
-        peer: Peer,
+        peer: PeerInfo,
         route: &Route,
         values: &[&str],
         request: Request<Body>,
@@ -204,6 +215,7 @@ impl Gateway {
             return Err(Refusal::LongUri(MOST_URI));
         }
         let key = idempotency_key(request.headers())?;
+        let authorization = authorization(request.headers())?;
         let body = self.body(route, request).await?;
         let sent =
             Sent { path: values, query: uri.query().unwrap_or(""), body: &body, idempotency_key: key.as_deref() };
@@ -212,7 +224,7 @@ impl Gateway {
             tracing::error!(%error, path = route.grpc_path, "a call of the gateway has no path; this is a defect");
             Status::internal("the hub failed while it worked on this; see its log")
         })?;
-        let call = Call { routes: self.routes.clone(), peer, path, message };
+        let call = Call { routes: self.routes.clone(), peer, authorization, path, message };
         if streams { self.stream(route, call, place).await } else { self.unary(route, call).await }
     }
 
@@ -316,18 +328,6 @@ fn age(metadata: &MetadataMap, headers: &mut HeaderMap) {
     }
 }
 
-/// Nothing that is served here is a page: it is not to be guessed at, run, framed or kept.
-fn guard(headers: &mut HeaderMap) {
-    let set = [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-    ];
-    for (name, value) in set {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-}
-
 fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
     let given = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let given = given.unwrap_or_default();
@@ -352,6 +352,21 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
         text if text.len() > MOST_KEY => Err(bad("is too long")),
         text => Ok(Some(text.to_owned())),
     }
+}
+
+/// The one proof of the caller beside his certificate. Nothing else of the headers reaches a service.
+fn authorization(headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(one) = given.next() else { return Ok(None) };
+    // The value is a secret and is not repeated.
+    let bad = |problem| Refusal::field("Authorization", "", problem, "send one header, as in Authorization: Bearer TOKEN");
+    if given.next().is_some() {
+        return Err(bad("is given twice"));
+    }
+    if one.to_str().is_err() {
+        return Err(bad("is not printable ASCII"));
+    }
+    Ok(Some(one.clone()))
 }
 
 fn no_method(request: &Request<Body>, allowed: Vec<&'static str>) -> Refusal {

@@ -15,14 +15,20 @@ use switchyard_proto::api::v1 as proto;
 use tonic::{Code, Status};
 
 use super::routes::PACKAGE;
-use crate::grpc::convert::to_proto_violation;
+use crate::{door::head::HeadFault, grpc::convert::to_proto_violation};
 
 /// When a caller should try again, in seconds: what says UNAVAILABLE or "too many" is over within a take-over or two.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
+/// What proves who calls, beside a certificate.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"switchyard\"");
+
 /// Why a request gets no answer of a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// A head that two readers could read in two ways, or that is too long.
+    #[error("{0}")]
+    Head(HeadFault),
     /// There is no such path.
     #[error("there is no path {0:?}; GET /openapi.json lists them all")]
     NoPath(String),
@@ -100,6 +106,7 @@ impl Refusal {
             | Self::UnwantedBody
             | Self::LongBody(_)
             | Self::BrokenBody
+            | Self::Head(_)
             | Self::Invalid(_) => Code::InvalidArgument,
             Self::SlowBody(_) | Self::Late(_) => Code::DeadlineExceeded,
             Self::Busy(_) => Code::ResourceExhausted,
@@ -112,6 +119,8 @@ impl Refusal {
         match self {
             Self::NoMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::LongUri(_) => StatusCode::URI_TOO_LONG,
+            Self::Head(HeadFault::Long | HeadFault::Many) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Head(HeadFault::TransferEncoding) => StatusCode::LENGTH_REQUIRED,
             Self::NotJson(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::LongBody(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
@@ -133,14 +142,25 @@ impl Refusal {
         json!({"code": code_word(self.code()), "message": self.to_string(), "details": details})
     }
 
+    /// As the service says it, or a moment.
+    fn retry_after(&self) -> HeaderValue {
+        let Self::Status(status) = self else { return RETRY_AFTER };
+        let told = status.metadata().get("retry-after").and_then(|told| HeaderValue::from_bytes(told.as_bytes()).ok());
+        told.unwrap_or(RETRY_AFTER)
+    }
+
     /// The whole answer.
     pub fn into_response(self, pool: &DescriptorPool) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body(pool).to_string()));
         *response.status_mut() = self.http();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(super::JSON));
-        if matches!(self.http(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        match self.http() {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, self.retry_after());
+            }
+            StatusCode::UNAUTHORIZED => drop(headers.insert(header::WWW_AUTHENTICATE, BEARER)),
+            _ => {}
         }
         if let Self::NoMethod { allowed, .. } = &self
             && let Ok(allowed) = HeaderValue::from_str(&allowed.join(", "))
@@ -215,6 +235,8 @@ fn detail(pool: &DescriptorPool, code: Code, bytes: &[u8]) -> Option<Value> {
 mod tests {
     use std::time::Duration;
 
+    use axum::http::HeaderMap;
+
     use super::*;
     use crate::gateway::routes::Table;
 
@@ -285,6 +307,14 @@ mod tests {
             assert_eq!(headers(refusal)[header::RETRY_AFTER], RETRY_AFTER);
         }
         assert!(!headers(Refusal::Late(Duration::from_secs(1))).contains_key(header::RETRY_AFTER));
+        let told = tonic::metadata::MetadataMap::from_headers(HeaderMap::from_iter([(
+            header::RETRY_AFTER,
+            HeaderValue::from_static("7"),
+        )]));
+        let refusal = Refusal::from(Status::with_metadata(Code::ResourceExhausted, "slower", told));
+        assert_eq!(headers(refusal)[header::RETRY_AFTER], "7");
+        let refusal = Refusal::from(Status::unauthenticated("who?"));
+        assert_eq!(headers(refusal)[header::WWW_AUTHENTICATE], "Bearer realm=\"switchyard\"");
         let refusal = Refusal::NoMethod { method: "PATCH".to_owned(), allowed: vec!["GET", "DELETE"] };
         assert_eq!(refusal.to_string(), "this path does not take the method PATCH; use GET or DELETE");
         assert_eq!(headers(refusal)[header::ALLOW], "GET, DELETE");

@@ -1,6 +1,7 @@
 //! The gRPC port: agents, policies, shifts, safety, audit, clusters, health and reflection. Takes intents and reports into the
 //! store and shows the picture in memory. Must not import `elb` or `engine`. Tests: `hub/tests/grpc_*.rs`.
 
+mod access;
 pub mod agents;
 mod audit;
 mod caller;
@@ -8,11 +9,13 @@ mod clusters;
 pub mod convert;
 mod convert_failover;
 mod convert_fleet;
+mod enrollment;
 pub mod errors;
 mod health;
+mod once;
 mod page;
 mod planning;
-mod policies;
+pub(crate) mod policies;
 mod rights;
 mod safety;
 mod shift_sources;
@@ -30,11 +33,12 @@ use switchyard_core::{
 use switchyard_proto::{
     FILE_DESCRIPTOR_SET,
     agent::v1::{
-        agent_service_server::AgentServiceServer, policy_source_service_server::PolicySourceServiceServer,
+        agent_service_server::AgentServiceServer, enrollment_service_server::EnrollmentServiceServer,
+        policy_source_service_server::PolicySourceServiceServer,
         shift_source_service_server::ShiftSourceServiceServer, target_health_service_server::TargetHealthServiceServer,
     },
     api::v1::{
-        PolicyRef, audit_service_server::AuditServiceServer, cluster_service_server::ClusterServiceServer,
+        PolicyRef, access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer, cluster_service_server::ClusterServiceServer,
         policy_service_server::PolicyServiceServer, safety_service_server::SafetyServiceServer,
         shift_service_server::ShiftServiceServer,
     },
@@ -45,26 +49,25 @@ use tonic::{
     Code, Response, Status,
     metadata::MetadataValue,
     service::Routes,
-    transport::{Server, ServerTlsConfig, server::TcpIncoming},
 };
 use uuid::Uuid;
 
 use crate::{
+    access as gate,
+    authority::Authority,
+    door::{Guard, http2},
     feed::{Feed, Picture},
     metrics::Metrics,
     store::Store,
 };
 use errors::{ApiError, to_status};
 
-pub use rights::GateSources;
+pub use rights::{GateSources, GrantsOfResources};
 
 /// Bytes of one message from a client: 500 endpoints with their pods' details are far below a megabyte.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// Between two pings on a connection, and until one without answer ends it: a peer that vanished is noticed within 20 s even
-/// when it has no session.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Streams on one connection: one agent has one, a CD system some watches.
-const MOST_STREAMS: u32 = 256;
+/// Of a request for a certificate, which anybody may send: a request to sign and a token are 8 KiB each at the most.
+const MOST_ENROLMENT_BYTES: usize = 64 * 1024;
 /// Answers carry the age of the picture that they were read from.
 pub(crate) const AGE_HEADER: &str = "switchyard-picture-age-ms";
 
@@ -85,28 +88,28 @@ pub struct GrpcParts {
     pub policy_sources: Arc<BTreeSet<ClusterName>>,
     /// What the gates of shifts may be measured with.
     pub gate_sources: Arc<GateSources>,
-    /// Who may cross safety rules: `*`, `sha256:<16 hexadecimal digits>` of a certificate, `cluster:<name>`.
-    pub override_callers: Arc<BTreeSet<String>>,
+    /// The gate in front of all services.
+    pub access: gate::Gatekeeper,
+    /// What agents' certificates come from.
+    pub authority: Authority,
+    /// What resources of a cluster may do.
+    pub grants_of_resources: GrantsOfResources,
     /// On agents' streams.
     pub heartbeat_interval: Duration,
+    /// A cluster that was heard of within it has an agent that lives.
+    pub stale_after: Duration,
     /// This process.
     pub hub_instance: Uuid,
     /// Counts.
     pub metrics: Metrics,
 }
 
-/// Why the port is not served.
+/// Why the services cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Certificates that cannot be used.
-    #[error("the certificates of the gRPC port cannot be used; check --tls-cert, --tls-key and --tls-client-ca")]
-    Tls(#[source] tonic::transport::Error),
     /// The descriptors are broken.
     #[error("the descriptors for gRPC reflection cannot be served")]
     Reflection(#[source] tonic_reflection::server::Error),
-    /// The server failed.
-    #[error("the gRPC port cannot be served any more")]
-    Server(#[source] tonic::transport::Error),
 }
 
 /// What every reading call does alike.
@@ -208,12 +211,15 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         shutdown.clone(),
     );
     tasks.spawn(heartbeats);
+    let said = once::Once::default();
     let reading = Reading { feed: parts.feed.clone(), metrics: parts.metrics.clone() };
     let agents = agents::Agents::new(agents::AgentParts {
         store: parts.store.clone(),
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
         heartbeat_interval: parts.heartbeat_interval,
+        stale_after: parts.stale_after,
+        said: said.clone(),
         hub_instance: parts.hub_instance,
         registry,
         metrics: parts.metrics.clone(),
@@ -224,6 +230,7 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
         heartbeat_interval: parts.heartbeat_interval,
+        said: said.clone(),
         metrics: parts.metrics.clone(),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
@@ -232,6 +239,8 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         store: parts.store.clone(),
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
+        stale_after: parts.stale_after,
+        said: said.clone(),
         sources: Arc::clone(&parts.policy_sources),
         registry: agents::Registry::default(),
         metrics: parts.metrics.clone(),
@@ -242,9 +251,11 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         store: parts.store.clone(),
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
+        stale_after: parts.stale_after,
+        said: said.clone(),
         sources: Arc::clone(&parts.policy_sources),
         gate_sources: Arc::clone(&parts.gate_sources),
-        override_callers: Arc::clone(&parts.override_callers),
+        grants_of_resources: Arc::clone(&parts.grants_of_resources),
         registry: agents::Registry::default(),
         metrics: parts.metrics.clone(),
         shutdown: shutdown.clone(),
@@ -262,7 +273,6 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         store: parts.store.clone(),
         reading: reading.clone(),
         planning: planning.clone(),
-        override_callers: Arc::clone(&parts.override_callers),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
@@ -271,12 +281,14 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         reading: reading.clone(),
         planning,
         gate_sources: Arc::clone(&parts.gate_sources),
-        override_callers: Arc::clone(&parts.override_callers),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
     let safety = safety::Safety::new(parts.store.clone(), reading.clone());
-    let audit = audit::Audit::new(parts.store.clone(), reading);
+    let audit = audit::Audit::new(parts.store.clone(), reading.clone());
+    let access = access::Access::new(parts.store.clone(), parts.authority.clone(), reading.clone());
+    let gate = parts.access.clone();
+    let enrollment = enrollment::Enrollment::new(parts.store.clone(), parts.authority.clone(), gate, reading, said);
     let (serving, health_service) = tonic_health::server::health_reporter();
     serving.set_serving::<AgentServiceServer<agents::Agents>>().await;
     serving.set_serving::<TargetHealthServiceServer<health::Health>>().await;
@@ -287,6 +299,8 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
     serving.set_serving::<ShiftServiceServer<shifts::Shifts>>().await;
     serving.set_serving::<SafetyServiceServer<safety::Safety>>().await;
     serving.set_serving::<AuditServiceServer<audit::Audit>>().await;
+    serving.set_serving::<AccessServiceServer<access::Access>>().await;
+    serving.set_serving::<EnrollmentServiceServer<enrollment::Enrollment>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -302,37 +316,18 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_BYTES))
         .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_BYTES))
         .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MOST_BYTES))
+        .add_service(AccessServiceServer::new(access).max_decoding_message_size(MOST_BYTES))
+        .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(MOST_ENROLMENT_BYTES))
         .add_service(ClusterServiceServer::new(clusters).max_decoding_message_size(MOST_BYTES));
-    Ok(Services { routes, tasks })
+    Ok(Services { routes: parts.access.around(routes), tasks })
 }
 
 /// Serves the port until the token, and then until the streams under way have ended.
-///
-/// # Errors
-/// [`ServeError`] when the port cannot be served.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
-    services: Services,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
+pub async fn serve(listener: TcpListener, guard: Guard, services: Services, shutdown: CancellationToken) {
     let Services { routes, tasks } = services;
-    let mut server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(MOST_STREAMS);
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).map_err(ServeError::Tls)?;
-    }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned())
-        .await
-        .map_err(ServeError::Server);
+    http2::serve(listener, guard, routes, shutdown.clone()).await;
     // Sessions and watches end by the same token; what they still store is waited for.
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;
-    served
 }

@@ -1,10 +1,11 @@
 //! Health and metrics over HTTP. `/healthz`: the process runs. `/readyz`: it can answer, and says from where. `/metrics`: for
 //! Prometheus. Must not import `grpc`, `engine` or `elb`.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use axum::{
     Router,
+    body::Body,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -13,8 +14,16 @@ use axum::{
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use crate::{feed::Feed, metrics::Metrics};
+use crate::{
+    door::{
+        Guard, PeerInfo, Rooms,
+        http1::{self, Asked},
+    },
+    feed::Feed,
+    metrics::Metrics,
+};
 
 /// What the pages read.
 #[derive(Clone)]
@@ -34,12 +43,33 @@ pub fn router(parts: HttpParts) -> Router {
         .with_state(parts)
 }
 
-/// Serves the pages until the token.
-///
-/// # Errors
-/// When the port cannot be served any more.
-pub async fn serve(listener: TcpListener, parts: HttpParts, shutdown: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router(parts)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+/// For the head of a request, and of a connection on which nothing is asked.
+const HEAD: Duration = Duration::from_secs(10);
+/// Connections in all, and from one address: some probes and scrapers.
+const MOST_CONNECTIONS: usize = 256;
+const MOST_OF_ADDRESS: usize = 64;
+
+/// Serves the pages until the token, in plain text: they hold no secret.
+pub async fn serve(listener: TcpListener, parts: HttpParts, shutdown: CancellationToken) {
+    let guard = Guard {
+        rooms: Rooms::new(MOST_CONNECTIONS, MOST_OF_ADDRESS),
+        metrics: parts.metrics.door.clone(),
+        ..Guard::default()
+    };
+    let pages = router(parts);
+    let answer = move |_: PeerInfo, asked: Asked| {
+        let mut pages = pages.clone();
+        async move {
+            match asked {
+                Ok(request) => match pages.call(request.map(Body::new)).await {
+                    Ok(answer) => answer,
+                    Err(never) => match never {},
+                },
+                Err(fault) => (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
+            }
+        }
+    };
+    http1::serve(listener, guard, "http", HEAD, shutdown, answer).await;
 }
 
 /// Ready means: calls get an answer. With the store away reads are answered from memory, so a replica that has a picture stays

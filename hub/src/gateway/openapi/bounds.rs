@@ -53,6 +53,13 @@ pub fn of(full_name: &str) -> Option<Map<String, Value>> {
         ("DrainClusterRequest", "step_seconds") => numbers(0, MOST_STEP_SECONDS.into()),
         // A dry run needs none.
         ("DrillClusterLossRequest", "duration_seconds") => numbers(0, MOST_DRILL_SECONDS.into()),
+        ("CreateJoinTokenRequest", "cluster") | ("CreateServiceTokenRequest" | "RevokeServiceTokenRequest", "name") => {
+            json!({"minLength": 1, "maxLength": 63, "pattern": LABEL})
+        }
+        // 0: an hour, and 90 days.
+        ("CreateJoinTokenRequest", "ttl_seconds") => json!({"anyOf": [{"const": 0}, numbers(60, 86_400)]}),
+        ("CreateServiceTokenRequest", "ttl_seconds") => json!({"anyOf": [{"const": 0}, numbers(300, 31_536_000)]}),
+        ("CreateServiceTokenRequest", "grants") => json!({"minItems": 1, "maxItems": 20}),
         ("SetGatingSwitchRequest", "policies") => json!({"maxItems": 100}),
         _ => return None,
     };
@@ -112,6 +119,12 @@ mod tests {
             "RemoveClusterRequest.cluster",
             "DrillClusterLossRequest.cluster",
             "DrillClusterLossRequest.duration_seconds",
+            "CreateJoinTokenRequest.cluster",
+            "CreateJoinTokenRequest.ttl_seconds",
+            "CreateServiceTokenRequest.name",
+            "CreateServiceTokenRequest.ttl_seconds",
+            "CreateServiceTokenRequest.grants",
+            "RevokeServiceTokenRequest.name",
         ];
         for field in fields {
             assert!(bounded.contains(&format!("switchyard.api.v1.{field}")), "{field} is not there, or not bounded");

@@ -21,7 +21,7 @@ const ERRORS: [(&str, &str); 14] = [
         "400",
         "INVALID_ARGUMENT: what was sent is not valid, every fault is named in the details; FAILED_PRECONDITION: it cannot be done in the present state",
     ),
-    ("401", "UNAUTHENTICATED: no certificate, or one that is not known"),
+    ("401", "UNAUTHENTICATED: no token or certificate, or one that is not accepted"),
     ("403", "PERMISSION_DENIED: not allowed to this caller, or sent by a web page"),
     ("404", "NOT_FOUND: there is no such object or path"),
     (

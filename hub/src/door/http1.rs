@@ -1,0 +1,192 @@
+//! HTTP/1.1 for the gateway and for the pages of health and metrics. Every byte of a head passes [`super::head`] first; what is refused
+//! there is answered all the same, by the port that was asked, so that whoever sent it by mistake learns why.
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::Body;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpListener,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Guard, PeerInfo,
+    accept::{Guest, Speech, Stream, run},
+    head::{HeadFault, HeadGuard, MOST_HEAD, MOST_HEADERS, Step},
+    headers::harden,
+};
+
+/// Bytes that are read at once.
+const AT_ONCE: usize = 8 * 1024;
+/// Stands for a request whose head was refused; nobody else's word: whoever sends it gets the same answer.
+const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nhost: hub\r\nconnection: close\r\n\r\n";
+
+/// A request, or what was wrong with its head.
+pub type Asked = Result<Request<Incoming>, HeadFault>;
+
+/// Serves until the token, and then until what is under way has ended, or five seconds. `head` is the time for the head of a request; a
+/// connection on which nothing is asked is closed after it, too.
+pub async fn serve<F>(
+    listener: TcpListener,
+    guard: Guard,
+    port: &'static str,
+    head: Duration,
+    shutdown: CancellationToken,
+    answer: impl Fn(PeerInfo, Asked) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let speech = Speech { port, protocol: b"http/1.1" };
+    run(listener, guard, speech, shutdown, move |guest| connection(guest, head, answer.clone())).await;
+}
+
+async fn connection<F>(guest: Guest, head: Duration, answer: impl Fn(PeerInfo, Asked) -> F)
+where
+    F: Future<Output = Response<Body>>,
+{
+    // The place is kept to the end of the connection.
+    let Guest { stream, peer, place: _place, shutdown } = guest;
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head);
+    // The guard is stricter; these hold should it ever not be.
+    builder.max_buf_size(2 * MOST_HEAD).max_header_size(2 * MOST_HEAD).max_headers(MOST_HEADERS);
+    let fault = Arc::new(OnceLock::new());
+    let (told, address) = (Arc::clone(&fault), peer.address);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let refused = request.method().as_str() == "REFUSED";
+        let asked = if refused { Err(told.get().copied().unwrap_or(HeadFault::RequestLine)) } else { Ok(request) };
+        let encrypted = peer.encrypted;
+        let answered = answer(peer.clone(), asked);
+        async move {
+            let mut answer = answered.await;
+            harden(answer.headers_mut(), encrypted);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let guarded = Guarded::new(stream, fault);
+    let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(guarded), service));
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        let error: &dyn std::error::Error = &error;
+        tracing::debug!(%address, error, "an HTTP connection broke off");
+    }
+}
+
+/// A connection whose heads are judged before they are read.
+struct Guarded {
+    stream: Stream,
+    guard: HeadGuard,
+    fault: Arc<OnceLock<HeadFault>>,
+    /// As it came from the peer, not judged yet.
+    raw: Vec<u8>,
+    /// Judged, not read yet.
+    good: Vec<u8>,
+    read: usize,
+}
+
+impl Guarded {
+    fn new(stream: Stream, fault: Arc<OnceLock<HeadFault>>) -> Self {
+        Self { stream, guard: HeadGuard::default(), fault, raw: Vec::new(), good: Vec::new(), read: 0 }
+    }
+
+    fn judge(&mut self) {
+        let mut rest = &self.raw[..];
+        while !rest.is_empty() && self.fault.get().is_none() {
+            match self.guard.feed(rest) {
+                Ok((step, taken)) => {
+                    match step {
+                        Step::Head(head) => self.good.extend_from_slice(&head),
+                        Step::Body(length) => self.good.extend_from_slice(&rest[..length]),
+                        Step::More => {}
+                    }
+                    rest = &rest[taken..];
+                }
+                Err(fault) => {
+                    // Set once: what follows is not looked at.
+                    let _ = self.fault.set(fault);
+                    self.good.extend_from_slice(REFUSED);
+                }
+            }
+        }
+        self.raw.clear();
+    }
+
+    /// Moves what was judged; true when there was something.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let rest = &self.good[self.read..];
+        if rest.is_empty() {
+            return false;
+        }
+        let length = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..length]);
+        self.read += length;
+        if self.read == self.good.len() {
+            self.good.clear();
+            self.read = 0;
+        }
+        true
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.give(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut space = [0; AT_ONCE];
+            let mut part = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            // The end of the connection; or nothing is read any more after what was refused, which is the same to the reader.
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.fault.get().is_none() {
+                self.raw.extend_from_slice(part.filled());
+                self.judge();
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
