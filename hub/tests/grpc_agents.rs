@@ -15,7 +15,10 @@ use nix::{
 use switchyard_core::ids::Epoch;
 use switchyard_hub::store::{EmbeddedOptions, EmbeddedPostgres};
 use switchyard_proto::{
-    agent::v1::{self as agent, agent_message::Message, hub_message},
+    agent::v1::{
+        self as agent, agent_message::Message, hub_message, policy_source_service_client::PolicySourceServiceClient,
+        shift_source_service_client::ShiftSourceServiceClient,
+    },
     api::v1::ClusterLink,
 };
 use tonic::Code;
@@ -106,6 +109,103 @@ async fn a_newer_agent_takes_over_and_the_older_one_is_told() {
     assert!(status.message().contains("took over"), "{status:?}");
     link_is(&hub, "blue", ClusterLink::Connected).await;
     drop(newer);
+    hub.stop().await;
+}
+
+fn ended_as(hub: &Hub, reason: &str) -> u64 {
+    let counted = hub.metrics.encoded().unwrap();
+    let reason = format!("reason=\"{reason}\"");
+    let line = counted.lines().find(|line| line.contains("session") && line.contains(&reason));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Two processes with one identity: a copied Secret, or a cluster that was cloned. Each tries for as long as it runs.
+#[tokio::test]
+async fn two_agents_of_one_cluster_do_not_take_turns_at_whichever_replica_they_come() {
+    let first = hub().await;
+    let second = hub_on(&first.url).await;
+    first.apply(&manifest("web", &[("blue", 1)])).await.unwrap();
+    let (old, new) = (hello("blue"), hello("blue"));
+    let process = |hello: &agent::Hello| hello.agent_instance_id.clone();
+    let older = Agent::connect(&first, old.clone()).await;
+    let mut newer = Agent::connect(&first, new.clone()).await;
+    newer.welcome().await;
+    let set = newer.watch_set().await;
+    newer.sync(&set, "web", &["10.0.0.1"]).await;
+    assert_eq!(older.end().await.code(), Code::FailedPrecondition);
+    for hub in [&first, &second, &first, &second] {
+        let status = Agent::connect(hub, old.clone()).await.end().await;
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        for part in [&process(&old), &process(&new), "cluster blue", "stop one of the two"] {
+            assert!(status.message().contains(part), "{part}: {status:?}");
+        }
+        let sources = agent::SourceHello {
+            cluster: "blue".to_owned(),
+            agent_instance_id: process(&old),
+            ..agent::SourceHello::default()
+        };
+        let message = Some(agent::sync_policies_request::Message::Hello(sources));
+        let said = tokio_stream::iter([agent::SyncPoliciesRequest { seq: 0, message }]);
+        let policies = PolicySourceServiceClient::new(hub.channel.clone()).sync_policies(said).await.unwrap();
+        let status = policies.into_inner().message().await.unwrap_err();
+        assert!(status.message().contains("was relieved"), "{status:?}");
+        let shifts = agent::ShiftSourceHello {
+            cluster: "blue".to_owned(),
+            agent_instance_id: process(&old),
+            ..agent::ShiftSourceHello::default()
+        };
+        let message = Some(agent::sync_shifts_request::Message::Hello(shifts));
+        let said = tokio_stream::iter([agent::SyncShiftsRequest { message }]);
+        let shifts = ShiftSourceServiceClient::new(hub.channel.clone()).sync_shifts(said).await.unwrap();
+        let status = shifts.into_inner().message().await.unwrap_err();
+        assert!(status.message().contains("was relieved"), "{status:?}");
+    }
+    assert_eq!((ended_as(&first, "relieved"), ended_as(&first, "taken_over")), (2, 1));
+    // The one that holds the cluster was never disturbed.
+    let seq = newer.changes(changes("web", &["10.0.0.2"])).await;
+    newer.acked(seq).await;
+    endpoints_are(&first, "blue", &["10.0.0.1", "10.0.0.2"]).await;
+    // Its connection breaks, and is made anew: the other one does not get in between.
+    drop(newer);
+    link_is(&first, "blue", ClusterLink::Stale).await;
+    assert_eq!(Agent::connect(&second, old.clone()).await.end().await.code(), Code::FailedPrecondition);
+    Agent::connect(&second, new).await.welcome().await;
+    // An update brings a process that was never seen: it takes over at once.
+    Agent::connect(&first, hello("blue")).await.welcome().await;
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_nothing_but_heartbeats_is_ended_and_so_is_one_of_snapshots_without_end() {
+    let hub = hub().await;
+    let mut agent = Agent::connect(&hub, hello("blue")).await;
+    agent.welcome().await;
+    let set = agent.watch_set().await;
+    let flood = async {
+        // Until nobody takes them any more.
+        for _ in 0..100_000 {
+            agent.say(0, Message::Heartbeat(agent::Heartbeat::default())).await;
+        }
+    };
+    flood.await;
+    let status = agent.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("heartbeats without end"), "{status:?}");
+
+    let mut agent = Agent::connect(&hub, hello("blue")).await;
+    agent.welcome().await;
+    let version = agent.watch_set().await.version;
+    assert_eq!(version, set.version);
+    for i in 0..200 {
+        let begin = agent::SnapshotBegin { snapshot_id: i.to_string(), watch_set_version: version };
+        agent.send(Message::SnapshotBegin(begin)).await;
+    }
+    let status = agent.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("none was ended"), "{status:?}");
+    // Others feel nothing of it.
+    live_agent(&hub, "green", &[]).await;
     hub.stop().await;
 }
 

@@ -3,6 +3,7 @@
 
 mod fleet_support;
 mod grpc_support;
+mod rights_support;
 mod shift_support;
 mod store_support;
 
@@ -11,9 +12,11 @@ use std::collections::BTreeMap;
 use fleet_support::{Engine, agent, cluster, explain, policy};
 use grpc_support::{Agent, Hub, PATIENCE, Setup, hub, hub_set_up, policy_ref, weights};
 use prost::Message;
+use rights_support::{Port, bindings};
 use shift_support::{map, request_id};
 use switchyard_proto::api::v1::{
     self as api, ClusterMode, ClusterOperationKind, ConditionStatus, FailoverState, ForecastVerdict,
+    cluster_service_client::ClusterServiceClient,
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -246,13 +249,16 @@ async fn a_game_day_that_would_cost_requests_needs_force_a_reason_and_the_right(
     assert!(operation(&begun.cluster.unwrap()).force);
     hub.stop().await;
 
-    let setup = Setup { override_callers: Default::default(), ..Setup::default() };
-    let strict = hub_set_up(&store_support::database_url().await, setup).await;
+    let (access, _file) =
+        bindings("{role: operator, namespaces: ['*'], clusters: ['*'], subjects: [{certificate: {commonName: ann}}]}");
+    let strict = hub_set_up(&store_support::database_url().await, Setup { access, ..Setup::default() }).await;
     let (strict, _engine, _agents) = world_on(strict, &[solo, half("web")]).await;
-    let denied = drill(&strict, forced).await.unwrap_err();
+    let mut ann = ClusterServiceClient::new(Port::caller(strict.routes.clone(), "ann"));
+    let denied = ann.drill_cluster_loss(forced).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
-    assert!(denied.message().contains("--override-callers"), "{denied:?}");
-    let drained = drain(&strict, api::DrainClusterRequest { force: true, ..draining("blue") }).await.unwrap_err();
+    assert!(denied.message().contains("may not override Capacity"), "{denied:?}");
+    let force = api::DrainClusterRequest { force: true, reason: "an exercise".to_owned(), ..draining("blue") };
+    let drained = ann.drain_cluster(force).await.unwrap_err();
     assert_eq!(drained.code(), Code::PermissionDenied);
     drain(&strict, draining("blue")).await.unwrap();
     strict.stop().await;

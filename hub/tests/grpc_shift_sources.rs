@@ -2,11 +2,13 @@
 //! No engine runs here, so shifts stay where callers put them.
 
 mod grpc_support;
+mod rights_support;
 mod store_support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use grpc_support::{EPOCH, Hub, PATIENCE, Setup, hub, hub_set_up, manifest, policy_ref};
+use rights_support::bindings;
 use serde_json::{Value, json};
 use store_support::database_url;
 use switchyard_proto::{
@@ -259,8 +261,10 @@ async fn pause_approval_and_abort_of_a_resource_reach_its_shift_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn safety_rules_are_crossed_only_from_clusters_that_the_hub_names() {
-    let callers = BTreeSet::from(["cluster:green".to_owned()]);
-    let hub = hub_set_up(&database_url().await, Setup { override_callers: callers, ..Setup::default() }).await;
+    let (access, _file) = bindings(
+        "{role: operator, namespaces: [shop], clusters: ['*'], overrides: true, subjects: [{cluster: green}]}",
+    );
+    let hub = hub_set_up(&database_url().await, Setup { access, ..Setup::default() }).await;
     hub.apply(&manifest("checkout", &[("blue", 100), ("green", 0)])).await.unwrap();
     let mut spec = to_green();
     spec["overrides"] = json!(["MaxStepPercent"]);
@@ -268,7 +272,9 @@ async fn safety_rules_are_crossed_only_from_clusters_that_the_hub_names() {
     let mut blue = Source::connect(&hub, "blue").await;
     blue.report("move", "u-1", 1, &spec).await;
     let refused = blue.told("move", |status| status.ended).await;
-    assert!(refused.message.contains("--override-callers cluster:blue"), "{}", refused.message);
+    for part in ["by resources of cluster blue", "{cluster: blue}", "overrides: true", "docs/access.md"] {
+        assert!(refused.message.contains(part), "{}", refused.message);
+    }
     let mut green = Source::connect(&hub, "green").await;
     green.report("move", "u-2", 1, &spec).await;
     green.told("move", |status| !status.shift_id.is_empty()).await;

@@ -241,7 +241,7 @@ async fn the_agent_of_a_removed_cluster_is_refused_until_the_cluster_is_taken_ba
     assert_eq!(lost, [session], "its stream ends with the next heartbeat");
     let write = db.store.session_apply(session, &cluster("blue"), 1, &[]).await.unwrap_err();
     assert!(matches!(write, SessionError::ClusterRemoved { .. }), "{write}");
-    let again = db.store.session_open(&hello("blue"), Uuid::new_v4(), Uuid::new_v4()).await.unwrap_err();
+    let again = db.store.session_open(&hello("blue"), Uuid::new_v4(), Uuid::new_v4(), NEVER_STALE).await.unwrap_err();
     assert!(again.to_string().contains("yardctl uncordon blue"), "{again}");
     let claims = db.store.source_open(&source).await.unwrap_err();
     assert!(matches!(claims, SourceError::ClusterRemoved { .. }), "{claims}");

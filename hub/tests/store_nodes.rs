@@ -128,7 +128,7 @@ async fn what_an_agent_can_do_is_known_from_its_last_hello() {
     let able = AgentHello { features: vec!["moon-phases".into(), "instance-targets".into()], ..hello("blue") };
     assert!(able.can(AgentFeature::InstanceTargets) && !hello("blue").can(AgentFeature::InstanceTargets));
     for (hello, expected) in [(hello("blue"), false), (able, true), (hello("blue"), false)] {
-        db.store.session_open(&hello, Uuid::new_v4(), Uuid::from_u128(9)).await.unwrap();
+        db.store.session_open(&hello, Uuid::new_v4(), Uuid::from_u128(9), NEVER_STALE).await.unwrap();
         assert_eq!(inventory(&db).await.clusters[&cluster("blue")].reports_nodes, expected);
     }
 }

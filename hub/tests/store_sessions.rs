@@ -11,7 +11,10 @@ use switchyard_core::{
     ids::ClusterName,
     inventory::{Endpoint, EndpointKey, EndpointState, Evidence, Inventory, Link, SourceProblem},
 };
-use switchyard_hub::store::{EndpointChange, Mirror, NewEndpoint, Retention, SessionError, SessionOpened, Snapshot};
+use switchyard_hub::store::{
+    AgentHello, EndpointChange, Mirror, NewEndpoint, Retention, SessionError, SessionOpened, Snapshot, Store,
+    StoreOptions,
+};
 use uuid::Uuid;
 
 async fn inventory(db: &Db) -> Inventory {
@@ -233,8 +236,8 @@ async fn a_newer_session_takes_over_and_the_older_one_can_write_nothing() {
 async fn an_agent_resumes_only_where_the_store_holds_what_it_had_acknowledged() {
     let db = database().await;
     let resume = async |hello| {
-        let SessionOpened { resume_after_seq } =
-            db.store.session_open(&hello, Uuid::new_v4(), Uuid::new_v4()).await.unwrap();
+        let SessionOpened { resume_after_seq, .. } =
+            db.store.session_open(&hello, Uuid::new_v4(), Uuid::new_v4(), Duration::ZERO).await.unwrap();
         resume_after_seq
     };
     let mut known = hello("blue");
@@ -269,6 +272,47 @@ async fn an_agent_resumes_only_where_the_store_holds_what_it_had_acknowledged() 
         assert_eq!(resume(hello).await, None, "{what}");
         assert_eq!(resume(known.clone()).await, None, "{what}: what the store held is no longer this agent's");
     }
+}
+
+#[tokio::test]
+async fn a_relieved_agent_process_does_not_come_back_while_its_successor_lives_at_whichever_replica() {
+    let db = database().await;
+    let other = Store::connect(&db.url, StoreOptions::default()).await.unwrap();
+    let (name, process) = (cluster("blue"), Uuid::from_u128);
+    let come = async |store: &Store, id: u128, stale_after| {
+        let hello = AgentHello { agent_instance_id: process(id), ..hello("blue") };
+        store.session_open(&hello, Uuid::new_v4(), process(9), stale_after).await
+    };
+    assert_eq!(come(&db.store, 1, NEVER_STALE).await.unwrap().relieves, None);
+    assert_eq!(
+        come(&other, 2, NEVER_STALE).await.unwrap().relieves,
+        Some(process(1)),
+        "one that was never seen takes over"
+    );
+    for store in [&db.store, &other] {
+        match come(store, 1, NEVER_STALE).await {
+            Err(SessionError::Relieved(relieved)) => {
+                assert_eq!((relieved.instance, relieved.by), (process(1), process(2)))
+            }
+            answer => panic!("{answer:?}"),
+        }
+        let turn = store.session_turn(&name, process(1), NEVER_STALE).await;
+        assert!(matches!(turn, Err(SessionError::Relieved(_))), "{turn:?}");
+        store.session_turn(&name, process(2), NEVER_STALE).await.unwrap();
+        store.session_turn(&name, process(3), NEVER_STALE).await.unwrap();
+    }
+    let session = Uuid::new_v4();
+    let hello = AgentHello { agent_instance_id: process(2), ..hello("blue") };
+    db.store.session_open(&hello, session, process(9), NEVER_STALE).await.unwrap();
+    db.store.session_close(session, &name).await.unwrap();
+    assert!(come(&db.store, 1, NEVER_STALE).await.is_err(), "a connection that is made anew lets nobody in between");
+    assert!(come(&db.store, 1, Duration::ZERO).await.is_ok(), "its successor is silent");
+    assert!(come(&db.store, 2, NEVER_STALE).await.is_err());
+    for id in 100..130 {
+        come(&db.store, id, NEVER_STALE).await.unwrap();
+    }
+    let remembered = sqlx::query_scalar::<_, i32>("select jsonb_array_length(relieved) from clusters");
+    assert_eq!(remembered.fetch_one(&db.raw).await.unwrap(), 16);
 }
 
 #[tokio::test]

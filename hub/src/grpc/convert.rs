@@ -317,9 +317,9 @@ pub fn to_proto_plan_steps(steps: &[Step]) -> Vec<proto::PlanStep> {
     steps.iter().map(to_proto_step).collect()
 }
 
-/// The plan of one policy, or of all.
-pub fn to_proto_plan(plan: &RegionPlan, only: Option<&PolicyKey>, made_at: Timestamp) -> proto::Plan {
-    let chosen = || plan.policies.iter().filter(|(key, _)| only.is_none_or(|only| only == *key));
+/// The plan of the policies that are to be shown.
+pub fn to_proto_plan(plan: &RegionPlan, shown: impl Fn(&PolicyKey) -> bool, made_at: Timestamp) -> proto::Plan {
+    let chosen = || plan.policies.iter().filter(|(key, _)| shown(key));
     proto::Plan {
         steps: chosen().flat_map(|(_, plan)| to_proto_plan_steps(&plan.steps)).collect(),
         notes: chosen()

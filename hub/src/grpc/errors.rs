@@ -15,11 +15,12 @@ use switchyard_proto::api::v1 as proto;
 use tonic::{Code, Status};
 
 use super::{
+    access::AccessFault,
     clusters::losses::Uncarried,
     convert::{to_proto_ref, to_proto_violation},
     shifts::to_proto_finding,
 };
-use crate::store::{ApplyError, FleetError, ShiftError, StoreError, SwitchError};
+use crate::store::{ApplyError, FleetError, MayNot, ShiftError, StoreError, SwitchError};
 
 /// Violations whose sentences go into the status message; the details hold more.
 const MOST_IN_MESSAGE: usize = 10;
@@ -55,18 +56,12 @@ pub enum ApiError {
         /// Those that others cannot carry, at least one.
         uncarried: Vec<Uncarried>,
     },
-    /// The caller may not cross safety rules.
-    #[error(
-        "{identity} may not override {}; only callers that the hub names with --override-callers may, so ask one of them, or add \
-         {identity} there",
-        names(.guards)
-    )]
-    OverrideDenied {
-        /// The rules.
-        guards: Vec<Guard>,
-        /// Who asked, as the flag would name it.
-        identity: String,
-    },
+    /// The answer about a token, a certificate or an authority.
+    #[error(transparent)]
+    Access(#[from] AccessFault),
+    /// The caller may not do this.
+    #[error(transparent)]
+    MayNot(#[from] Box<MayNot>),
     /// There is no such shift.
     #[error("there is no shift {0}; see which there are with ListShifts (yardctl history)")]
     NoShift(ShiftId),
@@ -236,7 +231,8 @@ pub fn to_status(error: &ApiError) -> Status {
             let finding = |one: &Uncarried| found(one.word(), Some(&one.policy), &one.message);
             with_findings(text, uncarried.iter().map(finding))
         }
-        ApiError::OverrideDenied { .. } => Status::permission_denied(text),
+        ApiError::Access(fault) => Status::new(fault.code, text),
+        ApiError::MayNot(_) => Status::permission_denied(text),
         ApiError::NoShift(_) | ApiError::NothingToRollBack(_) | ApiError::PoliciesGone { .. } => {
             Status::not_found(text)
         }
@@ -259,6 +255,7 @@ fn apply_status(error: &ApplyError) -> Status {
         | ApplyError::ShiftActive { .. }
         | ApplyError::NothingOut(_) => Status::failed_precondition(text),
         ApplyError::Held { findings } => held(text, findings),
+        ApplyError::MayNot(_) => Status::permission_denied(text),
         ApplyError::RequestReused { .. } => Status::already_exists(text),
         ApplyError::Store(error) => store_status(error),
     }
@@ -276,6 +273,7 @@ fn shift_status(error: &ShiftError) -> Status {
         | ShiftError::ResourceForgotten { .. } => Status::failed_precondition(text),
         ShiftError::Busy { policy, shift } => Status::failed_precondition(busy(policy, shift)),
         ShiftError::Held { findings } => held(text, findings),
+        ShiftError::MayNot(_) => Status::permission_denied(text),
         ShiftError::RequestReused { .. } => Status::already_exists(text),
         ShiftError::Store(error) => store_status(error),
     }

@@ -1,6 +1,7 @@
 //! Tests of errors' way to the caller.
 
 use switchyard_core::{
+    access::{Grants, Role},
     fleet::{Mode, forecast::Verdict, machine::Refusal as Unfit},
     shift::machine::Refusal,
 };
@@ -81,8 +82,10 @@ fn stale() -> StartError {
 }
 
 fn denied() -> ApiError {
-    let guards = vec![Guard::MaxStepPercent, Guard::Capacity];
-    ApiError::OverrideDenied { guards, identity: "sha256:0123456789abcdef".to_owned() }
+    let (who, what) = ("corp:ann@example.com".to_owned(), "override MaxStepPercent, Capacity".to_owned());
+    let touch = switchyard_core::access::Touch::Hub;
+    let denied = Grants::none().check_overrides(Role::Operator, &touch).unwrap_err();
+    ApiError::MayNot(Box::new(MayNot { who, what, denied }))
 }
 
 fn finding(message: &str, overridden: bool) -> Finding {
@@ -109,10 +112,18 @@ fn findings_are_in_the_message_and_in_the_details_and_fit_into_a_header() {
 }
 
 #[test]
-fn whoever_may_not_override_is_told_who_may_and_how_to_become_one() {
-    let expected = "sha256:0123456789abcdef may not override MaxStepPercent, Capacity; only callers that the hub names with \
-                    --override-callers may, so ask one of them, or add sha256:0123456789abcdef there";
-    assert_eq!(to_status(&denied()).message(), expected);
+fn whoever_may_not_is_told_who_he_is_what_he_lacks_and_how_to_get_it() {
+    let status = to_status(&denied());
+    for part in [
+        "corp:ann@example.com may not override MaxStepPercent, Capacity: ",
+        "the role operator with overrides over all namespaces and all clusters is needed",
+        "there is no binding for this caller",
+        "yardctl whoami",
+        "docs/access.md",
+    ] {
+        assert!(status.message().contains(part), "{part}: {status:?}");
+    }
+    assert_eq!(status.code(), Code::PermissionDenied);
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! What a shift may name and who may cross safety rules: both come from the hub's own flags, never from a caller. Pure; used by
-//! every door through which shifts come. Must not import `store`, `elb` or `engine`. Tests are at the end of the file.
+//! What a shift may name: that comes from the hub's own flags, never from a caller. Pure; used by every door through which shifts
+//! come. Must not import `store`, `elb` or `engine`. Tests are at the end of the file.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use switchyard_core::{
-    ids::{SourceName, cut},
+    access::Grants,
+    ids::{ClusterName, SourceName, cut},
     policy::Violation,
     shift::{
         ShiftSpec,
@@ -12,10 +13,11 @@ use switchyard_core::{
     },
 };
 
-/// In the list of callers: everybody.
-const EVERYBODY: &str = "*";
 /// Names of sources in a remedy.
 const MOST_NAMES: usize = 20;
+
+/// What the custom resources of a cluster may do, as the access file says at this moment.
+pub type GrantsOfResources = Arc<dyn Fn(&ClusterName) -> Grants + Send + Sync>;
 
 /// What the hub can measure with. Gates name these; no address of a caller ever reaches the hub's HTTP client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,13 +86,6 @@ fn remedy(known: &BTreeSet<SourceName>, flag: &str) -> String {
     format!("use one of {}{more}, or start the hub with {flag}", names.join(", "))
 }
 
-/// True when this caller may cross safety rules: the hub was told so with `--override-callers`. `identity` is
-/// `sha256:<16 hexadecimal digits>` of a certificate, `cluster:<name>` for resources of a cluster, or anything else for a caller
-/// that cannot be told apart from others, who has the right only if everybody has.
-pub fn may_override(callers: &BTreeSet<String>, identity: &str) -> bool {
-    callers.contains(EVERYBODY) || callers.contains(identity)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,17 +124,5 @@ mod tests {
         assert_eq!(found[0].remedy, "use one of east, west, or start the hub with --prometheus name=URL");
         let all = GateSources { prometheus: names(&["main"]), ..others };
         assert_eq!(unknown_sources(&spec(), &all), []);
-    }
-
-    #[test]
-    fn only_those_that_the_hub_names_cross_safety_rules() {
-        let named = BTreeSet::from(["sha256:0123456789abcdef".to_owned(), "cluster:blue".to_owned()]);
-        assert!(may_override(&named, "sha256:0123456789abcdef"));
-        assert!(may_override(&named, "cluster:blue"));
-        for other in ["sha256:0123456789abcdee", "cluster:green", "unauthenticated", ""] {
-            assert!(!may_override(&named, other), "{other}");
-            assert!(!may_override(&BTreeSet::new(), other), "{other}");
-            assert!(may_override(&BTreeSet::from(["*".to_owned()]), other), "{other}");
-        }
     }
 }

@@ -1,7 +1,10 @@
 //! SafetyService: gating switches, which stop every shift of a group of policies. Writes to the store, reads the picture.
 //! Tests: `hub/tests/grpc_safety.rs`.
 
-use switchyard_core::ids::SwitchName;
+use switchyard_core::{
+    access::{Role, Touch},
+    ids::SwitchName,
+};
 use switchyard_proto::api::v1::{self as proto, safety_service_server::SafetyService};
 use tonic::{Request, Response, Status};
 
@@ -33,6 +36,8 @@ impl Safety {
         request: proto::SetGatingSwitchRequest,
     ) -> Result<proto::SetGatingSwitchResponse, ApiError> {
         let name = switch_name(&request.name)?;
+        // A switch stops shifts of whichever policies its patterns take.
+        caller.may(Role::Operator, &Touch::Hub, format_args!("set gating switch {name}"))?;
         let policies = Some(request.policies.as_slice()).filter(|policies| !policies.is_empty());
         let stored = self.store.switch_set(&caller, &name, policies, request.on, request.expected_version).await?;
         tracing::info!(switch = %name, on = request.on, version = stored.version, actor = caller.actor, "a gating switch was set");
@@ -46,6 +51,7 @@ impl Safety {
         request: proto::DeleteGatingSwitchRequest,
     ) -> Result<proto::DeleteGatingSwitchResponse, ApiError> {
         let name = switch_name(&request.name)?;
+        caller.may(Role::Operator, &Touch::Hub, format_args!("delete gating switch {name}"))?;
         self.store.switch_delete(&caller, &name, request.expected_version).await?;
         tracing::info!(switch = %name, actor = caller.actor, "a gating switch was deleted");
         self.reading.feed.refreshed().await;

@@ -70,6 +70,7 @@ impl Store {
         }
         let present = self.policy_in_txn(&mut txn, &policy.key).await?;
         let decision = decide_apply(present.as_ref(), manifest, policy, expected_version)?;
+        caller.may_apply(present.as_ref(), policy)?;
         if let Some(present) = &present {
             self.owner_to_api(&mut txn, present, change).await?;
         }
@@ -130,6 +131,7 @@ impl Store {
         }
         let present = self.policy_in_txn(&mut txn, key).await?.ok_or_else(|| ApplyError::NotFound(key.clone()))?;
         let weights = decide_weights(&present, wanted, expected_version)?;
+        caller.may_weigh(key, &present.record.requested(), &weights)?;
         if weights == present.record.requested() {
             self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged)).await?;
             self.commit(txn).await?;
@@ -171,6 +173,7 @@ impl Store {
             return Ok(answer.policy.read()?);
         }
         let present = self.policy_in_txn(&mut txn, key).await?.ok_or_else(|| ApplyError::NotFound(key.clone()))?;
+        caller.may_delete(&present)?;
         if present.record.deleting_since.is_some() {
             self.keep_answer(&mut txn, &request, &Answer::new(&present, Applied::Unchanged)).await?;
             self.commit(txn).await?;
@@ -211,6 +214,7 @@ impl Store {
             detail: json!({"uid": uid}),
             reason: "everything of it is gone at AWS",
             request_id: "",
+            source: "",
         };
         self.audit(&mut txn, entry).await?;
         self.policy_settle(&mut txn, key, &Cause::resources(change)).await?;
@@ -378,6 +382,7 @@ impl Store {
             detail,
             reason: &caller.reason,
             request_id: &caller.request_id,
+            source: &caller.source,
         };
         self.audit(conn, entry).await
     }
@@ -385,5 +390,6 @@ impl Store {
 
 /// Why a policy leaves its shift, by a call.
 fn leave(caller: &Caller, deleted: bool, change: i64) -> Leave<'_> {
-    Leave { deleted, change, actor: &caller.actor, reason: &caller.reason, request_id: &caller.request_id }
+    let Caller { actor, reason, request_id, source, .. } = caller;
+    Leave { deleted, change, actor, reason, request_id, source }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchyard_core::{
+    access::Grants,
     ids::{ClusterName, PolicyKey, ShiftId, Weight, cut},
     policy::{ClusterTrafficPolicy, ValidatedPolicy, Violation, validate::validate_weights, validate_update},
     shift::{Finding, by_cluster},
@@ -13,11 +14,12 @@ use switchyard_core::{
 };
 
 use super::{
-    error::StoreError, idempotency::AnswerError, policy_rows::StoredPolicy, shifts_change::held, values::unreadable,
+    error::StoreError, idempotency::AnswerError, policy_rows::StoredPolicy, rights::MayNot, shifts_change::held,
+    values::unreadable,
 };
 
 /// Who asks, and under which request id.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// 1 to 128 printable characters without spaces; the same id again gives the first answer.
     pub request_id: String,
@@ -25,6 +27,10 @@ pub struct Caller {
     pub actor: String,
     /// For the audit log, at most 1024 characters, may be empty.
     pub reason: String,
+    /// For the audit log: where the call came from, an address; empty: not by a call. Cut at 256 characters.
+    pub source: String,
+    /// What the caller may do. The transaction that writes asks again, for what the change really touches.
+    pub grants: Grants,
 }
 
 /// What applying a manifest did.
@@ -93,6 +99,9 @@ pub enum ApplyError {
         /// All of them.
         findings: Vec<Finding>,
     },
+    /// The caller may not do this.
+    #[error(transparent)]
+    MayNot(#[from] Box<MayNot>),
     /// The request id was used for something else.
     #[error("request id {request_id:?} was used for another {method} request; use a new id for a new request")]
     RequestReused {

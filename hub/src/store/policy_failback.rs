@@ -2,8 +2,13 @@
 //! ([`switchyard_core::failover`]). Weights, their override and a shift that is under way stay as they are.
 //! Tests: `hub/tests/store_fleet.rs`.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
-use switchyard_core::{failover::Explanation, ids::PolicyKey};
+use switchyard_core::{
+    failover::Explanation,
+    ids::{ClusterName, PolicyKey},
+};
 
 use super::{
     Store,
@@ -40,10 +45,11 @@ impl Store {
             return Err(ApplyError::Deleting(key.clone()));
         }
         check_version(expected_version, record.version)?;
-        let out: Vec<String> = present.status.as_ref().map(|status| out(&status.failover)).unwrap_or_default();
+        let out: BTreeSet<ClusterName> = present.status.as_ref().map(|status| out(&status.failover)).unwrap_or_default();
         if record.policy.failover.is_none() || out.is_empty() {
             return Err(ApplyError::NothingOut(key.clone()));
         }
+        caller.may_let_return(key, &out)?;
         let mark = sqlx::query("update policies set failback_at = clock_timestamp() where uid = $1");
         self.run(Query::PolicyUpdate, mark.bind(record.uid.as_str()).execute(&mut *txn)).await?;
         self.policy_update(&mut txn, record, change, None).await?;
@@ -58,10 +64,10 @@ impl Store {
 }
 
 /// The clusters that carry less than their share for their health, or are on their way back from that.
-fn out(explanation: &Explanation) -> Vec<String> {
+fn out(explanation: &Explanation) -> BTreeSet<ClusterName> {
     let is_out = |cluster: &&switchyard_core::failover::ClusterExplanation| {
         let waits = cluster.pending.is_some_and(|pending| pending.back);
         cluster.out_since.is_some() || waits
     };
-    explanation.clusters.iter().filter(is_out).map(|cluster| cluster.cluster.to_string()).collect()
+    explanation.clusters.iter().filter(is_out).map(|cluster| cluster.cluster.clone()).collect()
 }

@@ -1,5 +1,9 @@
 //! Agents' sessions. A cluster has one session at a time, the newest; whatever an older one still wants to write is refused in
-//! the same transaction that locks the cluster's row (the fence). What is written is in `inventory_write`.
+//! the same transaction that locks the cluster's row (the fence). Of two agent processes that come in turns core decides which gets the
+//! cluster ([`switchyard_core::access::turns`]), by what this row remembers, so that every replica decides alike. What is written is in
+//! `inventory_write`.
+
+use std::time::Duration;
 
 use switchyard_core::{
     ids::{ClusterName, Epoch, VpcId},
@@ -14,10 +18,14 @@ use super::{
     inventory_changes::phases,
     inventory_write::Mark,
     notice::Notice,
+    session_turns::{Before, NOBODY, before_select, seated},
     values::{Conn, signed, text, to_json},
 };
 
-pub use super::inventory_changes::{EndpointChange, NewEndpoint, NewServiceState};
+pub use super::{
+    inventory_changes::{EndpointChange, NewEndpoint, NewServiceState},
+    session_turns::Relieved,
+};
 
 /// What an agent says of itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +54,8 @@ pub struct AgentHello {
 pub struct SessionOpened {
     /// Set when the store holds exactly what this agent process had acknowledged: deltas after this number suffice.
     pub resume_after_seq: Option<u64>,
+    /// The agent process that lived and lost the cluster by this.
+    pub relieves: Option<Uuid>,
 }
 
 /// Why a session may not write.
@@ -66,6 +76,19 @@ pub enum SessionError {
     ClusterRemoved {
         /// The cluster.
         cluster: ClusterName,
+    },
+    /// Another process of the same cluster has taken over and lives.
+    #[error(transparent)]
+    Relieved(Relieved),
+    /// More than the store keeps of one cluster.
+    #[error("cluster {cluster} has more than {most} {what}; route fewer Services of it")]
+    TooMany {
+        /// The cluster.
+        cluster: ClusterName,
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        most: usize,
     },
     /// A change names a cluster that is not the session's.
     #[error(
@@ -95,26 +118,6 @@ pub struct Snapshot<'a> {
     pub epoch: Epoch,
 }
 
-#[derive(sqlx::FromRow)]
-struct Before {
-    region: String,
-    vpc_id: String,
-    agent_instance: Uuid,
-    applied_seq: Option<i64>,
-    snapshot_complete: bool,
-}
-
-impl Before {
-    fn resumes(&self, hello: &AgentHello) -> bool {
-        self.agent_instance == hello.agent_instance_id
-            && self.applied_seq == Some(signed(hello.last_acked_seq))
-            && hello.watch_set_version != 0
-            && self.snapshot_complete
-            && self.region == text(&hello.region, 64)
-            && self.vpc_id == hello.vpc_id.as_str()
-    }
-}
-
 impl AgentHello {
     /// True when the agent named the feature.
     pub fn can(&self, feature: AgentFeature) -> bool {
@@ -124,30 +127,34 @@ impl AgentHello {
 
 impl Store {
     /// Opens a session, taking the cluster over from an older one. Until the agent is live again ([`Store::session_snapshot`],
-    /// [`Store::session_live`]) the cluster is syncing.
+    /// [`Store::session_live`]) the cluster is syncing. `stale_after`: a process that was heard of within it lives.
     ///
     /// # Errors
-    /// [`SessionError::ClusterRemoved`], or the store's.
+    /// [`SessionError::ClusterRemoved`], [`SessionError::Relieved`], or the store's.
     pub async fn session_open(
         &self,
         hello: &AgentHello,
         session_id: Uuid,
         hub_instance: Uuid,
+        stale_after: Duration,
     ) -> Result<SessionOpened, SessionError> {
         let mut txn = self.begin().await?;
         if self.cluster_is_removed(&mut txn, &hello.cluster).await? {
             return Err(SessionError::ClusterRemoved { cluster: hello.cluster.clone() });
         }
-        let read = "select region, vpc_id, agent_instance, applied_seq, snapshot_complete from clusters where name = $1 for update";
-        let read = sqlx::query_as::<_, Before>(read).bind(hello.cluster.as_str());
+        let read = sqlx::query_as::<_, Before>(concat!(before_select!(), " for update of c"));
+        let read = read.bind(hello.cluster.as_str()).bind(stale_after.as_secs_f64());
         let before = self.run(Query::SessionOpen, read.fetch_optional(&mut *txn)).await?;
+        let seats = before.as_ref().map(Before::seats).transpose()?.unwrap_or(NOBODY);
+        let (relieved, relieves) = seated(&seats, &hello.cluster, hello.agent_instance_id)?;
         let resume = before.is_some_and(|before| before.resumes(hello));
         let upsert = "insert into clusters as c (name, region, vpc_id, agent_instance, agent_version, session_id, hub_instance, \
-                      opened_at, features) values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp(), $9) on conflict (name) do update set \
+                      opened_at, features, relieved) values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp(), $9, $10) \
+                      on conflict (name) do update set \
                       region = excluded.region, vpc_id = excluded.vpc_id, agent_instance = excluded.agent_instance, \
                       agent_version = excluded.agent_version, session_id = excluded.session_id, \
                       hub_instance = excluded.hub_instance, opened_at = excluded.opened_at, complete_in_epoch = null, \
-                      features = excluded.features, \
+                      features = excluded.features, relieved = excluded.relieved, \
                       problems = case when $8 then c.problems else '[]' end, \
                       applied_seq = case when $8 then c.applied_seq end, snapshot_complete = $8";
         let upsert = sqlx::query(upsert)
@@ -159,7 +166,8 @@ impl Store {
             .bind(session_id)
             .bind(hub_instance)
             .bind(resume)
-            .bind(to_json("features", &hello.features)?);
+            .bind(to_json("features", &hello.features)?)
+            .bind(to_json("relieved agent processes", &relieved)?);
         self.run(Query::SessionOpen, upsert.execute(&mut *txn)).await?;
         let heartbeat = "insert into heartbeats (cluster, session_id, at) values ($1, $2, clock_timestamp()) \
                          on conflict (cluster) do update set session_id = excluded.session_id, at = excluded.at";
@@ -167,7 +175,7 @@ impl Store {
         self.run(Query::SessionHeartbeat, heartbeat.execute(&mut *txn)).await?;
         self.notify(&mut txn, &Notice::Cluster(hello.cluster.clone())).await?;
         self.commit(txn).await?;
-        Ok(SessionOpened { resume_after_seq: resume.then_some(hello.last_acked_seq) })
+        Ok(SessionOpened { resume_after_seq: resume.then_some(hello.last_acked_seq), relieves })
     }
 
     /// Stores what one or several messages of the agent changed, up to `seq`. May be repeated with the same content.

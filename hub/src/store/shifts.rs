@@ -5,7 +5,7 @@
 //!
 //! The engine's side is in [`super::shifts_save`], what policies do to their shifts in [`super::shifts_leave`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -49,6 +49,8 @@ pub struct ShiftFilter {
     pub policy: Option<PolicyKey>,
     /// True: only those that have not ended.
     pub active: bool,
+    /// Only those all of whose policies are of these namespaces; none: of whichever.
+    pub seen: Option<BTreeSet<Namespace>>,
 }
 
 /// A page of a list.
@@ -86,6 +88,7 @@ impl Store {
         let id = ShiftId::new(Uuid::now_v7().to_string()).map_err(|error| unreadable("a new shift's id", error))?;
         let records = policies.iter().map(|(key, stored)| (key.clone(), &stored.record)).collect();
         let shift = plan.start(id, origin.clone(), &caller.actor, &records, now)?;
+        caller.may_shift(&shift)?;
         for one in &shift.moves {
             if let Some(other) = self.shift_of_policy(&mut txn, &one.uid).await? {
                 return Err(ShiftError::Busy { policy: one.policy.clone(), shift: Box::new(other) });
@@ -241,6 +244,11 @@ impl Store {
             }
             list.push(")");
         }
+        if let Some(seen) = &filter.seen {
+            let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
+            list.push(" and not exists (select 1 from shift_policies p where p.shift_id = s.id and p.namespace <> all(");
+            list.push_bind(seen).push("))");
+        }
         if let Some(after) = after {
             list.push(" and s.number < (select number from shifts where id = ").push_bind(after.as_str()).push(")");
         }
@@ -321,6 +329,7 @@ impl Store {
             detail,
             reason: &caller.reason,
             request_id: &caller.request_id,
+            source: &caller.source,
         };
         self.audit(conn, entry).await
     }

@@ -13,7 +13,7 @@ use switchyard_core::{
     },
 };
 
-use super::{error::StoreError, idempotency::AnswerError};
+use super::{error::StoreError, idempotency::AnswerError, rights::MayNot};
 
 /// Why a shift was not made, or not changed. Nothing is stored then.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,9 @@ pub enum ShiftError {
         /// Which.
         shift: ShiftId,
     },
+    /// The caller may not do this.
+    #[error(transparent)]
+    MayNot(#[from] Box<MayNot>),
     /// The request id was used for something else.
     #[error("request id {request_id:?} was used for another {method} request; use a new id for a new request")]
     RequestReused {

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use switchyard_core::{ids::Epoch, observed::Observed, plan};
+use switchyard_core::{access::Identity, ids::Epoch, observed::Observed, plan};
 use switchyard_hub::{
+    access::{AccessSettings, Gatekeeper},
+    authority::{Authority, AuthorityOptions, Keys},
+    door::Guard,
     feed::{Feed, FeedParts},
     gateway::{self, GatewayParts, Limits},
     grpc::{self, GateSources, GrpcParts},
@@ -37,7 +40,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming, service::Routes, transport::Channel};
 use uuid::Uuid;
 
 use crate::store_support::database_url;
@@ -49,6 +52,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The clusters whose policies are taken.
 pub const SOURCES: [&str; 2] = ["blue", "green"];
 pub const EPOCH: Epoch = Epoch(3);
+/// No agent falls silent for so long by accident.
+pub const STALE_AFTER: Duration = Duration::from_secs(30);
 
 /// One replica.
 pub struct Hub {
@@ -60,6 +65,8 @@ pub struct Hub {
     pub epoch: watch::Sender<Option<Epoch>>,
     pub observed: watch::Sender<Arc<Observed>>,
     pub metrics: Metrics,
+    /// The services, behind the gate.
+    pub routes: Routes,
     pub channel: Channel,
     pub shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -83,8 +90,8 @@ pub async fn hub_with(url: &str, limits: Limits) -> Hub {
 /// What a replica was started with.
 pub struct Setup {
     pub limits: Limits,
-    /// Who may cross safety rules.
-    pub override_callers: BTreeSet<String>,
+    /// Who may call.
+    pub access: AccessSettings,
     pub gate_sources: GateSources,
 }
 
@@ -93,7 +100,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            override_callers: ["*".to_owned()].into(),
+            access: AccessSettings { development: true, ..AccessSettings::default() },
             gate_sources: GateSources {
                 prometheus: ["main".parse().unwrap()].into(),
                 webhooks: ["ci".parse().unwrap()].into(),
@@ -105,7 +112,7 @@ impl Default for Setup {
 
 /// A replica over this database that was started in this way.
 pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
-    let Setup { limits, override_callers, gate_sources } = setup;
+    let Setup { limits, access, gate_sources } = setup;
     let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
     let store = Store::connect(url, options).await.unwrap();
     let metrics = Metrics::new();
@@ -117,10 +124,15 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
     tasks.spawn(task.run(FeedParts {
         store: store.clone(),
         epoch: epochs.clone(),
-        stale_after: Duration::from_secs(30),
+        stale_after: STALE_AFTER,
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     }));
+    let (access, gate) = Gatekeeper::start(access, store.clone(), metrics.clone()).await.unwrap();
+    tasks.spawn(gate.run(shutdown.clone()));
+    let options =
+        AuthorityOptions { keys: Keys::None, trust_domain: "switchyard".to_owned(), ttl: Duration::from_secs(86_400) };
+    let authority = Authority::open(store.clone(), options).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let parts = GrpcParts {
@@ -137,26 +149,34 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
         },
         policy_sources: Arc::new(SOURCES.iter().map(|name| name.parse().unwrap()).collect()),
         gate_sources: Arc::new(gate_sources),
-        override_callers: Arc::new(override_callers),
+        grants_of_resources: {
+            let access = access.clone();
+            Arc::new(move |cluster| access.grants_of(&Identity::Cluster(cluster.clone())))
+        },
+        access,
+        authority,
         heartbeat_interval: HEARTBEAT,
+        stale_after: STALE_AFTER,
         hub_instance: Uuid::now_v7(),
         metrics: metrics.clone(),
     };
     let pages = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let http = pages.local_addr().unwrap();
     let (http_parts, token) = (HttpParts { feed: feed.clone(), metrics: metrics.clone() }, shutdown.clone());
-    tasks.spawn(async move { http::serve(pages, http_parts, token).await.unwrap() });
+    tasks.spawn(async move { http::serve(pages, http_parts, token).await });
     let token = shutdown.clone();
     let services = grpc::services(parts, &token).await.unwrap();
     let doors = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = doors.local_addr().unwrap();
-    let gateway_parts = GatewayParts { routes: services.routes(), metrics: metrics.clone(), limits };
+    let routes = services.routes();
+    let gateway_parts = GatewayParts { routes: routes.clone(), metrics: metrics.clone(), limits };
     let end = shutdown.clone();
-    tasks.spawn(async move { gateway::serve(doors, None, gateway_parts, end).await.unwrap() });
-    tasks.spawn(async move { grpc::serve(listener, None, services, token).await.unwrap() });
+    tasks.spawn(async move { gateway::serve(doors, Guard::default(), gateway_parts, end).await.unwrap() });
+    tasks.spawn(async move { grpc::serve(listener, Guard::default(), services, token).await });
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
-    Hub { store, url: url.to_owned(), http, gateway, feed, epoch, observed, metrics, channel, shutdown, tasks }
+    let url = url.to_owned();
+    Hub { store, url, http, gateway, feed, epoch, observed, metrics, routes, channel, shutdown, tasks }
 }
 
 impl Hub {

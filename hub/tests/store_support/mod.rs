@@ -16,6 +16,7 @@ use std::{
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use switchyard_core::{
+    access::Grants,
     ids::{ClusterName, Epoch, PolicyKey},
     inventory::{EndpointKey, ServiceCondition, ServiceKey, ServiceState},
     observed::Target,
@@ -118,7 +119,8 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 }
 
 pub fn caller(request_id: &str) -> Caller {
-    Caller { request_id: request_id.to_owned(), actor: "someone@example.com".to_owned(), reason: "a test".to_owned() }
+    let (actor, reason, source) = ("someone@example.com".to_owned(), "a test".to_owned(), "192.0.2.7".to_owned());
+    Caller { request_id: request_id.to_owned(), actor, reason, source, grants: Grants::everything() }
 }
 
 /// A request id that is used once.
@@ -222,10 +224,10 @@ pub fn hello(cluster_name: &str) -> AgentHello {
     }
 }
 
-/// Opens a session for the cluster.
+/// Opens a session for the cluster, whichever process held it.
 pub async fn open(store: &Store, cluster_name: &str) -> Uuid {
     let session = Uuid::new_v4();
-    store.session_open(&hello(cluster_name), session, Uuid::from_u128(9)).await.unwrap();
+    store.session_open(&hello(cluster_name), session, Uuid::from_u128(9), Duration::ZERO).await.unwrap();
     session
 }
 

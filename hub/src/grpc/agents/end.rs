@@ -3,8 +3,11 @@
 use switchyard_core::ids::ClusterName;
 use tonic::Status;
 
-use super::{home::Moved, parse::Malformed, state::Refusal};
-use crate::store::{SessionError, StoreError};
+use super::{home::Moved, pace::Flood, parse::Malformed, state::Refusal};
+use crate::{
+    grpc::caller::NotYours,
+    store::{Relieved, SessionError, StoreError},
+};
 
 /// The end of a session.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,18 @@ pub enum End {
     /// A newer session of the same cluster.
     #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
     TakenOver,
+    /// The identity is that of another cluster.
+    #[error(transparent)]
+    NotYours(NotYours),
+    /// Another process of the same cluster took over before, and lives.
+    #[error(transparent)]
+    Relieved(Relieved),
+    /// Nothing but signs of life.
+    #[error(transparent)]
+    Flood(Flood),
+    /// More than is kept of one cluster.
+    #[error(transparent)]
+    TooMany(SessionError),
     /// An operator removed the cluster.
     #[error(
         "an operator removed cluster {0}: nothing of it is taken; stop its agent, or take the cluster back with `yardctl uncordon {0}`"
@@ -68,6 +83,10 @@ impl End {
             End::AgentClosed => "agent_closed",
             End::Shutdown => "shutdown",
             End::TakenOver => "taken_over",
+            End::NotYours(_) => "not_yours",
+            End::Relieved(_) => "relieved",
+            End::Flood(_) => "flood",
+            End::TooMany(_) => "too_many",
             End::ClusterRemoved(_) => "cluster_removed",
             End::Silent => "silent",
             End::NotReading => "not_reading",
@@ -90,19 +109,37 @@ impl End {
         !matches!(self, End::AgentClosed | End::Shutdown | End::Transport(_))
     }
 
+    /// True for what does not change by coming again, which an agent does all the same.
+    pub fn will_repeat(&self) -> bool {
+        matches!(
+            self,
+            End::NotYours(_)
+                | End::Relieved(_)
+                | End::ClusterRemoved(_)
+                | End::Moved(_)
+                | End::Malformed(_)
+                | End::TooMany(_)
+        )
+    }
+
     /// What the agent is told; none when nobody listens.
     pub fn status(&self) -> Option<Status> {
         let text = self.to_string();
         match self {
             End::AgentClosed | End::Transport(_) => None,
-            End::TakenOver | End::ClusterRemoved(_) | End::Moved(_) | End::Refused(Refusal::OlderHub { .. }) => {
-                Some(Status::failed_precondition(text))
-            }
+            End::NotYours(_) => Some(Status::permission_denied(text)),
+            End::TakenOver
+            | End::Relieved(_)
+            | End::ClusterRemoved(_)
+            | End::Moved(_)
+            | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
             End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))
             }
-            End::Refused(Refusal::TooLarge { .. }) => Some(Status::resource_exhausted(text)),
+            End::Flood(_) | End::TooMany(_) | End::Refused(Refusal::TooLarge { .. } | Refusal::NoEnd { .. }) => {
+                Some(Status::resource_exhausted(text))
+            }
             End::Shutdown | End::NoEpoch | End::NoPicture => Some(Status::unavailable(text)),
             End::Store(error) if error.is_unavailable() => Some(Status::unavailable(text)),
             End::Store(_) | End::Defect(_) => Some(Status::internal(text)),

@@ -2,11 +2,14 @@
 
 mod end;
 mod home;
-mod parse;
+mod load;
+mod pace;
+pub(crate) mod parse;
 mod registry;
 mod session;
-mod state;
-mod watch_set;
+pub(crate) mod state;
+pub(crate) mod watch_set;
+mod wire;
 mod writer;
 
 use std::{pin::Pin, time::Duration};
@@ -20,9 +23,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+pub use pace::Pace;
 pub use registry::{Place, Registry, run_heartbeats};
 
-use crate::{feed::Feed, metrics::Metrics, store::Store};
+use super::once::Once;
+use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
 
 /// What sessions need.
 #[derive(Clone)]
@@ -35,6 +40,10 @@ pub struct AgentParts {
     pub epoch: watch::Receiver<Option<Epoch>>,
     /// Both ways.
     pub heartbeat_interval: Duration,
+    /// A process that was heard of within it lives.
+    pub stale_after: Duration,
+    /// What is not said each time.
+    pub said: Once,
     /// This process.
     pub hub_instance: Uuid,
     /// Open sessions.
@@ -68,8 +77,8 @@ impl AgentService for Agents {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, receiver) = mpsc::channel(session::OUTBOX);
-        let parts = self.parts.clone();
-        self.parts.tasks.spawn(session::serve(parts, request.into_inner(), outbox));
+        let (parts, access) = (self.parts.clone(), Access::of(&request));
+        self.parts.tasks.spawn(session::serve(parts, access, request.into_inner(), outbox));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

@@ -3,6 +3,7 @@
 //! cluster's stream down. Pure. Tests: `hub/tests/grpc_agents.rs`.
 
 use jiff::Timestamp;
+use prost::Message as _;
 use serde_json::{Value, json};
 use switchyard_core::{
     ids::{ClusterName, Epoch, Namespace, PodUid, PolicyName, VpcId, cut},
@@ -22,6 +23,13 @@ pub const MOST_ITEMS: usize = 500;
 const MOST_SOURCES: usize = 4000;
 /// Entries of each list of a pod's details that are kept.
 const MOST_DETAILS: usize = 64;
+/// Bytes of a pod's details that are kept, as the agent sent them: a pod with ten containers, thirty ports and five interfaces has
+/// some 2.5 kB. Of larger ones only what is decided by is kept.
+const MOST_POD: usize = 8 * 1024;
+/// Interfaces of a pod that stay in the hub's memory, and characters of each one's id: an id has 21 (`eni-` and 17 digits).
+const MOST_ENIS: (usize, usize) = (16, 32);
+/// Gates of policies that one pod carries: one for each policy of its Services.
+const MOST_GATES: usize = 16;
 /// Characters kept of a message for people (the bound that the .proto file names).
 const MOST_TEXT: usize = 1024;
 /// Features that an agent may name, and characters of each; the contract of the .proto file.
@@ -275,7 +283,8 @@ fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<
         service,
     };
     let details = details(&pod);
-    let eni_ids = pod.enis.into_iter().take(MOST_DETAILS).map(|eni| shown(eni.eni_id, 64)).collect();
+    let (most, longest) = MOST_ENIS;
+    let eni_ids = pod.enis.into_iter().take(most).map(|eni| shown(eni.eni_id, longest)).collect();
     let new = NewEndpoint {
         ready: endpoint.ready,
         serving: endpoint.serving,
@@ -296,12 +305,16 @@ fn gates(readiness_gates: &[String]) -> Vec<PolicyName> {
     let mut gates: Vec<PolicyName> = ours.filter_map(|name| name.parse().ok()).collect();
     gates.sort();
     gates.dedup();
+    gates.truncate(MOST_GATES);
     gates
 }
 
 /// What is stored of a pod beside what the hub decides by; for people and for later features.
 fn details(pod: &proto::PodInfo) -> Value {
     let text = |text: &str| shown(text.to_owned(), 253);
+    if pod.encoded_len() > MOST_POD {
+        return json!({"namespace": text(&pod.namespace), "cut": true});
+    }
     let list = |items: &[String]| -> Vec<String> { items.iter().take(MOST_DETAILS).map(|item| text(item)).collect() };
     let deletion = pod.deletion_timestamp.as_ref();
     let deletion = deletion.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
@@ -336,8 +349,11 @@ fn sources(states: proto::SourceStates) -> Result<Vec<SourceProblem>, Malformed>
         return Err(malformed("source_states.sources", &count, problem, "watch fewer namespaces"));
     }
     let mut problems = Vec::new();
+    // More are not stored; see `Store::session_sources`.
+    const MOST_PROBLEMS: usize = 100;
     for (i, source) in states.sources.into_iter().enumerate() {
         match Given::try_from(source.health) {
+            Ok(Given::Failing) if problems.len() >= MOST_PROBLEMS => {}
             Ok(Given::Failing) => problems.push(SourceProblem {
                 namespace: shown(source.namespace, 63),
                 kind: shown(source.kind, 63),

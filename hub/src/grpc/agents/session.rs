@@ -18,16 +18,19 @@ use super::{
     AgentParts,
     end::End,
     home,
-    parse::{self, Parsed},
+    load::Load,
+    parse::Parsed,
     registry::Place,
     state::{Effect, Hello, Input, State, Work, Write},
     watch_set::WatchSet,
-    writer::{Batch, Writer, next_batch},
+    wire::{Inbox, Outbox},
+    writer::{Batch, Tally, Writer, next_batch},
 };
 use crate::{
+    access::Access,
     feed::Picture,
-    grpc::convert::to_proto_service_ref,
-    metrics::{EndReason, MessageKind},
+    grpc::{caller::speaks_for, convert::to_proto_service_ref},
+    metrics::EndReason,
     store::{AgentFeature, SessionError},
 };
 
@@ -37,8 +40,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const OPEN_WITHIN: Duration = Duration::from_secs(8);
 /// Pause between two tries to open a session.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
-/// Messages that wait for the store before the stream is no longer read: twice the window of an agent.
-const MOST_PENDING: usize = 128;
 /// Messages to the agent that wait to be written.
 pub const OUTBOX: usize = 64;
 /// The stream counts as dead after this many heartbeats that did not come.
@@ -50,13 +51,13 @@ type InFlight = Option<Pin<Box<dyn Future<Output = Stored> + Send>>>;
 /// Serves one stream to its end and says in the log why it ended.
 pub async fn serve(
     parts: AgentParts,
+    access: Access,
     inbound: Streaming<AgentMessage>,
     outbox: mpsc::Sender<Result<HubMessage, Status>>,
 ) {
-    let wait = parts.heartbeat_interval * MISSED_HEARTBEATS;
-    let outbox = Outbox { outbox, wait };
-    let mut inbound = Inbox { inbound, parts: parts.clone() };
-    let (cluster, end) = match open(&parts, &mut inbound, &outbox).await {
+    let outbox = Outbox::new(outbox, parts.heartbeat_interval * MISSED_HEARTBEATS);
+    let mut inbound = Inbox::new(inbound, parts.metrics.clone(), parts.heartbeat_interval);
+    let (cluster, end) = match open(&parts, &access, &mut inbound, &outbox).await {
         Ok(session) => {
             let cluster = session.cluster.clone();
             let id = session.id;
@@ -71,9 +72,13 @@ pub async fn serve(
     let reason = end.label();
     parts.metrics.sessions_ended.get_or_create(&EndReason { reason }).inc();
     let cluster = cluster.as_ref().map_or("(unknown)", ClusterName::as_str);
-    if end.is_fault() {
-        let error: &dyn std::error::Error = &end;
-        tracing::warn!(cluster, reason, error, "the session of an agent ended");
+    // One that is refused comes back every few seconds.
+    let is_news = !end.will_repeat() || parts.said.is_news(format!("{cluster}: {end}"));
+    if end.is_fault() && is_news {
+        let (error, identity): (&dyn std::error::Error, _) = (&end, access.identity());
+        tracing::warn!(cluster, %identity, source = access.source(), reason, error, "the session of an agent ended");
+    } else if end.is_fault() {
+        tracing::debug!(cluster, reason, "the session of an agent ended as it did before");
     } else {
         tracing::info!(cluster, reason, "the session of an agent ended");
     }
@@ -92,52 +97,6 @@ async fn close(parts: &AgentParts, id: Uuid, cluster: &ClusterName) {
     }
 }
 
-/// The reading side: parses and counts.
-struct Inbox {
-    inbound: Streaming<AgentMessage>,
-    parts: AgentParts,
-}
-
-impl Inbox {
-    /// Cancel-safe: a message is taken whole or not at all.
-    async fn next(&mut self, cluster: Option<&ClusterName>) -> Result<Parsed, End> {
-        let message = self.inbound.message().await.map_err(End::Transport)?;
-        let message = message.ok_or(End::AgentClosed)?;
-        let parsed = parse::message(message, cluster).map_err(End::Malformed)?;
-        let kind = match &parsed {
-            Parsed::Hello(_) => "hello",
-            Parsed::Heartbeat => "heartbeat",
-            Parsed::Message(_, inbound) => inbound.kind(),
-        };
-        self.parts.metrics.agent_messages.get_or_create(&MessageKind { kind }).inc();
-        Ok(parsed)
-    }
-}
-
-/// The writing side.
-#[derive(Clone)]
-struct Outbox {
-    outbox: mpsc::Sender<Result<HubMessage, Status>>,
-    wait: Duration,
-}
-
-impl Outbox {
-    /// An agent that reads nothing for three heartbeats is as good as gone.
-    async fn send(&self, message: Message) -> Result<(), End> {
-        let message = HubMessage { message: Some(message) };
-        match timeout(self.wait, self.outbox.send(Ok(message))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::AgentClosed),
-            Err(_) => Err(End::NotReading),
-        }
-    }
-
-    async fn end(&self, status: Status) {
-        // An agent that is gone does not need to hear it.
-        drop(timeout(self.wait, self.outbox.send(Err(status))).await);
-    }
-}
-
 struct Session {
     parts: AgentParts,
     outbox: Outbox,
@@ -145,6 +104,7 @@ struct Session {
     id: Uuid,
     state: State,
     pending: VecDeque<Write>,
+    load: Load,
     writer: Writer,
     place: Place,
     picture: watch::Receiver<Arc<Picture>>,
@@ -156,20 +116,22 @@ struct Session {
 
 type Opening<T> = Result<T, (Option<ClusterName>, End)>;
 
-async fn open(parts: &AgentParts, inbox: &mut Inbox, outbox: &Outbox) -> Opening<Session> {
+async fn open(parts: &AgentParts, access: &Access, inbox: &mut Inbox, outbox: &Outbox) -> Opening<Session> {
     let hello = tokio::select! {
         () = parts.shutdown.cancelled() => Err(End::Shutdown),
         first = timeout(HELLO_WITHIN, inbox.next(None)) => first.unwrap_or(Err(End::HelloLate)),
     };
     let hello = match hello.map_err(|end| (None, end))? {
-        Parsed::Hello(hello) => hello,
-        Parsed::Heartbeat => return Err((None, End::NoHello)),
-        Parsed::Message(seq, inbound) => {
+        (Parsed::Hello(hello), _) => hello,
+        (Parsed::Heartbeat, _) => return Err((None, End::NoHello)),
+        (Parsed::Message(seq, inbound), _) => {
             let (effects, _) = State::AwaitHello.step(Input::Message(seq, inbound));
             return Err((None, refusal(effects).unwrap_or(End::NoHello)));
         }
     };
     let cluster = hello.agent.cluster.clone();
+    // Whatever it says of itself: the name counts that it proved.
+    speaks_for(access, &cluster).map_err(|not_yours| (Some(cluster.clone()), End::NotYours(not_yours)))?;
     let opened = open_named(parts, hello, outbox).await;
     opened.map_err(|end| (Some(cluster), end))
 }
@@ -221,6 +183,7 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
         cluster: cluster.clone(),
         epoch: parts.epoch.clone(),
         opened_in: epoch,
+        tally: Arc::new(Tally::default()),
     };
     let (version, resumed) = (hello.agent.agent_version.as_str(), resume_after.is_some());
     tracing::info!(%cluster, session = %id, %epoch, version, resumed, "an agent opened its session");
@@ -231,6 +194,7 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
         id,
         state,
         pending: VecDeque::new(),
+        load: Load::default(),
         writer,
         place,
         picture,
@@ -245,8 +209,14 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
 
 async fn open_stored(parts: &AgentParts, hello: &Hello, id: Uuid, deadline: Instant) -> Result<Option<u64>, End> {
     loop {
-        match parts.store.session_open(&hello.agent, id, parts.hub_instance).await {
-            Ok(opened) => return Ok(opened.resume_after_seq),
+        match parts.store.session_open(&hello.agent, id, parts.hub_instance, parts.stale_after).await {
+            Ok(opened) => {
+                if let Some(relieved) = opened.relieves {
+                    let (cluster, by) = (&hello.agent.cluster, hello.agent.agent_instance_id);
+                    tracing::info!(%cluster, %relieved, %by, "an agent process took a cluster over from another one");
+                }
+                return Ok(opened.resume_after_seq);
+            }
             Err(SessionError::Store(error)) if error.is_unavailable() && Instant::now() + OPEN_PAUSE < deadline => {
                 sleep(OPEN_PAUSE).await;
             }
@@ -267,7 +237,8 @@ enum Woken {
     Tick,
     Picture,
     Epoch,
-    Message(Result<Parsed, End>),
+    Slept,
+    Message(Result<(Parsed, usize), End>),
     HubGone,
 }
 
@@ -289,7 +260,8 @@ impl Session {
             if in_flight.is_none() {
                 in_flight = self.next_write();
             }
-            let room = self.pending.len() < MOST_PENDING;
+            let (room, wait) = (self.load.has_room(), inbox.wait());
+            let reads = room && wait.is_zero();
             let woken = tokio::select! {
                 // In this order: a flood of messages must not keep heartbeats, acknowledgements or the end waiting.
                 biased;
@@ -299,7 +271,8 @@ impl Session {
                 _ = ticks.tick() => Woken::Tick,
                 changed = self.picture.changed() => changed.map_or(Woken::HubGone, |()| Woken::Picture),
                 changed = epochs.changed() => changed.map_or(Woken::HubGone, |()| Woken::Epoch),
-                message = inbox.next(Some(&self.cluster)), if room => Woken::Message(message),
+                () = sleep(wait), if room && !reads => Woken::Slept,
+                message = inbox.next(Some(&self.cluster)), if reads => Woken::Message(message),
             };
             match woken {
                 Woken::Shutdown | Woken::HubGone => return Err(End::Shutdown),
@@ -310,16 +283,20 @@ impl Session {
                     in_flight = None;
                     self.stored(stored).await?;
                 }
-                Woken::Tick => self.beat(room).await?,
+                Woken::Slept => {}
+                Woken::Tick => self.beat(reads).await?,
                 Woken::Picture if self.is_removed() => return Err(End::ClusterRemoved(self.cluster.clone())),
                 Woken::Picture => self.watch_set_may_have_changed().await?,
                 Woken::Epoch => self.new_epoch(),
                 Woken::Message(message) => {
                     self.last_heard = Instant::now();
                     match message? {
-                        Parsed::Heartbeat => {}
-                        Parsed::Hello(hello) => self.step(Input::Hello(hello, self.writer.opened_in)).await?,
-                        Parsed::Message(seq, inbound) => self.step(Input::Message(seq, inbound)).await?,
+                        (Parsed::Heartbeat, _) => {}
+                        (Parsed::Hello(hello), _) => self.step(Input::Hello(hello, self.writer.opened_in)).await?,
+                        (Parsed::Message(seq, inbound), bytes) => {
+                            self.load.came(seq, &inbound, bytes).map_err(End::Refused)?;
+                            self.step(Input::Message(seq, inbound)).await?;
+                        }
                     }
                 }
             }
@@ -384,6 +361,7 @@ impl Session {
     }
 
     async fn stored(&mut self, (seq, result): Stored) -> Result<(), End> {
+        self.load.stored(seq);
         match result {
             Ok(()) if seq > 0 => self.outbox.send(Message::Ack(proto::Ack { seq })).await,
             Ok(()) => Ok(()),
@@ -391,8 +369,8 @@ impl Session {
         }
     }
 
-    async fn beat(&mut self, room: bool) -> Result<(), End> {
-        if !room {
+    async fn beat(&mut self, reads: bool) -> Result<(), End> {
+        if !reads {
             // Not read, so nothing can be concluded from silence.
             self.last_heard = Instant::now();
         }
@@ -436,6 +414,8 @@ fn end_of(error: SessionError) -> End {
         SessionError::Store(error) => End::Store(error),
         SessionError::TakenOver { .. } => End::TakenOver,
         SessionError::ClusterRemoved { cluster } => End::ClusterRemoved(cluster),
+        SessionError::Relieved(relieved) => End::Relieved(relieved),
+        error @ SessionError::TooMany { .. } => End::TooMany(error),
         // Keys are made from the session's own cluster.
         error @ SessionError::WrongCluster { .. } => End::Defect(error),
     }

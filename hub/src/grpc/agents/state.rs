@@ -22,6 +22,8 @@ use crate::store::{AgentHello, EndpointChange, NewEndpoint, NewServiceState};
 pub const MOST_ENDPOINTS: usize = 100_000;
 /// Service ports that one snapshot may hold, twice what a cluster of that size is expected to route.
 pub const MOST_SERVICES: usize = 20_000;
+/// Snapshots that were begun in a row and none of which was ended. An agent begins anew when its watch set changes within one.
+const MOST_BEGUN: u32 = 100;
 /// Watch sets that were sent and not confirmed. An agent this far behind gets a fresh start.
 const MOST_SETS: usize = 64;
 
@@ -178,6 +180,12 @@ pub enum Refusal {
         /// The agent's.
         seen: Epoch,
     },
+    /// Snapshots without an end.
+    #[error("{begun} snapshots were begun and none was ended; end one, or report changes")]
+    NoEnd {
+        /// How many.
+        begun: u32,
+    },
     /// Too much in one snapshot.
     #[error("the snapshot holds more than {most} {what}; route fewer Services of this cluster")]
     TooLarge {
@@ -204,6 +212,8 @@ struct Open {
     /// Sets that the agent may speak of, oldest first; the first is the one it confirmed last, or the first sent.
     sets: Vec<Arc<WatchSet>>,
     staging: Option<Staging>,
+    /// Snapshots that were begun since one was ended.
+    begun: u32,
     /// True when the store holds all of the agent's view: a snapshot went in, or the session was resumed.
     whole: bool,
 }
@@ -249,6 +259,7 @@ impl State {
                     last_seq: resume_after.unwrap_or(0),
                     sets: vec![Arc::clone(&set)],
                     staging: None,
+                    begun: 0,
                     whole: resume_after.is_some(),
                 };
                 let effects = vec![Effect::Welcome { resume_after }, Effect::SendWatchSet(set)];
@@ -335,6 +346,10 @@ fn position(open: &Open, version: u64) -> Option<usize> {
 }
 
 fn begin(mut open: Open, live: bool, seq: u64, id: String, version: u64) -> Stepped {
+    open.begun += 1;
+    if open.begun > MOST_BEGUN {
+        return end(Refusal::NoEnd { begun: open.begun });
+    }
     let Some(at) = position(&open, version) else {
         open.staging = None;
         let reason = format!("snapshot {id:?} was made from watch set {version}, which is not in force");
@@ -397,6 +412,7 @@ fn finish(mut open: Open, live: bool, seq: u64, id: &str, announced: (u32, u32))
         open.sets.drain(..at);
     }
     open.whole = true;
+    open.begun = 0;
     let set = staging.set;
     let snapshot = Snapshot {
         services: staging.services.into_iter().filter(|(key, _)| set.contains(key)).collect(),

@@ -1,7 +1,11 @@
 //! From a session's pending writes to transactions: several messages of news in one, retried until the store has them.
 //! Must not speak to the agent.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rand::Rng;
 use switchyard_core::{
@@ -11,7 +15,7 @@ use switchyard_core::{
 use tokio::{sync::watch, time::sleep};
 use uuid::Uuid;
 
-use super::state::{Snapshot, Work, Write};
+use super::state::{MOST_ENDPOINTS, Snapshot, Work, Write};
 use crate::store::{self, EndpointChange, SessionError, Store};
 
 /// Items that one transaction may hold: ten full messages, some tens of milliseconds.
@@ -80,6 +84,35 @@ pub struct Writer {
     pub epoch: watch::Receiver<Option<Epoch>>,
     /// The epoch of the welcome: used when none is known at the moment.
     pub opened_in: Epoch,
+    /// How much of the cluster is stored.
+    pub tally: Arc<Tally>,
+}
+
+/// Endpoints that one cluster may have in the store: a snapshot takes [`MOST_ENDPOINTS`], news may add a tenth to that.
+const MOST_PRESENT: usize = MOST_ENDPOINTS + MOST_ENDPOINTS / 10;
+/// With those that are gone and kept for a day: every pod of the largest cluster anew ten times.
+const MOST_STORED: usize = 10 * MOST_ENDPOINTS;
+
+/// Never less than what is stored of a cluster. Counted anew only when it comes near the bound, since counting costs some ten
+/// milliseconds, and reports need not be new endpoints.
+#[derive(Debug)]
+pub struct Tally(Mutex<(usize, usize)>);
+
+impl Default for Tally {
+    /// Nothing known yet.
+    fn default() -> Self {
+        Self(Mutex::new((MOST_PRESENT, MOST_STORED)))
+    }
+}
+
+impl Tally {
+    fn read(&self) -> (usize, usize) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, present: usize, all: usize) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (present, all);
+    }
 }
 
 impl Writer {
@@ -114,6 +147,29 @@ impl Writer {
         }
     }
 
+    /// What a cluster's agent reports message by message is bounded as its snapshots are.
+    async fn must_fit(&self, changes: &[EndpointChange]) -> Result<(), SessionError> {
+        let more = changes.iter().filter(|change| matches!(change, EndpointChange::Upsert(..))).count();
+        if more == 0 {
+            return Ok(());
+        }
+        let fits = |(present, all): (usize, usize)| present + more <= MOST_PRESENT && all + more <= MOST_STORED;
+        let mut known = self.tally.read();
+        if !fits(known) {
+            known = self.store.session_endpoints(&self.cluster).await?;
+        }
+        if !fits(known) {
+            let (what, most) = if known.0 + more > MOST_PRESENT {
+                ("endpoints", MOST_PRESENT)
+            } else {
+                ("endpoints within a day", MOST_STORED)
+            };
+            return Err(SessionError::TooMany { cluster: self.cluster.clone(), what, most });
+        }
+        self.tally.write(known.0 + more, known.1 + more);
+        Ok(())
+    }
+
     fn epoch(&self) -> Epoch {
         self.epoch.borrow().unwrap_or(self.opened_in)
     }
@@ -123,7 +179,10 @@ impl Writer {
         let (store, session, cluster) = (&self.store, self.session, &self.cluster);
         match batch {
             Batch::Nothing => return Ok(()),
-            Batch::Changes(changes) => return store.session_apply(session, cluster, seq, changes).await,
+            Batch::Changes(changes) => {
+                self.must_fit(changes).await?;
+                return store.session_apply(session, cluster, seq, changes).await;
+            }
             Batch::Snapshot(snapshot) => {
                 let whole = store::Snapshot {
                     watch_set: &snapshot.set.services,

@@ -11,7 +11,13 @@ use switchyard_proto::api::v1 as proto;
 use super::show::must_be_known;
 use crate::{
     feed::Picture,
-    grpc::{convert::to_proto_endpoint, errors::ApiError, optional, page},
+    grpc::{
+        caller::{may_read_cluster, may_read_namespace},
+        convert::to_proto_endpoint,
+        errors::ApiError,
+        optional, page,
+    },
+    store::Caller,
 };
 
 /// Endpoints on one page; see the .proto file.
@@ -23,16 +29,21 @@ const MOST_PAGE: u32 = 1000;
 /// # Errors
 /// A violation of a filter or of the page, or that there is no such cluster.
 pub fn list(
+    caller: &Caller,
     picture: &Picture,
     request: &proto::ListEndpointsRequest,
 ) -> Result<proto::ListEndpointsResponse, ApiError> {
     let filter = Filter::new(request)?;
     let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
     let after = parse_token(&request.page_token)?;
+    filter.namespace.iter().try_for_each(|namespace| may_read_namespace(caller, namespace))?;
     if let Some(cluster) = &filter.cluster {
-        must_be_known(cluster, picture)?;
+        may_read_cluster(caller, cluster)?;
+        must_be_known(caller, cluster, picture)?;
     }
-    let mut found = matching(&picture.inventory, &filter, after.as_ref());
+    let seen = |cluster: &ClusterName, service: &ServiceKey| caller.grants.sees_cell(&service.namespace, cluster);
+    let wanted = |cluster: &ClusterName, service: &ServiceKey| filter.takes(cluster, service) && seen(cluster, service);
+    let mut found = matching(&picture.inventory, wanted, after.as_ref());
     let endpoints: Vec<(EndpointKey, &Endpoint)> =
         found.by_ref().take(size).map(|place| (place.key(), place.endpoint)).collect();
     let last = endpoints.last().filter(|_| found.next().is_some());
@@ -98,11 +109,11 @@ impl Place<'_> {
 /// What is present and asked for, behind the key of the page before. Services before that key are not looked at.
 fn matching<'a>(
     inventory: &'a Inventory,
-    filter: &'a Filter,
+    wanted: impl Fn(&ClusterName, &ServiceKey) -> bool + 'a,
     after: Option<&'a EndpointKey>,
 ) -> impl Iterator<Item = Place<'a>> {
     let from = after.map(|key| (&key.cluster, &key.service));
-    let services = inventory.services_from(from).filter(|(cluster, service)| filter.takes(cluster, service));
+    let services = inventory.services_from(from).filter(move |(cluster, service)| wanted(cluster, service));
     let places = services.flat_map(|(cluster, service)| {
         let endpoints = inventory.endpoints_of(cluster, service).filter(|(_, _, endpoint)| is_present(endpoint));
         endpoints.map(move |(target, pod_uid, endpoint)| Place { cluster, service, target, pod_uid, endpoint })

@@ -7,11 +7,16 @@ pub(super) mod losses;
 mod show;
 mod watch;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
 use jiff::Timestamp;
-use switchyard_core::{fleet::ClusterState, ids::ClusterName, shift::Guard};
+use switchyard_core::{
+    access::{Role, Touch},
+    fleet::{ClusterState, Kind},
+    ids::ClusterName,
+    shift::Guard,
+};
 use switchyard_proto::api::v1::{self as proto, cluster_service_server::ClusterService};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,10 +25,9 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Reading,
-    caller::{caller, identity},
+    caller::{caller, may_read_cluster, reader},
     errors::ApiError,
     planning::Planning,
-    rights::may_override,
 };
 use crate::{
     feed::Picture,
@@ -44,8 +48,6 @@ pub struct ClusterServiceParts {
     pub reading: Reading,
     /// For forecasts.
     pub planning: Planning,
-    /// Who may let others get more than they can carry.
-    pub override_callers: Arc<BTreeSet<String>>,
     /// Ends every watch.
     pub shutdown: CancellationToken,
     /// Watches under way, for the one who waits for them at the end.
@@ -55,18 +57,6 @@ pub struct ClusterServiceParts {
 /// The service.
 pub struct Clusters {
     parts: ClusterServiceParts,
-}
-
-/// The caller of a change, with what rights are given to.
-struct Who {
-    caller: Caller,
-    identity: String,
-}
-
-impl Who {
-    fn of<T>(request: &Request<T>, request_id: &str, dry_run: bool, reason: &str) -> Self {
-        Self { caller: caller(request, request_id, dry_run, reason), identity: identity(request) }
-    }
 }
 
 impl Clusters {
@@ -79,13 +69,23 @@ impl Clusters {
         self.parts.reading.picture()
     }
 
-    /// The picture, in which the cluster is known, and a caller who may ask for this.
-    fn look(&self, who: &Who, ask: &Ask) -> Result<Arc<Picture>, ApiError> {
-        if ask.wish.force && !may_override(&self.parts.override_callers, &who.identity) {
-            return Err(ApiError::OverrideDenied { guards: vec![Guard::Capacity], identity: who.identity.clone() });
+    /// The picture, in which the cluster is known, and a caller who may ask for this: it concerns policies of every namespace.
+    fn look(&self, caller: &Caller, ask: &Ask) -> Result<Arc<Picture>, ApiError> {
+        let role = match ask.wish.kind {
+            Kind::Remove => Role::Admin,
+            Kind::Cordon | Kind::Drain | Kind::Uncordon | Kind::Drill => Role::Operator,
+        };
+        let touch = Touch::Cluster(&ask.cluster);
+        caller.may(
+            role,
+            &touch,
+            format_args!("{} cluster {}", ask.wish.kind.to_string().to_lowercase(), ask.cluster),
+        )?;
+        if ask.wish.force {
+            caller.may_cross(role, &touch, &[Guard::Capacity])?;
         }
         let picture = self.picture()?;
-        show::must_be_known(&ask.cluster, &picture)?;
+        show::must_be_known(caller, &ask.cluster, &picture)?;
         Ok(picture)
     }
 
@@ -101,12 +101,12 @@ impl Clusters {
     }
 
     /// Stores what is asked for; the cluster with it.
-    async fn store(&self, who: &Who, ask: &Ask) -> Result<proto::Cluster, ApiError> {
+    async fn store(&self, caller: &Caller, ask: &Ask) -> Result<proto::Cluster, ApiError> {
         let store = &self.parts.store;
-        let state = store.cluster_command(&who.caller, &ask.cluster, &ask.wish, ask.expected_version).await?;
+        let state = store.cluster_command(caller, &ask.cluster, &ask.wish, ask.expected_version).await?;
         tracing::info!(
             cluster = %ask.cluster, asked = %ask.wish.kind, mode = %state.mode, operation = state.operation.id,
-            version = state.version, actor = who.caller.actor, "something was asked of a cluster"
+            version = state.version, actor = caller.actor, "something was asked of a cluster"
         );
         self.parts.reading.feed.refreshed().await;
         self.with_state(&ask.cluster, &state)
@@ -117,38 +117,38 @@ impl Clusters {
     }
 
     /// What needs no forecast.
-    async fn command(&self, who: &Who, ask: Result<Ask, ApiError>) -> Result<proto::Cluster, ApiError> {
+    async fn command(&self, caller: &Caller, ask: Result<Ask, ApiError>) -> Result<proto::Cluster, ApiError> {
         let ask = ask?;
-        self.look(who, &ask)?;
-        self.store(who, &ask).await
+        self.look(caller, &ask)?;
+        self.store(caller, &ask).await
     }
 
     async fn drain(
         &self,
-        who: Who,
+        caller: &Caller,
         request: &proto::DrainClusterRequest,
     ) -> Result<proto::DrainClusterResponse, ApiError> {
         let ask = Ask::drain(request)?;
-        let picture = self.look(&who, &ask)?;
+        let picture = self.look(caller, &ask)?;
         let forecast = self.forecast(&picture, &ask).await;
         let (cluster, forecast) = if request.dry_run {
-            let state = ask.preview(&who.caller, &picture, Timestamp::now())?;
+            let state = ask.preview(caller, &picture, Timestamp::now())?;
             (self.with_state(&ask.cluster, &state)?, forecast?)
         } else {
             // A policy that nobody else can carry keeps its weight and says so: a drain is safe without a forecast, and is taken also
             // while this replica has not read AWS.
-            (self.store(&who, &ask).await?, forecast.unwrap_or_default())
+            (self.store(caller, &ask).await?, forecast.unwrap_or_default())
         };
         Ok(proto::DrainClusterResponse { cluster: Some(cluster), forecast: losses::shown(&forecast) })
     }
 
     async fn drill(
         &self,
-        who: Who,
+        caller: &Caller,
         request: &proto::DrillClusterLossRequest,
     ) -> Result<proto::DrillClusterLossResponse, ApiError> {
         let ask = Ask::drill(request)?;
-        let picture = self.look(&who, &ask)?;
+        let picture = self.look(caller, &ask)?;
         let forecast = self.forecast(&picture, &ask).await?;
         let cluster = if request.dry_run {
             ask.check_version(&picture)?;
@@ -157,15 +157,16 @@ impl Clusters {
             if !ask.wish.force {
                 losses::must_be_carried(&ask.cluster, &forecast)?;
             }
-            Some(self.store(&who, &ask).await?)
+            Some(self.store(caller, &ask).await?)
         };
         Ok(proto::DrillClusterLossResponse { forecast: losses::shown(&forecast), cluster })
     }
 
-    fn watched(&self, request: &proto::WatchClustersRequest) -> Result<Option<ClusterName>, ApiError> {
+    fn watched(&self, caller: &Caller, request: &proto::WatchClustersRequest) -> Result<Option<ClusterName>, ApiError> {
         let only = super::optional("cluster", &request.cluster)?;
         if let Some(cluster) = &only {
-            show::must_be_known(cluster, &*self.picture()?)?;
+            may_read_cluster(caller, cluster)?;
+            show::must_be_known(caller, cluster, &*self.picture()?)?;
         }
         Ok(only)
     }
@@ -175,8 +176,8 @@ impl Clusters {
 macro_rules! command {
     ($self:ident, $request:ident, $method:literal, $answer:ident, $ask:expr) => {{
         let body = $request.get_ref();
-        let who = Who::of(&$request, &body.request_id, false, &body.reason);
-        let told = $self.command(&who, $ask(body)).await;
+        let caller = caller(&$request, &body.request_id, false, &body.reason);
+        let told = $self.command(&caller, $ask(body)).await;
         let result = told.map(|cluster| proto::$answer { cluster: Some(cluster) });
         $self.parts.reading.answer($method, result)
     }};
@@ -188,9 +189,10 @@ impl ClusterService for Clusters {
 
     async fn list_clusters(
         &self,
-        _: Request<proto::ListClustersRequest>,
+        request: Request<proto::ListClustersRequest>,
     ) -> Result<Response<proto::ListClustersResponse>, Status> {
-        let clusters = self.picture().map(|picture| show::all(&picture));
+        let caller = reader(&request);
+        let clusters = self.picture().map(|picture| show::all(&picture, &caller.grants));
         let result = clusters.map(|clusters| proto::ListClustersResponse { clusters });
         self.parts.reading.answer("ListClusters", result)
     }
@@ -199,7 +201,8 @@ impl ClusterService for Clusters {
         &self,
         request: Request<proto::ListEndpointsRequest>,
     ) -> Result<Response<proto::ListEndpointsResponse>, Status> {
-        let result = self.picture().and_then(|picture| endpoints::list(&picture, request.get_ref()));
+        let caller = reader(&request);
+        let result = self.picture().and_then(|picture| endpoints::list(&caller, &picture, request.get_ref()));
         self.parts.reading.answer("ListEndpoints", result)
     }
 
@@ -208,13 +211,15 @@ impl ClusterService for Clusters {
         request: Request<proto::WatchClustersRequest>,
     ) -> Result<Response<Self::WatchClustersStream>, Status> {
         let parts = &self.parts;
-        let only = match self.watched(request.get_ref()) {
+        let caller = reader(&request);
+        let only = match self.watched(&caller, request.get_ref()) {
             Ok(only) => only,
             Err(error) => return parts.reading.answer("WatchClusters", Err(error)),
         };
         let (outbox, receiver) = mpsc::channel(WATCH_OUTBOX);
         let pictures = parts.reading.feed.subscribe();
-        parts.tasks.spawn(watch::run(pictures, only, outbox, parts.shutdown.clone()));
+        let filter = watch::Filter { only, seen: caller.grants };
+        parts.tasks.spawn(watch::run(pictures, filter, outbox, parts.shutdown.clone()));
         let stream: Self::WatchClustersStream = Box::pin(ReceiverStream::new(receiver));
         parts.reading.answer("WatchClusters", Ok(stream))
     }
@@ -231,8 +236,8 @@ impl ClusterService for Clusters {
         request: Request<proto::DrainClusterRequest>,
     ) -> Result<Response<proto::DrainClusterResponse>, Status> {
         let body = request.get_ref();
-        let who = Who::of(&request, &body.request_id, body.dry_run, &body.reason);
-        let result = self.drain(who, body).await;
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
+        let result = self.drain(&caller, body).await;
         self.parts.reading.answer("DrainCluster", result)
     }
 
@@ -255,8 +260,8 @@ impl ClusterService for Clusters {
         request: Request<proto::DrillClusterLossRequest>,
     ) -> Result<Response<proto::DrillClusterLossResponse>, Status> {
         let body = request.get_ref();
-        let who = Who::of(&request, &body.request_id, body.dry_run, &body.reason);
-        let result = self.drill(who, body).await;
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
+        let result = self.drill(&caller, body).await;
         self.parts.reading.answer("DrillClusterLoss", result)
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use switchyard_core::ids::ClusterName;
+use switchyard_core::{access::Grants, ids::ClusterName};
 use switchyard_proto::api::v1 as proto;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,15 @@ use crate::{
 
 type Event = proto::WatchClustersResponse;
 
+/// Which clusters a watcher wants.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Only this one, also before anybody has seen it.
+    pub only: Option<ClusterName>,
+    /// Only what these allow to be read.
+    pub seen: Grants,
+}
+
 /// What a watcher was told last: each cluster without what is no news.
 #[derive(Default)]
 pub struct Told {
@@ -25,16 +34,18 @@ pub struct Told {
 }
 
 impl Told {
-    /// What to tell now, so that the watcher knows this picture. `only`: that cluster, also before anybody has seen it.
-    pub fn difference(&mut self, picture: &Picture, only: Option<&ClusterName>) -> Vec<Event> {
-        let names = match only {
+    /// What to tell now, so that the watcher knows this picture.
+    pub fn difference(&mut self, picture: &Picture, filter: &Filter) -> Vec<Event> {
+        let only = filter.only.as_ref();
+        let names: Vec<&ClusterName> = match only {
             Some(only) => vec![only],
-            None => show::names(picture).into_iter().collect(),
+            None => show::names(picture).into_iter().filter(|name| filter.seen.sees_cluster(name)).collect(),
         };
         self.clusters.retain(|name, _| names.contains(&name));
         let news = |name: &&ClusterName| {
             let state = picture.fleet.get(*name).map(AsRef::as_ref);
-            let shown = show::cluster(name, state, picture, 0);
+            let mut shown = show::cluster(name, state, picture, 0);
+            show::cover(&mut shown, &filter.seen);
             let bare = proto::Cluster { last_seen: None, ..shown.clone() };
             let same = self.clusters.get(*name) == Some(&bare);
             (!same).then(|| (ClusterName::clone(name), shown, bare))
@@ -56,7 +67,7 @@ impl Told {
 /// Tells one watcher, until it or the hub goes away.
 pub async fn run(
     mut pictures: watch::Receiver<Arc<Picture>>,
-    only: Option<ClusterName>,
+    filter: Filter,
     outbox: mpsc::Sender<Result<Event, Status>>,
     shutdown: CancellationToken,
 ) {
@@ -64,7 +75,7 @@ pub async fn run(
     loop {
         // The picture is let go before anything is sent: a watcher that does not read must not keep an old inventory alive.
         let picture = Arc::clone(&pictures.borrow_and_update());
-        let events = if picture.loaded { told.difference(&picture, only.as_ref()) } else { Vec::new() };
+        let events = if picture.loaded { told.difference(&picture, &filter) } else { Vec::new() };
         drop(picture);
         for event in events {
             tokio::select! {

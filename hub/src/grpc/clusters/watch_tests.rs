@@ -1,6 +1,9 @@
 //! Tests of what watchers of clusters are told.
 
-use switchyard_core::inventory::{Cluster, Inventory, Link};
+use switchyard_core::{
+    access::{Grant, Role, Span},
+    inventory::{Cluster, Inventory, Link},
+};
 use uuid::Uuid;
 
 use super::*;
@@ -39,6 +42,10 @@ fn picture(clusters: &[(&str, Link)], heard_at: i64) -> Picture {
     Picture { inventory, clusters, loaded: true, ..Picture::empty() }
 }
 
+fn of(only: Option<&str>) -> Filter {
+    Filter { only: only.map(name), seen: Grants::everything() }
+}
+
 fn names(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.cluster.as_ref().unwrap().name.as_str()).collect()
 }
@@ -47,10 +54,10 @@ fn names(events: &[Event]) -> Vec<&str> {
 fn a_heartbeat_is_no_news_and_a_lost_link_is() {
     let mut told = Told::default();
     let both = [("blue", Link::Connected), ("green", Link::Connected)];
-    assert_eq!(names(&told.difference(&picture(&both, 1), None)), ["blue", "green"]);
-    assert_eq!(told.difference(&picture(&both, 2), None), []);
+    assert_eq!(names(&told.difference(&picture(&both, 1), &of(None))), ["blue", "green"]);
+    assert_eq!(told.difference(&picture(&both, 2), &of(None)), []);
     let lost = [("blue", Link::Connected), ("green", Link::Stale)];
-    let news = told.difference(&picture(&lost, 3), None);
+    let news = told.difference(&picture(&lost, 3), &of(None));
     assert_eq!(names(&news), ["green"]);
     let green = news[0].cluster.as_ref().unwrap();
     assert_eq!(green.link(), proto::ClusterLink::Stale);
@@ -60,19 +67,31 @@ fn a_heartbeat_is_no_news_and_a_lost_link_is() {
 #[test]
 fn a_cluster_that_was_forgotten_is_news_when_it_returns() {
     let mut told = Told::default();
-    told.difference(&picture(&[("blue", Link::Stale)], 1), None);
-    assert_eq!(told.difference(&picture(&[], 2), None), []);
-    assert_eq!(names(&told.difference(&picture(&[("blue", Link::Stale)], 3), None)), ["blue"]);
+    told.difference(&picture(&[("blue", Link::Stale)], 1), &of(None));
+    assert_eq!(told.difference(&picture(&[], 2), &of(None)), []);
+    assert_eq!(names(&told.difference(&picture(&[("blue", Link::Stale)], 3), &of(None))), ["blue"]);
 }
 
 #[test]
 fn a_watch_of_one_hears_of_it_before_it_was_seen_and_of_no_other() {
     let mut told = Told::default();
-    let only = name("blue");
-    let first = told.difference(&picture(&[("green", Link::Connected)], 1), Some(&only));
+    let only = of(Some("blue"));
+    let first = told.difference(&picture(&[("green", Link::Connected)], 1), &only);
     assert_eq!(names(&first), ["blue"]);
     assert_eq!(first[0].cluster.as_ref().unwrap().link(), proto::ClusterLink::Unknown);
     let both = [("blue", Link::Syncing), ("green", Link::Stale)];
-    assert_eq!(names(&told.difference(&picture(&both, 2), Some(&only))), ["blue"]);
-    assert_eq!(told.difference(&picture(&both, 3), Some(&only)), []);
+    assert_eq!(names(&told.difference(&picture(&both, 2), &only)), ["blue"]);
+    assert_eq!(told.difference(&picture(&both, 3), &only), []);
+}
+
+#[test]
+fn a_watcher_hears_of_the_clusters_that_it_may_read_and_of_no_other() {
+    let mut told = Told::default();
+    let clusters = Span::Only([name("green")].into());
+    let grant = Grant { role: Role::Viewer, namespaces: Span::All, clusters, overrides: false };
+    let filter = Filter { only: None, seen: Grants(vec![grant]) };
+    let both = [("blue", Link::Connected), ("green", Link::Connected)];
+    assert_eq!(names(&told.difference(&picture(&both, 1), &filter)), ["green"]);
+    let lost = [("blue", Link::Stale), ("green", Link::Connected)];
+    assert_eq!(told.difference(&picture(&lost, 2), &filter), []);
 }

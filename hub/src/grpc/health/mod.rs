@@ -23,8 +23,13 @@ use uuid::Uuid;
 
 use self::told::Told;
 use crate::{
+    access::Access,
     feed::{Feed, Picture},
-    grpc::errors::{ApiError, to_status},
+    grpc::{
+        caller::speaks_for,
+        errors::{ApiError, to_status},
+        once::Once,
+    },
     metrics::Metrics,
 };
 
@@ -49,6 +54,8 @@ pub struct HealthParts {
     pub epoch: watch::Receiver<Option<Epoch>>,
     /// At least this often the agent hears something.
     pub heartbeat_interval: Duration,
+    /// What is not said each time.
+    pub said: Once,
     /// Counts.
     pub metrics: Metrics,
     /// Ends every stream.
@@ -79,11 +86,16 @@ impl TargetHealthService for Health {
         &self,
         request: Request<WatchTargetHealthRequest>,
     ) -> Result<Response<Self::WatchTargetHealthStream>, Status> {
-        let opened = self.open(request.into_inner()).await;
+        let access = Access::of(&request);
+        let opened = self.open(&access, request.into_inner()).await;
         let code = opened.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         Metrics::count(&self.parts.metrics.grpc_calls, "WatchTargetHealth", super::code_word(code));
         let (cluster, epoch) = opened.inspect_err(|status| {
-            tracing::info!(error = status.message(), "an agent's watch of target health was refused");
+            // One that is refused comes back every few seconds.
+            if self.parts.said.is_news(format!("{}: {}", access.identity(), status.message())) {
+                let (identity, source) = (access.identity(), access.source());
+                tracing::info!(%identity, source, error = status.message(), "an agent's watch of target health was refused");
+            }
         })?;
         let (outbox, receiver) = mpsc::channel(OUTBOX);
         let watcher = Watcher { parts: self.parts.clone(), cluster, epoch, outbox };
@@ -93,9 +105,11 @@ impl TargetHealthService for Health {
 }
 
 impl Health {
-    async fn open(&self, request: WatchTargetHealthRequest) -> Result<(ClusterName, Epoch), Status> {
+    async fn open(&self, access: &Access, request: WatchTargetHealthRequest) -> Result<(ClusterName, Epoch), Status> {
         let field = |name: &str, error| to_status(&ApiError::field(name, error));
         let cluster = ClusterName::from_str(&request.cluster).map_err(|error| field("cluster", error))?;
+        // Whatever it says of itself: the name counts that it proved.
+        speaks_for(access, &cluster).map_err(|not_yours| Status::permission_denied(not_yours.to_string()))?;
         Uuid::parse_str(&request.agent_instance_id).map_err(|_| {
             Status::invalid_argument("agent_instance_id: is not a UUID; send the one of this agent process")
         })?;

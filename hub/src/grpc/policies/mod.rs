@@ -1,7 +1,7 @@
 //! PolicyService: takes intents into the store and shows what became of them. It decides nothing about traffic: the engine
 //! moves things, and this module must not import it, nor `elb`.
 
-pub(super) mod manifest;
+pub(crate) mod manifest;
 mod preview;
 mod warnings;
 mod watch;
@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use futures::Stream;
 use jiff::Timestamp;
 use switchyard_core::{
+    access::{Role, Touch},
     ids::{Namespace, PolicyKey},
     policy::{Violation, validate},
 };
@@ -22,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Reading,
-    caller::caller,
+    caller::{caller, may_read_namespace, may_read_policy, reader},
     convert::{links, to_proto_plan, to_proto_policy},
     convert_failover::to_proto_explanation,
     errors::ApiError,
@@ -87,7 +88,7 @@ impl Policies {
         &self,
         picture: Arc<Picture>,
         change: Option<StoredPolicy>,
-        only: Option<PolicyKey>,
+        shown: impl Fn(&PolicyKey) -> bool + Send + 'static,
     ) -> Result<proto::Plan, ApiError> {
         let planning = self.parts.planning.clone();
         let observed = planning.observed()?;
@@ -95,7 +96,7 @@ impl Policies {
             let now = Timestamp::now();
             let mut sheet = planning.sheet(&picture);
             change.iter().for_each(|stored| sheet.put(stored));
-            to_proto_plan(&sheet.plan(&picture.inventory, &observed, now), only.as_ref(), now)
+            to_proto_plan(&sheet.plan(&picture.inventory, &observed, now), shown, now)
         };
         self.parts.planning.off_thread(work).await
     }
@@ -107,11 +108,13 @@ impl Policies {
     ) -> Result<proto::ApplyPolicyResponse, ApiError> {
         let manifest = manifest::parse(&request.manifest).map_err(|violation| ApiError::Invalid(vec![violation]))?;
         let policy = validate(&manifest).map_err(ApiError::Invalid)?;
+        let key = &policy.key;
+        caller.may(Role::Admin, &Touch::Policy(&key.namespace), format_args!("apply policy {key}"))?;
         let picture = self.picture()?;
         let (stored, applied, plan) = if request.dry_run {
-            let change = preview::apply(&picture, &manifest, &policy, request.expected_version, Timestamp::now())?;
-            let only = Some(policy.key.clone());
-            let plan = self.plan(Arc::clone(&picture), Some(change.stored.clone()), only).await?;
+            let change = preview::apply(&caller, &picture, &manifest, &policy, request.expected_version)?;
+            let only = policy.key.clone();
+            let plan = self.plan(Arc::clone(&picture), Some(change.stored.clone()), move |key| *key == only).await?;
             (change.stored, change.applied, Some(plan))
         } else {
             let store = &self.parts.store;
@@ -128,22 +131,29 @@ impl Policies {
         })
     }
 
-    fn get(&self, request: &proto::GetPolicyRequest) -> Result<proto::GetPolicyResponse, ApiError> {
+    fn get(&self, caller: &Caller, request: &proto::GetPolicyRequest) -> Result<proto::GetPolicyResponse, ApiError> {
         let key = required(request.policy.as_ref())?;
+        may_read_policy(caller, &key)?;
         let picture = self.picture()?;
         let stored = preview::find(&picture, &key)?;
         Ok(proto::GetPolicyResponse { policy: Some(to_proto_policy(stored, &links(&picture))) })
     }
 
-    fn list(&self, request: &proto::ListPoliciesRequest) -> Result<proto::ListPoliciesResponse, ApiError> {
+    fn list(
+        &self,
+        caller: &Caller,
+        request: &proto::ListPoliciesRequest,
+    ) -> Result<proto::ListPoliciesResponse, ApiError> {
         let namespace: Option<Namespace> = super::optional("namespace", &request.namespace)?;
+        namespace.iter().try_for_each(|namespace| may_read_namespace(caller, namespace))?;
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
         let after = page::parse(&request.page_token, 2)?.map(|parts| (parts[0].clone(), parts[1].clone()));
         let picture = self.picture()?;
         let links = links(&picture);
         let place = |key: &PolicyKey| (key.namespace.to_string(), key.name.to_string());
         let wanted = |key: &PolicyKey| {
-            namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+            caller.sees(&key.namespace)
+                && namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
                 && after.as_ref().is_none_or(|after| place(key) > *after)
         };
         let mut found = picture.policies.iter().filter(|(key, _)| wanted(key));
@@ -163,6 +173,7 @@ impl Policies {
         request: proto::SetWeightsRequest,
     ) -> Result<proto::SetWeightsResponse, ApiError> {
         let key = required(request.policy.as_ref())?;
+        caller.may(Role::Operator, &Touch::Policy(&key.namespace), format_args!("set weights of policy {key}"))?;
         let count = request.weights.len();
         if count > MOST_WEIGHTS {
             return Err(ApiError::Invalid(vec![Violation {
@@ -176,8 +187,8 @@ impl Policies {
         let wanted: Vec<(String, u32)> = request.weights.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
         let (stored, plan) = if request.dry_run {
             let picture = self.picture()?;
-            let change = preview::set_weights(&picture, &key, &wanted, request.expected_version, Timestamp::now())?;
-            let plan = self.plan(picture, Some(change.stored.clone()), Some(key)).await?;
+            let change = preview::set_weights(&caller, &picture, &key, &wanted, request.expected_version)?;
+            let plan = self.plan(picture, Some(change.stored.clone()), move |shown| *shown == key).await?;
             (change.stored, Some(plan))
         } else {
             let stored = self.parts.store.policy_set_weights(&caller, &key, &wanted, request.expected_version).await?;
@@ -194,8 +205,9 @@ impl Policies {
         request: proto::DeletePolicyRequest,
     ) -> Result<proto::DeletePolicyResponse, ApiError> {
         let key = required(request.policy.as_ref())?;
+        caller.may(Role::Admin, &Touch::Policy(&key.namespace), format_args!("delete policy {key}"))?;
         let stored = if request.dry_run {
-            preview::delete(&*self.picture()?, &key, request.expected_version, Timestamp::now())?.stored
+            preview::delete(&caller, &*self.picture()?, &key, request.expected_version)?.stored
         } else {
             let stored = self.parts.store.policy_mark_deleting(&caller, &key, request.expected_version).await?;
             tracing::info!(policy = %key, version = stored.record.version, actor = caller.actor, "a policy was marked for deletion");
@@ -205,17 +217,29 @@ impl Policies {
         Ok(proto::DeletePolicyResponse { policy: Some(self.shown(&stored)?) })
     }
 
-    async fn get_plan(&self, request: &proto::GetPlanRequest) -> Result<proto::GetPlanResponse, ApiError> {
+    async fn get_plan(
+        &self,
+        caller: Caller,
+        request: &proto::GetPlanRequest,
+    ) -> Result<proto::GetPlanResponse, ApiError> {
         let only = request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?;
+        only.iter().try_for_each(|key| may_read_policy(&caller, key))?;
         let picture = self.picture()?;
         if let Some(key) = &only {
             preview::find(&picture, key)?;
         }
-        Ok(proto::GetPlanResponse { plan: Some(self.plan(picture, None, only).await?) })
+        let shown =
+            move |key: &PolicyKey| only.as_ref().map_or_else(|| caller.sees(&key.namespace), |only| only == key);
+        Ok(proto::GetPlanResponse { plan: Some(self.plan(picture, None, shown).await?) })
     }
 
-    fn explain(&self, request: &proto::ExplainPolicyRequest) -> Result<proto::ExplainPolicyResponse, ApiError> {
+    fn explain(
+        &self,
+        caller: &Caller,
+        request: &proto::ExplainPolicyRequest,
+    ) -> Result<proto::ExplainPolicyResponse, ApiError> {
         let key = required(request.policy.as_ref())?;
+        may_read_policy(caller, &key)?;
         let picture = self.picture()?;
         let stored = preview::find(&picture, &key)?;
         let links = links(&picture);
@@ -232,17 +256,20 @@ impl Policies {
         request: &proto::FailbackPolicyRequest,
     ) -> Result<proto::FailbackPolicyResponse, ApiError> {
         let key = required(request.policy.as_ref())?;
+        let touch = Touch::Policy(&key.namespace);
+        caller.may(Role::Operator, &touch, format_args!("let clusters of policy {key} return"))?;
         let stored = self.parts.store.policy_failback(&caller, &key, request.expected_version).await?;
         tracing::info!(policy = %key, version = stored.record.version, actor = caller.actor, "clusters of a policy were let return");
         self.written().await;
         Ok(proto::FailbackPolicyResponse { policy: Some(self.shown(&stored)?) })
     }
 
-    fn watch_filter(request: &proto::WatchPoliciesRequest) -> Result<watch::Filter, ApiError> {
-        Ok(watch::Filter {
-            namespace: super::optional("namespace", &request.namespace)?,
-            policy: request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?,
-        })
+    fn watch_filter(caller: Caller, request: &proto::WatchPoliciesRequest) -> Result<watch::Filter, ApiError> {
+        let namespace = super::optional("namespace", &request.namespace)?;
+        let policy = request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?;
+        namespace.iter().try_for_each(|namespace| may_read_namespace(&caller, namespace))?;
+        policy.iter().try_for_each(|key| may_read_policy(&caller, key))?;
+        Ok(watch::Filter { namespace, policy, seen: caller.grants })
     }
 }
 
@@ -271,14 +298,16 @@ impl PolicyService for Policies {
         &self,
         request: Request<proto::GetPolicyRequest>,
     ) -> Result<Response<proto::GetPolicyResponse>, Status> {
-        self.parts.reading.answer("GetPolicy", self.get(request.get_ref()))
+        let caller = reader(&request);
+        self.parts.reading.answer("GetPolicy", self.get(&caller, request.get_ref()))
     }
 
     async fn list_policies(
         &self,
         request: Request<proto::ListPoliciesRequest>,
     ) -> Result<Response<proto::ListPoliciesResponse>, Status> {
-        self.parts.reading.answer("ListPolicies", self.list(request.get_ref()))
+        let caller = reader(&request);
+        self.parts.reading.answer("ListPolicies", self.list(&caller, request.get_ref()))
     }
 
     async fn watch_policies(
@@ -286,7 +315,7 @@ impl PolicyService for Policies {
         request: Request<proto::WatchPoliciesRequest>,
     ) -> Result<Response<Self::WatchPoliciesStream>, Status> {
         let parts = &self.parts;
-        let filter = match Self::watch_filter(request.get_ref()) {
+        let filter = match Self::watch_filter(reader(&request), request.get_ref()) {
             Ok(filter) => filter,
             Err(error) => return parts.reading.answer("WatchPolicies", Err(error)),
         };
@@ -320,7 +349,7 @@ impl PolicyService for Policies {
         &self,
         request: Request<proto::GetPlanRequest>,
     ) -> Result<Response<proto::GetPlanResponse>, Status> {
-        let result = self.get_plan(request.get_ref()).await;
+        let result = self.get_plan(reader(&request), request.get_ref()).await;
         self.parts.reading.answer("GetPlan", result)
     }
 
@@ -328,7 +357,8 @@ impl PolicyService for Policies {
         &self,
         request: Request<proto::ExplainPolicyRequest>,
     ) -> Result<Response<proto::ExplainPolicyResponse>, Status> {
-        self.parts.reading.answer("ExplainPolicy", self.explain(request.get_ref()))
+        let caller = reader(&request);
+        self.parts.reading.answer("ExplainPolicy", self.explain(&caller, request.get_ref()))
     }
 
     async fn failback_policy(

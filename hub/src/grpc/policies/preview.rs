@@ -19,7 +19,7 @@ use switchyard_core::{
 use crate::{
     feed::Picture,
     grpc::{errors::ApiError, shifts::active_on},
-    store::{Applied, ApplyError, Ownership, Resource, StoredClaim, StoredPolicy, check_owner},
+    store::{Applied, ApplyError, Caller, Ownership, Resource, StoredClaim, StoredPolicy, check_owner},
 };
 
 /// A change to be looked at.
@@ -35,18 +35,20 @@ pub struct Change {
 /// # Errors
 /// As the store would refuse it.
 pub fn apply(
+    caller: &Caller,
     picture: &Picture,
     manifest: &ClusterTrafficPolicy,
     policy: &ValidatedPolicy,
     expected_version: u64,
-    now: Timestamp,
 ) -> Result<Change, ApiError> {
     let Some(present) = picture.policies.get(&policy.key) else {
         check_version(expected_version, 0)?;
-        return Ok(Change { stored: created(manifest, policy, now)?, applied: Applied::Created });
+        caller.may_apply(None, policy)?;
+        return Ok(Change { stored: created(manifest, policy, Timestamp::now())?, applied: Applied::Created });
     };
     let mut stored = check_present(present, expected_version)?;
     check_owner(present)?;
+    caller.may_apply(Some(present), policy)?;
     stored.ownership = Ownership::default();
     if present.manifest.spec == manifest.spec {
         return Ok(Change { stored, applied: Applied::Unchanged });
@@ -88,21 +90,22 @@ fn created(
 /// # Errors
 /// As the store would refuse it.
 pub fn set_weights(
+    caller: &Caller,
     picture: &Picture,
     key: &PolicyKey,
     wanted: &[(String, u32)],
     expected_version: u64,
-    now: Timestamp,
 ) -> Result<Change, ApiError> {
     let mut stored = check_present(find(picture, key)?, expected_version)?;
     let record = &mut stored.record;
     let present = record.requested();
     let weights = validate_weights(&record.policy, &present, wanted).map_err(ApiError::Invalid)?;
+    caller.may_weigh(key, &present, &weights)?;
     if weights == present {
         let applied = Applied::Unchanged;
         return Ok(Change { stored, applied });
     }
-    check_weights(picture, &stored, &weights, now)?;
+    check_weights(picture, &stored, &weights, Timestamp::now())?;
     let record = &mut stored.record;
     let of_spec = weights == record.policy.clusters;
     record.weight_override = (!of_spec).then(|| weights.into_iter().collect());
@@ -135,8 +138,9 @@ fn check_weights(
 ///
 /// # Errors
 /// As the store would refuse it.
-pub fn delete(picture: &Picture, key: &PolicyKey, expected_version: u64, now: Timestamp) -> Result<Change, ApiError> {
+pub fn delete(caller: &Caller, picture: &Picture, key: &PolicyKey, expected_version: u64) -> Result<Change, ApiError> {
     let present = find(picture, key)?;
+    caller.may_delete(present)?;
     let mut stored = StoredPolicy::clone(present);
     let applied = Applied::Configured;
     if stored.record.deleting_since.is_some() {
@@ -154,7 +158,7 @@ pub fn delete(picture: &Picture, key: &PolicyKey, expected_version: u64, now: Ti
             hand_over(&mut stored, &taken)?;
         }
         Fate::Keep | Fate::Create(_) | Fate::Update(_) | Fate::Delete => {
-            stored.record.deleting_since = Some(now);
+            stored.record.deleting_since = Some(Timestamp::now());
             stored.record.version += 1;
         }
     }

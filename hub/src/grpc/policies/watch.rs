@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use switchyard_core::ids::{Namespace, PolicyKey};
+use switchyard_core::{
+    access::Grants,
+    ids::{Namespace, PolicyKey},
+};
 use switchyard_proto::api::v1 as proto;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,12 +28,15 @@ pub struct Filter {
     pub namespace: Option<Namespace>,
     /// Only this one.
     pub policy: Option<PolicyKey>,
+    /// Only those that these allow to be read.
+    pub seen: Grants,
 }
 
 impl Filter {
     /// True when the watcher wants it.
     pub fn takes(&self, key: &PolicyKey) -> bool {
-        self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+        self.seen.sees_namespace(&key.namespace)
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
             && self.policy.as_ref().is_none_or(|policy| policy == key)
     }
 }

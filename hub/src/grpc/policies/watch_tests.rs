@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use switchyard_core::{
+    access::{Grant, Role, Span},
     inventory::{Cluster, Inventory, Link},
     policy::{PolicyMemory, PolicyRecord, validate},
 };
@@ -60,6 +61,10 @@ fn picture(policies: &[StoredPolicy], link: Option<Link>) -> Picture {
     Picture { policies: Arc::new(policies), inventory: Arc::new(inventory), loaded: true, ..Picture::empty() }
 }
 
+fn everything() -> Filter {
+    Filter { namespace: None, policy: None, seen: Grants::everything() }
+}
+
 fn told(events: &[Event]) -> Vec<(proto::WatchEvent, String, u64)> {
     let line = |event: &Event| {
         let policy = event.policy.clone().unwrap_or_default();
@@ -73,7 +78,7 @@ use proto::WatchEvent::{Changed, Deleted, Present, Synced};
 #[test]
 fn the_first_picture_is_told_whole_and_then_only_what_differs() {
     let mut watcher = Told::default();
-    let filter = Filter::default();
+    let filter = everything();
     let one = picture(&[stored("a", "1", 1), stored("b", "2", 1)], None);
     let first = told(&watcher.difference(&one, &filter));
     assert_eq!(first, [(Present, "a".into(), 1), (Present, "b".into(), 1), (Synced, String::new(), 0)]);
@@ -89,7 +94,7 @@ fn the_first_picture_is_told_whole_and_then_only_what_differs() {
 #[test]
 fn a_policy_that_was_deleted_and_made_again_is_told_as_both() {
     let mut watcher = Told::default();
-    let filter = Filter::default();
+    let filter = everything();
     watcher.difference(&picture(&[stored("a", "1", 7)], None), &filter);
     let events = told(&watcher.difference(&picture(&[stored("a", "2", 1)], None), &filter));
     assert_eq!(events, [(Deleted, "a".into(), 7), (Changed, "a".into(), 1)]);
@@ -98,7 +103,7 @@ fn a_policy_that_was_deleted_and_made_again_is_told_as_both() {
 #[test]
 fn a_cluster_that_goes_stale_changes_its_policies() {
     let mut watcher = Told::default();
-    let filter = Filter::default();
+    let filter = everything();
     watcher.difference(&picture(&[stored("a", "1", 1)], Some(Link::Connected)), &filter);
     let events = watcher.difference(&picture(&[stored("a", "1", 1)], Some(Link::Stale)), &filter);
     assert_eq!(told(&events), [(Changed, "a".into(), 1)]);
@@ -109,11 +114,11 @@ fn a_cluster_that_goes_stale_changes_its_policies() {
 #[test]
 fn a_watcher_of_one_policy_hears_of_no_other() {
     let mut watcher = Told::default();
-    let filter = Filter { policy: Some(PolicyKey::new("shop", "b").unwrap()), namespace: None };
+    let filter = Filter { policy: Some(PolicyKey::new("shop", "b").unwrap()), ..everything() };
     let one = picture(&[stored("a", "1", 1), stored("b", "2", 1)], None);
     let first = told(&watcher.difference(&one, &filter));
     assert_eq!(first, [(Present, "b".into(), 1), (Synced, String::new(), 0)]);
-    let elsewhere = Filter { namespace: Some("other".parse().unwrap()), policy: None };
+    let elsewhere = Filter { namespace: Some("other".parse().unwrap()), ..everything() };
     assert_eq!(told(&Told::default().difference(&one, &elsewhere)), [(Synced, String::new(), 0)]);
 }
 
@@ -122,7 +127,7 @@ async fn a_slow_watcher_skips_to_the_latest() {
     let (sender, receiver) = watch::channel(Arc::new(picture(&[stored("a", "1", 1)], None)));
     let (outbox, mut events) = mpsc::channel(1);
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(run(receiver, Filter::default(), outbox, shutdown.clone()));
+    let task = tokio::spawn(run(receiver, everything(), outbox, shutdown.clone()));
     assert_eq!(events.recv().await.unwrap().unwrap().event(), Present);
     assert_eq!(events.recv().await.unwrap().unwrap().event(), Synced);
     // Not read while a hundred versions pass: the outbox holds one event, the task waits with another at most.
@@ -147,11 +152,27 @@ async fn a_watcher_that_does_not_read_keeps_no_old_picture_alive() {
     let (sender, receiver) = watch::channel(first);
     let (outbox, mut events) = mpsc::channel(1);
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(run(receiver, Filter::default(), outbox, shutdown.clone()));
+    let task = tokio::spawn(run(receiver, everything(), outbox, shutdown.clone()));
     // Of three events one is read and one fits into the outbox, so that the task waits with the third.
     assert_eq!(events.recv().await.unwrap().unwrap().event(), Present);
     drop(sender.send_replace(Arc::new(picture(&[], None))));
     assert!(old.upgrade().is_none());
     shutdown.cancel();
     task.await.unwrap();
+}
+
+#[test]
+fn a_watcher_hears_of_the_namespaces_that_it_may_read_and_of_no_other_also_when_policies_go() {
+    let grant = |namespace: &str| {
+        let namespaces = Span::Only([namespace.parse().unwrap()].into());
+        Grants(vec![Grant { role: Role::Viewer, namespaces, clusters: Span::All, overrides: false }])
+    };
+    let (mut blind, mut seeing) = (Told::default(), Told::default());
+    let one = picture(&[stored("a", "1", 1)], None);
+    let (none, all) = (picture(&[], None), Filter { seen: grant("shop"), ..everything() });
+    let other = Filter { seen: grant("other"), ..everything() };
+    assert_eq!(told(&blind.difference(&one, &other)), [(Synced, String::new(), 0)]);
+    assert_eq!(told(&blind.difference(&none, &other)), []);
+    assert_eq!(told(&seeing.difference(&one, &all)), [(Present, "a".into(), 1), (Synced, String::new(), 0)]);
+    assert_eq!(told(&seeing.difference(&none, &all)), [(Deleted, "a".into(), 1)]);
 }

@@ -225,6 +225,7 @@ impl Entry {
             ShiftError::Held { .. }
             | ShiftError::Start(StartError::VersionConflict { .. })
             | ShiftError::Invalid { .. }
+            | ShiftError::MayNot(_)
             | ShiftError::ResourceRefused { .. } => self.standing = Standing::Refused { why: message },
             ShiftError::ResourceForgotten { .. } => self.standing = Standing::Forgotten,
             ShiftError::Store(error) if StoreError::is_unavailable(&error) => self.due = Some(now + PAUSE),

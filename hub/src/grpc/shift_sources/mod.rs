@@ -9,7 +9,7 @@ mod parse;
 mod session;
 mod told;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use switchyard_core::ids::{ClusterName, Epoch};
@@ -21,8 +21,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{agents::Registry, rights::GateSources};
-use crate::{feed::Feed, metrics::Metrics, store::Store};
+use super::{
+    agents::Registry,
+    once::Once,
+    rights::{GateSources, GrantsOfResources},
+};
+use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
 
 /// What sessions need.
 #[derive(Clone)]
@@ -33,12 +37,16 @@ pub struct ShiftSourceParts {
     pub feed: Feed,
     /// The epoch of the lease, as far as it is known.
     pub epoch: watch::Receiver<Option<Epoch>>,
+    /// A process that was heard of within it lives.
+    pub stale_after: Duration,
+    /// What is not said each time.
+    pub said: Once,
     /// The clusters whose resources are taken.
     pub sources: Arc<BTreeSet<ClusterName>>,
     /// What gates may be measured with.
     pub gate_sources: Arc<GateSources>,
-    /// Who may cross safety rules.
-    pub override_callers: Arc<BTreeSet<String>>,
+    /// What resources of a cluster may do.
+    pub grants_of_resources: GrantsOfResources,
     /// Open streams of shifts; not those of endpoints or policies.
     pub registry: Registry,
     /// Counts.
@@ -70,7 +78,8 @@ impl ShiftSourceService for ShiftSources {
         request: Request<Streaming<SyncShiftsRequest>>,
     ) -> Result<Response<Self::SyncShiftsStream>, Status> {
         let (outbox, receiver) = mpsc::channel(session::OUTBOX);
-        self.parts.tasks.spawn(session::serve(self.parts.clone(), request.into_inner(), outbox));
+        let (parts, access) = (self.parts.clone(), Access::of(&request));
+        self.parts.tasks.spawn(session::serve(parts, access, request.into_inner(), outbox));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

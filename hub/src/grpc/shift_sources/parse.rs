@@ -2,9 +2,8 @@
 //! stream ends. What is the content of one resource becomes a refusal of that resource, since the user who wrote it must see why,
 //! and the others must not wait for it. Pure.
 
-use std::collections::BTreeSet;
-
 use switchyard_core::{
+    access::{Grants, Role, Touch},
     ids::{ClusterName, Epoch, IdError, Namespace, PolicyName, ResourceUid, cut},
     policy::Violation,
     shift::{ShiftSpec, machine::Command, spec::MOST_REASON, validate, validate::ShiftPlan},
@@ -14,7 +13,7 @@ use switchyard_proto::agent::v1::{self as proto, sync_shifts_request::Message};
 use uuid::Uuid;
 
 use crate::grpc::{
-    rights::{GateSources, may_override, unknown_sources},
+    rights::{GateSources, unknown_sources},
     shifts::bounded,
     sources::End,
 };
@@ -60,8 +59,8 @@ pub struct Rights<'a> {
     pub cluster: &'a ClusterName,
     /// What gates may be measured with.
     pub gate_sources: &'a GateSources,
-    /// Who may cross safety rules.
-    pub override_callers: &'a BTreeSet<String>,
+    /// What resources of the cluster may do.
+    pub grants: &'a Grants,
 }
 
 fn malformed(field: &str, value: &str, problem: impl Into<String>, remedy: &str) -> End {
@@ -140,13 +139,15 @@ fn asked(spec: &ShiftSpec, namespace: &Namespace, rights: Rights<'_>) -> Result<
             None
         }
     };
-    let identity = format!("cluster:{}", rights.cluster);
-    if !spec.overrides.is_empty() && !may_override(rights.override_callers, &identity) {
+    if !spec.overrides.is_empty() && rights.grants.check_overrides(Role::Operator, &Touch::Policy(namespace)).is_err() {
+        let cluster = rights.cluster;
         violations.push(Violation {
             field: "spec.overrides".to_owned(),
             value: spec.overrides.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            problem: format!("cannot be asked for by resources of cluster {}", rights.cluster),
-            remedy: format!("leave it out, or start the hub with --override-callers {identity}"),
+            problem: format!("cannot be asked for by resources of cluster {cluster} in namespace {namespace}"),
+            remedy: format!(
+                "leave it out, or give the subject {{cluster: {cluster}}} a binding with overrides: true (docs/access.md)"
+            ),
         });
     }
     violations.extend(plan.as_ref().and_then(|plan| bounded(plan).err()));

@@ -4,8 +4,10 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use prost::Message as _;
 use sha2::{Digest, Sha256};
 use switchyard_core::{
+    access::Grants,
     ids::{ClusterName, ResourceUid},
     shift::Origin,
 };
@@ -14,7 +16,7 @@ use switchyard_proto::agent::v1::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -25,8 +27,14 @@ use super::{
     parse::{self, Hello, Resource, Rights},
 };
 use crate::{
+    access::Access,
     feed::Picture,
-    grpc::{agents::Place, code_word, sources::End},
+    grpc::{
+        agents::{Pace, Place},
+        caller::speaks_for,
+        code_word,
+        sources::{End, has_the_turn},
+    },
     metrics::Metrics,
     store::{Caller, ShiftError, Store},
 };
@@ -45,18 +53,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Answer = Result<SyncShiftsResponse, Status>;
 
 /// Serves one stream to its end and says in the log why it ended.
-pub async fn serve(parts: ShiftSourceParts, inbound: Streaming<SyncShiftsRequest>, outbox: mpsc::Sender<Answer>) {
+pub async fn serve(
+    parts: ShiftSourceParts,
+    access: Access,
+    inbound: Streaming<SyncShiftsRequest>,
+    outbox: mpsc::Sender<Answer>,
+) {
     let mut inbound = inbound;
     let outbox = Outbox { parts: parts.clone(), outbox };
     let (cluster, end) = match greet(&parts, &mut inbound).await {
-        Ok(hello) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+        // Whatever it says of itself: the name counts that it proved.
+        Ok(hello) => match speaks_for(&access, &hello.cluster) {
+            Ok(()) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+            Err(not_yours) => (Some(hello.cluster), End::NotYours(not_yours)),
+        },
         Err(end) => (None, end),
     };
     Metrics::count(&parts.metrics.grpc_calls, "SyncShifts", code_word(end.code()));
     let cluster = cluster.as_ref().map_or("(unknown)", ClusterName::as_str);
-    if end.is_fault() {
-        let error: &dyn std::error::Error = &end;
-        tracing::warn!(cluster, error, "the stream of a cluster's shifts ended");
+    // One that is refused comes back every few seconds.
+    let is_news = !end.will_repeat() || parts.said.is_news(format!("{cluster}: {end}"));
+    if end.is_fault() && is_news {
+        let (error, identity): (&dyn std::error::Error, _) = (&end, access.identity());
+        tracing::warn!(cluster, %identity, source = access.source(), error, "the stream of a cluster's shifts ended");
+    } else if end.is_fault() {
+        tracing::debug!(cluster, "the stream of a cluster's shifts ended as it did before");
     } else {
         tracing::info!(cluster, reason = %end, "the stream of a cluster's shifts ended");
     }
@@ -124,6 +145,7 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
         return Err(End::OlderHub { own: epoch, seen: hello.highest_epoch });
     }
     let cluster = hello.cluster;
+    has_the_turn(&parts.store, &cluster, hello.instance, parts.stale_after).await?;
     let is_source = parts.sources.contains(&cluster);
     let message = if is_source {
         String::new()
@@ -154,6 +176,7 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
         picture,
         desk: Desk::default(),
         started: Instant::now(),
+        pace: Pace::new(PATIENCE),
         look_at: Some(Instant::now()),
         status: None,
         progress: Instant::now(),
@@ -189,6 +212,7 @@ struct Session<'a> {
     picture: watch::Receiver<Arc<Picture>>,
     desk: Desk,
     started: Instant,
+    pace: Pace,
     /// When the picture is to be looked at; none: it has not changed.
     look_at: Option<Instant>,
     /// The status that is to be told next.
@@ -225,6 +249,7 @@ impl Session<'_> {
                 self.progress = Instant::now();
             }
             let tells = self.status.is_some();
+            let wait = self.pace.wait(self.started.elapsed());
             let look_at = self.look_at.unwrap_or_else(Instant::now);
             let due = self.desk.wake_at().map(|at| self.started + at).filter(|_| in_flight.is_none());
             let woken = tokio::select! {
@@ -238,7 +263,8 @@ impl Session<'_> {
                 () = room(&self.outbox.outbox), if tells => Woken::Room,
                 () = sleep_until(self.progress + PATIENCE), if tells => Woken::Stuck,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Woken::Due,
-                message = inbound.message() => Woken::Message(message),
+                () = sleep(wait), if !wait.is_zero() => Woken::Due,
+                message = inbound.message(), if wait.is_zero() => Woken::Message(message),
             };
             match woken {
                 Woken::Shutdown | Woken::Picture(false) => return Err(End::Shutdown),
@@ -286,11 +312,9 @@ impl Session<'_> {
     }
 
     async fn take(&mut self, message: SyncShiftsRequest) -> Result<(), End> {
-        let rights = Rights {
-            cluster: &self.cluster,
-            gate_sources: &self.parts.gate_sources,
-            override_callers: &self.parts.override_callers,
-        };
+        self.pace.message(message.encoded_len(), self.started.elapsed());
+        let grants = (self.parts.grants_of_resources)(&self.cluster);
+        let rights = Rights { cluster: &self.cluster, gate_sources: &self.parts.gate_sources, grants: &grants };
         let resource: Resource = parse::resource(message, rights)?;
         let Some(no_room) = self.desk.report(resource, self.started.elapsed(), Timestamp::now()) else { return Ok(()) };
         tracing::warn!(
@@ -312,15 +336,16 @@ impl Session<'_> {
 
     fn work(&self, uid: ResourceUid, generation: u64, job: Job) -> Pin<Box<dyn Future<Output = Worked> + Send>> {
         let (store, feed, cluster) = (self.parts.store.clone(), self.parts.feed.clone(), self.cluster.clone());
+        let grants = (self.parts.grants_of_resources)(&cluster);
         Box::pin(async move {
-            let done = carry_out(&store, &cluster, job).await;
+            let done = carry_out(&store, &cluster, grants, job).await;
             feed.nudge();
             Worked { uid, generation, done }
         })
     }
 }
 
-async fn carry_out(store: &Store, cluster: &ClusterName, job: Job) -> Done {
+async fn carry_out(store: &Store, cluster: &ClusterName, grants: Grants, job: Job) -> Done {
     let result = match job {
         Job::Make { resource, plan } => {
             let origin = Origin::Resource {
@@ -329,10 +354,10 @@ async fn carry_out(store: &Store, cluster: &ClusterName, job: Job) -> Done {
                 name: resource.name.clone(),
                 uid: resource.uid.clone(),
             };
-            store.shift_create(&caller(cluster, &resource), &plan, &origin).await
+            store.shift_create(&caller(cluster, grants, &resource), &plan, &origin).await
         }
         Job::Say { resource } => {
-            let caller = caller(cluster, &resource);
+            let caller = caller(cluster, grants, &resource);
             store.shift_resource_said(&caller, cluster, &resource.uid, resource.generation, &resource.said).await
         }
         Job::Refuse { uid, why, .. } => match store.shift_resource_refuse(cluster, &uid, &why).await {
@@ -360,7 +385,7 @@ async fn read(store: &Store, shift: &switchyard_core::ids::ShiftId) -> Done {
 }
 
 /// Who asks, in the audit log. The request id is one for each generation of the resource: what is tried again is the same request.
-fn caller(cluster: &ClusterName, resource: &Resource) -> Caller {
+fn caller(cluster: &ClusterName, grants: Grants, resource: &Resource) -> Caller {
     let mut hash = Sha256::new();
     for part in [cluster.as_str(), resource.uid.as_str(), &resource.generation.to_string()] {
         hash.update(part.as_bytes());
@@ -375,6 +400,8 @@ fn caller(cluster: &ClusterName, resource: &Resource) -> Caller {
             .take(256)
             .collect(),
         reason: resource.reason.clone(),
+        source: String::new(),
+        grants,
     }
 }
 

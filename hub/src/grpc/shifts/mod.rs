@@ -9,13 +9,14 @@ mod show;
 mod spec;
 mod watch;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
 use jiff::Timestamp;
 use switchyard_core::{
+    access::{Role, Touch},
     ids::ShiftId,
-    shift::{Guard, Origin, Shift, machine::Command, validate::ShiftPlan},
+    shift::{Origin, Shift, machine::Command, validate::ShiftPlan},
 };
 use switchyard_proto::api::v1::{self as proto, shift_service_server::ShiftService};
 use tokio::sync::mpsc;
@@ -25,10 +26,10 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Reading,
-    caller::{caller, identity},
+    caller::{caller, may_read_shift, reader},
     errors::ApiError,
     planning::Planning,
-    rights::{GateSources, may_override},
+    rights::GateSources,
 };
 use crate::{
     feed::Picture,
@@ -55,8 +56,6 @@ pub struct ShiftParts {
     pub planning: Planning,
     /// What gates may be measured with.
     pub gate_sources: Arc<GateSources>,
-    /// Who may cross safety rules.
-    pub override_callers: Arc<BTreeSet<String>>,
     /// Ends every watch.
     pub shutdown: CancellationToken,
     /// Watches under way, for the one who waits for them at the end.
@@ -66,18 +65,6 @@ pub struct ShiftParts {
 /// The service.
 pub struct Shifts {
     parts: ShiftParts,
-}
-
-/// The caller of a change, with what rights are given to.
-struct Who {
-    caller: Caller,
-    identity: String,
-}
-
-impl Who {
-    fn of<T>(request: &Request<T>, request_id: &str, dry_run: bool, reason: &str) -> Self {
-        Self { caller: caller(request, request_id, dry_run, reason), identity: identity(request) }
-    }
 }
 
 impl Shifts {
@@ -96,22 +83,20 @@ impl Shifts {
         Ok(to_proto_shift(shift, &*self.picture()?))
     }
 
-    fn may_cross(&self, who: &Who, guards: &[Guard]) -> Result<(), ApiError> {
-        if guards.is_empty() || may_override(&self.parts.override_callers, &who.identity) {
-            return Ok(());
-        }
-        Err(ApiError::OverrideDenied { guards: guards.to_vec(), identity: who.identity.clone() })
-    }
-
     async fn create(
         &self,
-        who: Who,
+        caller: Caller,
         request: proto::CreateShiftRequest,
     ) -> Result<proto::CreateShiftResponse, ApiError> {
         let asked = request.spec.unwrap_or_default();
         let plan = spec::plan(&asked, &self.parts.gate_sources).map_err(ApiError::Invalid)?;
-        self.may_cross(&who, &plan.spec.overrides)?;
-        let caller = Caller { reason: plan.spec.reason.clone(), ..who.caller };
+        for target in &plan.targets {
+            // Before it is told whether there is such a policy; the clusters are looked at when its weights are known.
+            let touch = Touch::Policy(&target.policy.namespace);
+            caller.may(Role::Operator, &touch, format_args!("shift policy {}", target.policy))?;
+            caller.may_cross(Role::Operator, &touch, &plan.spec.overrides)?;
+        }
+        let caller = Caller { reason: plan.spec.reason.clone(), ..caller };
         if request.dry_run {
             let (shift, preview) = self.dry_run(&plan, Origin::Call, &caller).await?;
             let Preview { findings, plans, notes } = preview;
@@ -135,7 +120,7 @@ impl Shifts {
         caller: &Caller,
     ) -> Result<(proto::Shift, Preview), ApiError> {
         let (picture, now) = (self.picture()?, Timestamp::now());
-        let shift = preview::start(plan, origin, &caller.actor, &picture, now)?;
+        let shift = preview::start(plan, origin, caller, &picture, now)?;
         let (planning, observed) = (self.parts.planning.clone(), self.parts.planning.observed()?);
         let look = move || {
             let preview = preview::look(&shift, &picture, &observed, planning.sheet(&picture), now);
@@ -144,8 +129,11 @@ impl Shifts {
         self.parts.planning.off_thread(look).await
     }
 
-    async fn command(&self, who: &Who, id: &str, command: Command) -> Result<proto::Shift, ApiError> {
-        self.tell(&who.caller, &shift_id(id)?, &command).await
+    async fn command(&self, caller: &Caller, id: &str, command: Command) -> Result<proto::Shift, ApiError> {
+        let (shift, _) = self.find(&shift_id(id)?).await?;
+        // Which clusters a shift moves in which policies is settled when it is made.
+        caller.may_command(&shift)?;
+        self.tell(caller, &shift.id, &command).await
     }
 
     async fn tell(&self, caller: &Caller, id: &ShiftId, command: &Command) -> Result<proto::Shift, ApiError> {
@@ -168,8 +156,8 @@ fn approved(step: u32) -> Command {
 macro_rules! command {
     ($self:ident, $request:ident, $method:literal, $answer:ident, $command:expr) => {{
         let body = $request.get_ref();
-        let who = Who::of(&$request, &body.request_id, false, &body.reason);
-        let told = $self.command(&who, &body.id, $command).await;
+        let caller = caller(&$request, &body.request_id, false, &body.reason);
+        let told = $self.command(&caller, &body.id, $command).await;
         let result = told.map(|shift| proto::$answer { shift: Some(shift) });
         $self.parts.reading.answer($method, result)
     }};
@@ -183,8 +171,8 @@ impl ShiftService for Shifts {
         &self,
         request: Request<proto::CreateShiftRequest>,
     ) -> Result<Response<proto::CreateShiftResponse>, Status> {
-        let who = Who::of(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
-        let result = self.create(who, request.into_inner()).await;
+        let caller = caller(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
+        let result = self.create(caller, request.into_inner()).await;
         self.parts.reading.answer("CreateShift", result)
     }
 
@@ -192,7 +180,7 @@ impl ShiftService for Shifts {
         &self,
         request: Request<proto::GetShiftRequest>,
     ) -> Result<Response<proto::GetShiftResponse>, Status> {
-        let result = self.get(request.get_ref()).await;
+        let result = self.get(&reader(&request), request.get_ref()).await;
         self.parts.reading.answer("GetShift", result)
     }
 
@@ -200,7 +188,7 @@ impl ShiftService for Shifts {
         &self,
         request: Request<proto::ListShiftsRequest>,
     ) -> Result<Response<proto::ListShiftsResponse>, Status> {
-        let result = self.list(request.get_ref()).await;
+        let result = self.list(&reader(&request), request.get_ref()).await;
         self.parts.reading.answer("ListShifts", result)
     }
 
@@ -211,9 +199,13 @@ impl ShiftService for Shifts {
         let parts = &self.parts;
         // Before the first look, so that no change falls between the two.
         let pictures = parts.reading.feed.subscribe();
-        let found = async { self.find(&shift_id(&request.get_ref().id)?).await }.await;
-        let shift = match found {
-            Ok((shift, _)) => shift,
+        let (caller, id) = (reader(&request), &request.get_ref().id);
+        let found = async {
+            let (shift, _) = self.find(&shift_id(id)?).await?;
+            may_read_shift(&caller, &shift).map(|()| shift)
+        };
+        let shift = match found.await {
+            Ok(shift) => shift,
             Err(error) => return parts.reading.answer("WatchShift", Err(error)),
         };
         let (outbox, receiver) = mpsc::channel(WATCH_OUTBOX);
@@ -264,8 +256,8 @@ impl ShiftService for Shifts {
         request: Request<proto::RollbackShiftRequest>,
     ) -> Result<Response<proto::RollbackShiftResponse>, Status> {
         let body = request.get_ref();
-        let who = Who::of(&request, &body.request_id, body.dry_run, &body.reason);
-        let result = self.rollback(who, request.into_inner()).await;
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
+        let result = self.rollback(caller, request.into_inner()).await;
         self.parts.reading.answer("RollbackShift", result)
     }
 }

@@ -32,7 +32,7 @@ use crate::{
         errors::ApiError,
         planning::Sheet,
     },
-    store::{ShiftError, StoredPolicy},
+    store::{Caller, ShiftError, StoredPolicy},
 };
 
 /// Plans of further steps are not begun after this: a shift has up to 100 of them, and each is a plan over everything.
@@ -56,13 +56,14 @@ pub struct Preview {
 pub fn start(
     plan: &ShiftPlan,
     origin: Origin,
-    actor: &str,
+    caller: &Caller,
     picture: &Picture,
     now: Timestamp,
 ) -> Result<Shift, ApiError> {
     let id = ShiftId::new(uuid::Uuid::now_v7().to_string()).map_err(|_| ApiError::Internal)?;
     let records = picture.policies.iter().map(|(key, stored)| (key.clone(), &stored.record)).collect();
-    let shift = plan.start(id, origin, actor, &records, now).map_err(ShiftError::Start)?;
+    let shift = plan.start(id, origin, &caller.actor, &records, now).map_err(ShiftError::Start)?;
+    caller.may_shift(&shift)?;
     for one in &shift.moves {
         if let Some(busy) = active_on(picture, &one.policy) {
             let shift = Box::new(Shift::clone(busy));

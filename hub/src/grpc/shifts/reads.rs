@@ -3,14 +3,21 @@
 use std::sync::Arc;
 
 use prost::Message;
-use switchyard_core::{ids::ShiftId, shift::Shift};
+use switchyard_core::{
+    ids::ShiftId,
+    shift::{Move, Shift},
+};
 use switchyard_proto::api::v1 as proto;
 
 use super::{Shifts, shift_id, show::to_proto_shift};
 use crate::{
     feed::Picture,
-    grpc::{errors::ApiError, optional, page, required},
-    store::{ShiftFilter, ShiftPage},
+    grpc::{
+        caller::{may_read_namespace, may_read_policy, may_read_shift},
+        errors::ApiError,
+        optional, page, required,
+    },
+    store::{Caller, ShiftFilter, ShiftPage},
 };
 
 /// Shifts on one page; see the .proto file.
@@ -30,17 +37,29 @@ impl Shifts {
         Ok((found.map(Arc::new).ok_or_else(|| ApiError::NoShift(id.clone()))?, picture))
     }
 
-    pub(super) async fn get(&self, request: &proto::GetShiftRequest) -> Result<proto::GetShiftResponse, ApiError> {
+    pub(super) async fn get(
+        &self,
+        caller: &Caller,
+        request: &proto::GetShiftRequest,
+    ) -> Result<proto::GetShiftResponse, ApiError> {
         let (shift, picture) = self.find(&shift_id(&request.id)?).await?;
+        may_read_shift(caller, &shift)?;
         Ok(proto::GetShiftResponse { shift: Some(to_proto_shift(&shift, &picture)) })
     }
 
-    pub(super) async fn list(&self, request: &proto::ListShiftsRequest) -> Result<proto::ListShiftsResponse, ApiError> {
+    pub(super) async fn list(
+        &self,
+        caller: &Caller,
+        request: &proto::ListShiftsRequest,
+    ) -> Result<proto::ListShiftsResponse, ApiError> {
         let filter = ShiftFilter {
             namespace: optional("namespace", &request.namespace)?,
             policy: request.policy.as_ref().map(|policy| required(Some(policy))).transpose()?,
             active: request.active,
+            seen: caller.grants.seen_namespaces(),
         };
+        filter.namespace.iter().try_for_each(|namespace| may_read_namespace(caller, namespace))?;
+        filter.policy.iter().try_for_each(|key| may_read_policy(caller, key))?;
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
         let after = after(&request.page_token)?;
         let picture = self.picture()?;
@@ -77,7 +96,9 @@ fn after(token: &str) -> Result<Option<ShiftId>, ApiError> {
 /// The first page from memory, while the store is away.
 fn remembered(picture: &Picture, filter: &ShiftFilter, size: usize) -> ShiftPage {
     let wanted = |shift: &Shift| {
+        let seen = |one: &Move| filter.seen.as_ref().is_none_or(|seen| seen.contains(&one.policy.namespace));
         (shift.is_active() || !filter.active)
+            && shift.moves.iter().all(seen)
             && shift.moves.iter().any(|one| {
                 filter.namespace.as_ref().is_none_or(|namespace| *namespace == one.policy.namespace)
                     && filter.policy.as_ref().is_none_or(|policy| *policy == one.policy)

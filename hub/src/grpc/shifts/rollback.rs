@@ -2,10 +2,11 @@
 //! found out before the write, so a repeated request is answered from its first answer before anything is looked up. Tests:
 //! `hub/tests/grpc_shifts_follow.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use switchyard_core::{
+    access::{Role, Touch},
     ids::{Namespace, PolicyKey, ShiftId},
     shift::{
         Guard, Move, Origin, Shift, ShiftSpec, State, by_cluster,
@@ -17,7 +18,7 @@ use switchyard_core::{
 use switchyard_proto::api::v1 as proto;
 
 use super::{
-    Shifts, Who,
+    Shifts,
     preview::{self, Preview},
     shift_id,
     show::to_proto_shift,
@@ -36,13 +37,14 @@ const ROLLBACK_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 impl Shifts {
     pub(super) async fn rollback(
         &self,
-        who: Who,
+        caller: Caller,
         request: proto::RollbackShiftRequest,
     ) -> Result<proto::RollbackShiftResponse, ApiError> {
         let overrides = spec::from_proto_overrides("overrides", &request.overrides).map_err(ApiError::Invalid)?;
         let target = rollback_target(&request)?;
-        self.may_cross(&who, &overrides)?;
-        let (caller, wanted) = (&who.caller, Wanted { target, overrides, reason: request.reason });
+        let caller = &caller;
+        self.may_roll_back(caller, &target, &overrides).await?;
+        let wanted = Wanted { target, overrides, reason: request.reason };
         if request.dry_run {
             return self.rollback_dry_run(caller, wanted).await;
         }
@@ -52,6 +54,29 @@ impl Shifts {
             None => self.rollback_anew(caller, wanted).await?,
         };
         Ok(proto::RollbackShiftResponse { shift: Some(answered), ..Default::default() })
+    }
+
+    /// By what is named, before it is told whether there is such a thing; what it leads to is looked at when that is known.
+    async fn may_roll_back(
+        &self,
+        caller: &Caller,
+        target: &RollbackTarget,
+        overrides: &[Guard],
+    ) -> Result<(), ApiError> {
+        let namespaces: BTreeSet<Namespace> = match target {
+            RollbackTarget::Policy(key) => [key.namespace.clone()].into(),
+            RollbackTarget::Shift(id) => {
+                let (shift, _) = self.find(id).await?;
+                caller.may_command(&shift)?;
+                shift.moves.iter().map(|one| one.policy.namespace.clone()).collect()
+            }
+        };
+        for namespace in &namespaces {
+            let touch = Touch::Policy(namespace);
+            caller.may(Role::Operator, &touch, format_args!("roll back shifts of namespace {namespace}"))?;
+            caller.may_cross(Role::Operator, &touch, overrides)?;
+        }
+        Ok(())
     }
 
     async fn rollback_anew(&self, caller: &Caller, wanted: Wanted) -> Result<proto::Shift, ApiError> {
@@ -67,6 +92,7 @@ impl Shifts {
 
     async fn take_back(&self, caller: &Caller, wanted: Wanted) -> Result<proto::Shift, ApiError> {
         let mut shift = self.rollback_of(&wanted.target).await?;
+        caller.may_command(&shift)?;
         if shift.is_active() {
             match self.tell(caller, &shift.id, &Command::Abort).await {
                 // It came to its end between the look and the command.
@@ -89,6 +115,7 @@ impl Shifts {
         wanted: Wanted,
     ) -> Result<proto::RollbackShiftResponse, ApiError> {
         let shift = self.rollback_of(&wanted.target).await?;
+        caller.may_command(&shift)?;
         let (shift, Preview { findings, plans, notes }) = if shift.is_active() {
             self.abort_dry_run(caller, &shift).await?
         } else {
@@ -104,6 +131,7 @@ impl Shifts {
     async fn answered(&self, caller: &Caller, target: &RollbackTarget) -> Result<Option<proto::Shift>, ApiError> {
         let Some(first) = self.parts.store.shift_answered(&caller.request_id).await? else { return Ok(None) };
         self.must_answer(&first, target, caller).await?;
+        caller.may_command(&first)?;
         self.written(&first).await.map(Some)
     }
 

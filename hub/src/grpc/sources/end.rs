@@ -1,12 +1,19 @@
 //! Why a stream of policies ended: what the agent is told, what the log says.
 
+use std::time::Duration;
+
 use switchyard_core::{
     ids::{ClusterName, Epoch},
     policy::Violation,
 };
+use tokio::time::sleep;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use crate::store::StoreError;
+use crate::{
+    grpc::caller::NotYours,
+    store::{Relieved, SessionError, Store, StoreError},
+};
 
 /// The end of a stream.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +27,12 @@ pub enum End {
     /// A newer stream of the same cluster.
     #[error("another agent of this cluster took over; run one agent per cluster, or stop the other one")]
     TakenOver,
+    /// The identity is that of another cluster.
+    #[error(transparent)]
+    NotYours(NotYours),
+    /// Another process of the same cluster took over before, and lives.
+    #[error(transparent)]
+    Relieved(Relieved),
     /// An operator removed the cluster.
     #[error(
         "an operator removed cluster {0}: nothing of it is taken; stop its agent, or take the cluster back with `yardctl uncordon {0}`"
@@ -81,12 +94,20 @@ impl End {
         !matches!(self, End::AgentClosed | End::Shutdown | End::Room | End::Transport(_))
     }
 
+    /// True for what does not change by coming again, which an agent does all the same.
+    pub fn will_repeat(&self) -> bool {
+        matches!(self, End::NotYours(_) | End::Relieved(_) | End::ClusterRemoved(_) | End::Malformed(_))
+    }
+
     /// How it is counted.
     pub fn code(&self) -> Code {
         match self {
             End::AgentClosed => Code::Ok,
             End::Transport(status) => status.code(),
-            End::TakenOver | End::ClusterRemoved(_) | End::OlderHub { .. } => Code::FailedPrecondition,
+            End::NotYours(_) => Code::PermissionDenied,
+            End::TakenOver | End::Relieved(_) | End::ClusterRemoved(_) | End::OlderHub { .. } => {
+                Code::FailedPrecondition
+            }
             End::NotReading | End::HelloLate => Code::DeadlineExceeded,
             End::Malformed(_) | End::OutOfOrder { .. } | End::Sequence { .. } => Code::InvalidArgument,
             End::Shutdown | End::NotReady | End::Room => Code::Unavailable,
@@ -100,6 +121,34 @@ impl End {
         match self {
             End::AgentClosed | End::Transport(_) => None,
             _ => Some(Status::new(self.code(), self.to_string())),
+        }
+    }
+}
+
+/// Between two looks while the store is away.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Refuses an agent process that was relieved by one that lives: what it sees of its cluster is not asked for any more. Waits while the
+/// store is away; the caller bounds that.
+///
+/// # Errors
+/// [`End`].
+pub async fn has_the_turn(
+    store: &Store,
+    cluster: &ClusterName,
+    instance: Uuid,
+    stale_after: Duration,
+) -> Result<(), End> {
+    loop {
+        match store.session_turn(cluster, instance, stale_after).await {
+            Ok(()) => return Ok(()),
+            Err(SessionError::Relieved(relieved)) => return Err(End::Relieved(relieved)),
+            Err(SessionError::Store(error)) if error.is_unavailable() => sleep(PAUSE).await,
+            Err(SessionError::Store(error)) => return Err(End::Store(error)),
+            Err(SessionError::ClusterRemoved { cluster }) => return Err(End::ClusterRemoved(cluster)),
+            Err(SessionError::TakenOver { .. } | SessionError::WrongCluster { .. } | SessionError::TooMany { .. }) => {
+                return Err(End::TakenOver);
+            }
         }
     }
 }

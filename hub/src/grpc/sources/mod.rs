@@ -8,7 +8,7 @@ mod session;
 mod told;
 mod writer;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use switchyard_core::ids::{ClusterName, Epoch};
@@ -20,10 +20,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
-pub(super) use end::End;
+pub(super) use end::{End, has_the_turn};
 
-use super::agents::Registry;
-use crate::{feed::Feed, metrics::Metrics, store::Store};
+use super::{agents::Registry, once::Once};
+use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
 
 /// What sessions need.
 #[derive(Clone)]
@@ -34,6 +34,10 @@ pub struct SourceParts {
     pub feed: Feed,
     /// The epoch of the lease, as far as it is known.
     pub epoch: watch::Receiver<Option<Epoch>>,
+    /// A process that was heard of within it lives.
+    pub stale_after: Duration,
+    /// What is not said each time.
+    pub said: Once,
     /// The clusters whose resources are taken.
     pub sources: Arc<BTreeSet<ClusterName>>,
     /// Open streams of policies; not those of endpoints.
@@ -67,7 +71,8 @@ impl PolicySourceService for Sources {
         request: Request<Streaming<SyncPoliciesRequest>>,
     ) -> Result<Response<Self::SyncPoliciesStream>, Status> {
         let (outbox, receiver) = mpsc::channel(session::OUTBOX);
-        self.parts.tasks.spawn(session::serve(self.parts.clone(), request.into_inner(), outbox));
+        let (parts, access) = (self.parts.clone(), Access::of(&request));
+        self.parts.tasks.spawn(session::serve(parts, access, request.into_inner(), outbox));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

@@ -3,27 +3,33 @@
 
 use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use prost::Message as _;
 use switchyard_core::ids::{ClusterName, PolicyKey};
 use switchyard_proto::agent::v1::{
     self as proto, SyncPoliciesRequest, SyncPoliciesResponse, sync_policies_response::Message,
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::{
     SourceParts,
-    end::End,
+    end::{End, has_the_turn},
     parse::{self, Body, Hello},
     told::Told,
     writer::{Stored, Writer},
 };
 use crate::{
+    access::Access,
     feed::Picture,
-    grpc::{agents::Place, code_word},
+    grpc::{
+        agents::{Pace, Place},
+        caller::speaks_for,
+        code_word,
+    },
     metrics::Metrics,
     store::SourceSession,
 };
@@ -40,18 +46,31 @@ const SPACING: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves one stream to its end and says in the log why it ended.
-pub async fn serve(parts: SourceParts, inbound: Streaming<SyncPoliciesRequest>, outbox: mpsc::Sender<Answer>) {
+pub async fn serve(
+    parts: SourceParts,
+    access: Access,
+    inbound: Streaming<SyncPoliciesRequest>,
+    outbox: mpsc::Sender<Answer>,
+) {
     let mut inbound = inbound;
     let outbox = Outbox { parts: parts.clone(), outbox };
     let (cluster, end) = match greet(&parts, &mut inbound).await {
-        Ok(hello) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+        // Whatever it says of itself: the name counts that it proved.
+        Ok(hello) => match speaks_for(&access, &hello.cluster) {
+            Ok(()) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+            Err(not_yours) => (Some(hello.cluster), End::NotYours(not_yours)),
+        },
         Err(end) => (None, end),
     };
     Metrics::count(&parts.metrics.grpc_calls, "SyncPolicies", code_word(end.code()));
     let cluster = cluster.as_ref().map_or("(unknown)", ClusterName::as_str);
-    if end.is_fault() {
-        let error: &dyn std::error::Error = &end;
-        tracing::warn!(cluster, error, "the stream of a cluster's policies ended");
+    // One that is refused comes back every few seconds.
+    let is_news = !end.will_repeat() || parts.said.is_news(format!("{cluster}: {end}"));
+    if end.is_fault() && is_news {
+        let (error, identity): (&dyn std::error::Error, _) = (&end, access.identity());
+        tracing::warn!(cluster, %identity, source = access.source(), error, "the stream of a cluster's policies ended");
+    } else if end.is_fault() {
+        tracing::debug!(cluster, "the stream of a cluster's policies ended as it did before");
     } else {
         tracing::info!(cluster, reason = %end, "the stream of a cluster's policies ended");
     }
@@ -116,6 +135,7 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
         return Err(End::OlderHub { own: epoch, seen: hello.highest_epoch });
     }
     let cluster = hello.cluster;
+    has_the_turn(&parts.store, &cluster, hello.instance, parts.stale_after).await?;
     if !parts.sources.contains(&cluster) {
         let message = format!(
             "the hub takes no policies from cluster {cluster}; to take them, start it with --policy-source {cluster} (environment: \
@@ -149,6 +169,8 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
         look_at: Some(Instant::now()),
         progress: Instant::now(),
         last_seq: 0,
+        opened: Instant::now(),
+        pace: Pace::new(PATIENCE),
         list: None,
         failing: false,
     }))
@@ -190,6 +212,8 @@ struct Session<'a> {
     /// When the agent last took a status, or there was none for it.
     progress: Instant,
     last_seq: u64,
+    opened: Instant,
+    pace: Pace,
     list: Option<List>,
     failing: bool,
 }
@@ -203,6 +227,7 @@ enum Woken {
     Look,
     Room,
     Stuck,
+    Slept,
     Message(Result<Option<SyncPoliciesRequest>, Status>),
 }
 
@@ -210,6 +235,8 @@ impl Session<'_> {
     async fn serve(mut self, inbound: &mut Streaming<SyncPoliciesRequest>) -> Result<(), End> {
         let mut in_flight: InFlight = None;
         loop {
+            let wait = self.pace.wait(self.opened.elapsed());
+            let reads = in_flight.is_none() && wait.is_zero();
             let (idle, look_at) = (self.told.is_idle(), self.look_at.unwrap_or_else(Instant::now));
             let woken = tokio::select! {
                 // In this order: a flood of messages must not keep the end or acknowledgements waiting.
@@ -222,7 +249,8 @@ impl Session<'_> {
                 () = sleep_until(look_at), if idle && self.look_at.is_some() => Woken::Look,
                 () = room(&self.outbox.outbox), if !idle => Woken::Room,
                 () = sleep_until(self.progress + PATIENCE), if !idle => Woken::Stuck,
-                message = inbound.message(), if in_flight.is_none() => Woken::Message(message),
+                () = sleep(wait), if !wait.is_zero() => Woken::Slept,
+                message = inbound.message(), if reads => Woken::Message(message),
             };
             match woken {
                 Woken::Shutdown | Woken::Picture(false) => return Err(End::Shutdown),
@@ -231,6 +259,7 @@ impl Session<'_> {
                     return Err(End::ClusterRemoved(self.at.cluster.clone()));
                 }
                 Woken::Gone => return Ok(()),
+                Woken::Slept => {}
                 Woken::Stuck => return Err(End::NotReading),
                 Woken::Stored(stored) => {
                     in_flight = None;
@@ -264,6 +293,7 @@ impl Session<'_> {
     }
 
     fn take(&mut self, message: SyncPoliciesRequest) -> Result<InFlight, End> {
+        self.pace.message(message.encoded_len(), self.opened.elapsed());
         let (seq, body) = parse::body(message)?;
         if seq != self.last_seq + 1 {
             return Err(End::Sequence { got: seq, last: self.last_seq });
