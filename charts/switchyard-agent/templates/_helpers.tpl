@@ -69,3 +69,14 @@ true
 {{- define "switchyard-agent.webhookName" -}}
 {{- printf "%s-webhook" (include "switchyard-agent.fullname" . | trunc 55 | trimSuffix "-") -}}
 {{- end -}}
+
+{{/* True when the hub issues the agent's certificate. */}}
+{{- define "switchyard-agent.enrols" -}}
+{{- if or .Values.identity.joinToken.secretName .Values.identity.serviceAccountToken.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "switchyard-agent.identityName" -}}
+{{- printf "%s-identity" (include "switchyard-agent.fullname" . | trunc 54 | trimSuffix "-") -}}
+{{- end -}}
