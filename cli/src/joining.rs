@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-/// The Secret with the join token, in the namespace of the agent.
+/// The Secrets with the join token and with the authority of the hub's certificate, in the namespace of the agent.
 const SECRET: &str = "switchyard-agent-join";
+const AUTHORITY: &str = "switchyard-hub-ca";
 
 /// Where the token is.
 #[derive(Clone, Copy, Debug)]
@@ -15,24 +16,27 @@ pub enum At<'a> {
     File(&'a Path),
 }
 
-/// The commands in their order, each on one line.
-pub fn commands(cluster: &str, hub: &str, token: At<'_>) -> Vec<String> {
+/// The commands in their order, each on one line. Agents believe the hub by the same authority as the caller does.
+pub fn commands(cluster: &str, hub: &str, authority: Option<&Path>, token: At<'_>) -> Vec<String> {
     let from = match token {
         At::Text(text) => format!("--from-file=token=/dev/stdin <<< {}", quoted(text)),
         At::File(path) => quoted(&format!("--from-file=token={}", path.display())),
     };
+    let authority = authority.map_or_else(|| "HUB_CA_FILE".into(), |path| path.display().to_string());
+    let create = "kubectl -n switchyard create secret generic";
     let values = [
         format!("cluster.name={cluster}"),
         "cluster.region=REGION".to_owned(),
         "cluster.vpcId=VPC_ID".to_owned(),
         format!("hub.url={}", for_agents(hub)),
-        "hub.tls.secretName=switchyard-hub-ca".to_owned(),
+        format!("hub.tls.secretName={AUTHORITY}"),
         format!("identity.joinToken.secretName={SECRET}"),
         "image.repository=IMAGE".to_owned(),
     ];
     let set: Vec<String> = values.iter().map(|value| format!("--set {}", quoted(value))).collect();
     vec![
-        format!("kubectl -n switchyard create secret generic {SECRET} {from}"),
+        format!("{create} {AUTHORITY} {}", quoted(&format!("--from-file=ca.crt={authority}"))),
+        format!("{create} {SECRET} {from}"),
         format!("helm -n switchyard upgrade --install switchyard-agent charts/switchyard-agent {}", set.join(" ")),
     ]
 }
@@ -58,27 +62,43 @@ mod tests {
 
     #[test]
     fn the_token_goes_into_the_secret_by_a_file_or_by_standard_input() {
-        let by_hand = commands("blue", "https://hub.example.com:7400/", At::Text("syj_1_abc"));
+        let by_hand =
+            commands("blue", "https://hub.example.com:7400/", Some(Path::new("ca.pem")), At::Text("syj_1_abc"));
         assert_eq!(
-            by_hand[0],
-            "kubectl -n switchyard create secret generic switchyard-agent-join --from-file=token=/dev/stdin <<< syj_1_abc"
+            by_hand[..2],
+            [
+                "kubectl -n switchyard create secret generic switchyard-hub-ca --from-file=ca.crt=ca.pem",
+                "kubectl -n switchyard create secret generic switchyard-agent-join --from-file=token=/dev/stdin <<< syj_1_abc",
+            ]
         );
-        assert!(
-            by_hand[1].contains("--set cluster.name=blue ")
-                && by_hand[1].contains("hub.url=https://hub.example.com:7400 ")
-        );
-        assert!(by_hand[1].contains("identity.joinToken.secretName=switchyard-agent-join"), "{by_hand:?}");
-        let by_file = commands("blue", "http://127.0.0.1:7400", At::File(Path::new("join token")));
-        assert!(by_file[0].ends_with(" '--from-file=token=join token'"), "{by_file:?}");
-        assert!(by_file[1].contains("hub.url=https://HUB:7400"), "agents do not reach this machine: {by_file:?}");
+        let by_file = commands("blue", "http://127.0.0.1:7400", None, At::File(Path::new("join token")));
+        assert!(by_file[0].ends_with(" --from-file=ca.crt=HUB_CA_FILE"), "{by_file:?}");
+        assert!(by_file[1].ends_with(" '--from-file=token=join token'"), "{by_file:?}");
         let literal = by_hand.iter().chain(&by_file).any(|command| command.contains("--from-literal"));
         assert!(!literal, "others would see it among the arguments");
     }
 
     #[test]
+    fn the_values_are_those_of_the_chart_and_the_hub_is_the_one_that_was_asked() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/switchyard-agent/values.yaml");
+        let chart: serde_json::Value = serde_norway::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let command = commands("blue", "https://hub.example.com:7400/", None, At::Text("x")).remove(2);
+        let set: Vec<(&str, &str)> = command.split(" --set ").skip(1).map(|set| set.split_once('=').unwrap()).collect();
+        for (value, _) in &set {
+            let pointer = format!("/{}", value.replace('.', "/"));
+            assert!(chart.pointer(&pointer).is_some(), "the chart of the agent has no value {value}");
+        }
+        for expected in [("cluster.name", "blue"), ("hub.url", "https://hub.example.com:7400")] {
+            assert!(set.contains(&expected), "{set:?}");
+        }
+        let tunnel = commands("blue", "http://127.0.0.1:7400", None, At::Text("x")).remove(2);
+        assert!(tunnel.contains(" --set hub.url=https://HUB:7400 "), "agents do not reach this machine: {tunnel}");
+    }
+
+    #[test]
     fn what_another_machine_said_is_one_word_of_the_command() {
-        let evil = commands("blue", "https://h", At::Text("x'; rm -rf / #$(id)"));
-        assert!(evil[0].ends_with(r"<<< 'x'\''; rm -rf / #$(id)'"), "{evil:?}");
-        assert!(commands("a b", "https://h", At::Text("x"))[1].contains("--set 'cluster.name=a b'"));
+        let evil = commands("blue", "https://h", None, At::Text("x'; rm -rf / #$(id)"));
+        assert!(evil[1].ends_with(r"<<< 'x'\''; rm -rf / #$(id)'"), "{evil:?}");
+        assert!(commands("a b", "https://h", None, At::Text("x"))[2].contains("--set 'cluster.name=a b'"));
     }
 }

@@ -57,7 +57,7 @@ async fn join(context: &Context, args: Join) -> Result<(), Failure> {
     let undo = format!("yardctl cluster revoke-token {} --reason lost", token.id);
     let file = deliver(&what, &answer.secret, file, &undo)?;
     let at = file.as_deref().map_or(At::Text(&answer.secret), At::File);
-    let commands = commands(&args.cluster, &context.global.hub, at);
+    let commands = commands(&args.cluster, &context.global.hub, context.global.tls_ca.as_deref(), at);
     let secret = file.is_none().then_some(answer.secret);
     let joined = Joined { request_id, token, secret, file, commands };
     context.output.show(&joined, |_, now| {
@@ -70,10 +70,7 @@ async fn join(context: &Context, args: Join) -> Result<(), Failure> {
         let line = format!("join token {} {place}; it lets {} in once{ends}", joined.token.id, joined.token.cluster);
         text.push_str(&format!("{}\n\nWith kubectl and helm at that cluster:\n", plain(&line)));
         joined.commands.iter().for_each(|command| text.push_str(&format!("  {}\n", plain(command))));
-        text.push_str(
-            "REGION, VPC_ID and IMAGE are yours to fill in; the Secret switchyard-hub-ca holds ca.crt, which signed the hub's \
-             certificate.\n",
-        );
+        text.push_str("Fill in what is written in capitals; see docs/access.md.\n");
         text
     })
 }
