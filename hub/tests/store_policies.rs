@@ -390,6 +390,7 @@ async fn bad_callers_and_texts_that_cannot_be_stored_are_refused_by_field() {
         request_id: request_id.to_owned(),
         actor: actor.to_owned(),
         reason,
+        ..Caller::default()
     };
     let table = [
         (bad("", "me", String::new()), "request_id"),

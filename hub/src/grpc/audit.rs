@@ -1,18 +1,24 @@
 //! AuditService: the audit log, page by page, from the store. Writes nothing. Tests: `hub/tests/grpc_audit.rs`.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use prost::Message;
-use switchyard_core::ids::{PolicyKey, ShiftId};
+use switchyard_core::{
+    access::{Role, Touch},
+    ids::{Namespace, PolicyKey, ShiftId},
+};
 use switchyard_proto::api::v1::{self as proto, audit_service_server::AuditService};
 use tonic::{Request, Response, Status};
 
 use super::{
     Reading,
+    caller::{may_read_namespace, may_read_policy, reader},
     convert::{from_proto_time, to_proto_time},
     errors::ApiError,
     page, required,
 };
-use crate::store::{AuditFilter, AuditResult, AuditRow, Store};
+use crate::store::{AuditFilter, AuditResult, AuditRow, Caller, Store};
 
 /// Entries on one page; see the .proto file.
 const DEFAULT_PAGE: u32 = 100;
@@ -39,9 +45,11 @@ impl Audit {
 
     async fn list(
         &self,
+        caller: &Caller,
         request: &proto::ListAuditEntriesRequest,
     ) -> Result<proto::ListAuditEntriesResponse, ApiError> {
-        let filter = filter(request)?;
+        let filter = AuditFilter { visible: visible(caller), ..filter(request)? };
+        check_asked(caller, &filter)?;
         let size = page::size(request.page_size, DEFAULT_PAGE, MOST_PAGE)?;
         let mut after = after(&request.page_token)?;
         let (mut page, mut bytes) = (proto::ListAuditEntriesResponse::default(), 0);
@@ -71,7 +79,9 @@ impl Audit {
         }
     }
 
-    async fn head(&self) -> Result<proto::GetAuditHeadResponse, ApiError> {
+    /// The chain is over all entries, so it is for those who may read all of them.
+    async fn head(&self, caller: &Caller) -> Result<proto::GetAuditHeadResponse, ApiError> {
+        caller.may(Role::Viewer, &Touch::Hub, "read the head of the audit log")?;
         let Some(head) = self.store.audit_head().await? else { return Ok(proto::GetAuditHeadResponse::default()) };
         Ok(proto::GetAuditHeadResponse {
             id: u64::try_from(head.id).unwrap_or_default(),
@@ -79,6 +89,27 @@ impl Audit {
             at: Some(to_proto_time(head.at)),
         })
     }
+}
+
+/// What the caller may see: entries about policies of his namespaces; those about no policy, such as what was done to whole
+/// clusters or to access, only with a role over everything.
+fn visible(caller: &Caller) -> Option<BTreeSet<Namespace>> {
+    if caller.grants.sees_all() {
+        return None;
+    }
+    // A grant over all namespaces and some clusters sees every policy, and still nothing of the hub.
+    Some(caller.grants.seen_namespaces().unwrap_or_default())
+}
+
+/// Whoever asks by name for what he may not see is told so: an empty answer would say that nothing happened.
+fn check_asked(caller: &Caller, filter: &AuditFilter) -> Result<(), ApiError> {
+    if let Some(policy) = &filter.policy {
+        may_read_policy(caller, policy)?;
+    }
+    if let Some(namespace) = &filter.namespace {
+        may_read_namespace(caller, namespace)?;
+    }
+    Ok(())
 }
 
 fn filter(request: &proto::ListAuditEntriesRequest) -> Result<AuditFilter, ApiError> {
@@ -153,15 +184,15 @@ impl AuditService for Audit {
         &self,
         request: Request<proto::ListAuditEntriesRequest>,
     ) -> Result<Response<proto::ListAuditEntriesResponse>, Status> {
-        let result = self.list(request.get_ref()).await;
+        let result = self.list(&reader(&request), request.get_ref()).await;
         self.reading.answer("ListAuditEntries", result)
     }
 
     async fn get_audit_head(
         &self,
-        _request: Request<proto::GetAuditHeadRequest>,
+        request: Request<proto::GetAuditHeadRequest>,
     ) -> Result<Response<proto::GetAuditHeadResponse>, Status> {
-        let result = self.head().await;
+        let result = self.head(&reader(&request)).await;
         self.reading.answer("GetAuditHead", result)
     }
 }

@@ -185,6 +185,7 @@ impl Store {
             detail: detail(before.as_ref(), &after),
             reason: &caller.reason,
             request_id: &caller.request_id,
+            source: &caller.source,
         };
         self.audit(&mut txn, entry).await?;
         self.keep_answer(&mut txn, &request, &after).await?;

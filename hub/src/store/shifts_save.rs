@@ -159,6 +159,7 @@ impl Store {
             detail,
             reason: &shift.message,
             request_id: "",
+            source: "",
         };
         self.audit(conn, entry).await
     }

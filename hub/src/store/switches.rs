@@ -265,6 +265,7 @@ impl Store {
             detail,
             reason: &caller.reason,
             request_id: &caller.request_id,
+            source: &caller.source,
         };
         self.audit(conn, entry).await
     }
