@@ -61,8 +61,16 @@ pub struct Hub {
     arguments: Vec<String>,
     database: Database,
     environment: Vec<(String, String)>,
-    ports: (u16, u16),
+    ports: Ports,
+    guarded: bool,
     process: Option<Process>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ports {
+    grpc: u16,
+    http: u16,
+    gateway: u16,
 }
 
 /// What a hub is started with beside what every scenario gives it.
@@ -72,6 +80,8 @@ pub struct Extra {
     pub arguments: Vec<String>,
     /// Environment variables, such as AWS credentials.
     pub environment: Vec<(String, String)>,
+    /// As in production, without `--dev`: TLS, by the flags above, and a gateway.
+    pub guarded: bool,
 }
 
 fn free_port() -> anyhow::Result<u16> {
@@ -101,7 +111,8 @@ impl Hub {
         times: &Times,
         extra: Extra,
     ) -> anyhow::Result<Self> {
-        let mut arguments = vec!["--dev".to_owned()];
+        let Extra { arguments: more, environment, guarded } = extra;
+        let mut arguments = if guarded { Vec::new() } else { vec!["--dev".to_owned()] };
         let settings = [
             ("--aws-account-id", sandbox.account_id.as_str()),
             ("--aws-region", &sandbox.region),
@@ -114,12 +125,11 @@ impl Hub {
             ("--stale-after", times.stale),
         ];
         arguments.extend(settings.iter().map(|(flag, value)| format!("{flag}={value}")));
-        let Extra { arguments: more, environment } = extra;
         arguments.extend(more);
-        let (folder, ports) = (folder.to_owned(), (0, 0));
-        let mut hub = Self { folder, arguments, database, environment, ports, process: None };
+        let (folder, ports) = (folder.to_owned(), Ports::default());
+        let mut hub = Self { folder, arguments, database, environment, ports, guarded, process: None };
         for attempt in 1.. {
-            hub.ports = (free_port()?, free_port()?);
+            hub.ports = Ports { grpc: free_port()?, http: free_port()?, gateway: free_port()? };
             match hub.start_again().await {
                 Ok(()) => break,
                 Err(error) if attempt < PORT_ATTEMPTS && format!("{error:#}").contains("cannot be listened on") => {}
@@ -157,8 +167,11 @@ impl Hub {
     pub fn launch(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(programs::find("switchyard-hub")?);
         command.args(&self.arguments);
-        command.arg(format!("--grpc-listen=127.0.0.1:{}", self.ports.0));
-        command.arg(format!("--http-listen=127.0.0.1:{}", self.ports.1));
+        command.arg(format!("--grpc-listen=127.0.0.1:{}", self.ports.grpc));
+        command.arg(format!("--http-listen=127.0.0.1:{}", self.ports.http));
+        if self.guarded {
+            command.arg(format!("--gateway-listen=127.0.0.1:{}", self.ports.gateway));
+        }
         command.env_remove("DATABASE_URL");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         match &self.database {
@@ -184,7 +197,7 @@ impl Hub {
     /// When it ended, or after the deadline.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let pages = Client::new(self.http_url());
-        let grpc = self.ports.0;
+        let grpc = self.ports.grpc;
         let process = self.process.as_mut().context("the hub is not running")?;
         wait::until_within("the hub to be ready", PATIENCE, async || {
             if let Err(error) = process.ensure_running() {
@@ -229,12 +242,22 @@ impl Hub {
 
     /// Where agents and callers reach it.
     pub fn grpc_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.0)
+        format!("{}://127.0.0.1:{}", if self.guarded { "https" } else { "http" }, self.ports.grpc)
+    }
+
+    /// Where a guarded hub serves its API as JSON.
+    pub fn gateway_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.ports.gateway)
+    }
+
+    /// Where its log is.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("hub.log")
     }
 
     /// Where its health and metrics are.
     pub fn http_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.1)
+        format!("http://127.0.0.1:{}", self.ports.http)
     }
 
     /// The end of its log.

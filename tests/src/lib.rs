@@ -2,13 +2,18 @@
 //! conditions with a deadline. Decides nothing about traffic and calls no code of the programs under test, except for the
 //! private Postgres, which tests have to stop and start by themselves.
 
+pub mod audit;
+pub mod authority;
 pub mod aws;
 pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod demo;
 pub mod elb;
+pub mod guard;
+pub mod guarded;
 pub mod hub;
+pub mod issuer;
 pub mod load;
 pub mod loss_time;
 pub mod losses;

@@ -54,6 +54,23 @@ impl Agent {
         place: (&str, &str),
         hub_url: &str,
     ) -> anyhow::Result<Self> {
+        let name = format!("agent-{cluster}");
+        Self::proving(folder, &name, cluster, kubeconfig, place, hub_url, vec!["--dev".to_owned()])
+    }
+
+    /// As [`Agent::launch`], with the flags that say how it proves who it is; `name` is that of its log file.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn proving(
+        folder: &Path,
+        name: &str,
+        cluster: &str,
+        kubeconfig: &Path,
+        place: (&str, &str),
+        hub_url: &str,
+        proof: Vec<String>,
+    ) -> anyhow::Result<Self> {
         let kubeconfig = kubeconfig.display().to_string();
         let arguments = [
             ("--cluster", cluster),
@@ -63,9 +80,8 @@ impl Agent {
             ("--kubeconfig", &kubeconfig),
             ("--http-listen", "127.0.0.1:0"),
         ];
-        let arguments = arguments.iter().map(|(flag, value)| format!("{flag}={value}"));
-        let arguments = arguments.chain(["--dev".to_owned()]).collect();
-        let (name, folder, environment) = (format!("agent-{cluster}"), folder.to_owned(), Vec::new());
+        let arguments = arguments.iter().map(|(flag, value)| format!("{flag}={value}")).chain(proof).collect();
+        let (name, folder, environment) = (name.to_owned(), folder.to_owned(), Vec::new());
         let mut this = Self { name, folder, arguments, environment, process: None };
         this.start_again()?;
         Ok(this)
@@ -125,6 +141,12 @@ impl Agent {
     /// Its process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
+    }
+
+    /// All that it has logged.
+    pub fn whole_log(&self) -> String {
+        let bytes = std::fs::read(self.folder.join(format!("{}.log", self.name))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The end of its log.

@@ -14,6 +14,7 @@ pub use builder::{Builder, Kubernetes};
 use crate::{
     aws::Aws,
     elb::{Elb, Existing, State},
+    guard::Guard,
     hub::Hub,
     load::Load,
     member::Agent,
@@ -45,6 +46,7 @@ pub struct World {
     pub load_balancer: Existing,
     /// What runs in each cluster.
     pub workload: WorkloadSpec,
+    guard: Option<Guard>,
     network: Option<Network>,
     folder: TempDir,
 }
@@ -111,6 +113,22 @@ impl World {
     /// When it was not started behind proxies.
     pub fn network(&self) -> &Network {
         self.network.as_ref().expect("a world that was started behind proxies")
+    }
+
+    /// What guards it.
+    ///
+    /// # Panics
+    /// When it was started without.
+    pub fn guard(&self) -> &Guard {
+        self.guard.as_ref().expect("a world that was started guarded")
+    }
+
+    /// The same, to change it.
+    ///
+    /// # Panics
+    /// When it was started without.
+    pub fn guard_mut(&mut self) -> &mut Guard {
+        self.guard.as_mut().expect("a world that was started guarded")
     }
 
     /// One cluster.

@@ -1,6 +1,10 @@
 //! yardctl as a process against the real hub.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::Context;
 use serde_json::Value;
@@ -16,6 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(180);
 pub struct Yardctl {
     program: PathBuf,
     hub: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Yardctl {
@@ -24,7 +29,15 @@ impl Yardctl {
     /// # Errors
     /// When the program is not built.
     pub fn new(hub: String) -> anyhow::Result<Self> {
-        Ok(Self { program: programs::find("yardctl")?, hub })
+        Ok(Self { program: programs::find("yardctl")?, hub, environment: Vec::new() })
+    }
+
+    /// With these variables, such as those that say how it proves who calls.
+    #[must_use]
+    pub fn with(mut self, variables: &[(&str, &Path)]) -> Self {
+        let variables = variables.iter().map(|(name, path)| ((*name).to_owned(), path.display().to_string()));
+        self.environment.extend(variables);
+        self
     }
 
     /// Where the program is.
@@ -39,6 +52,7 @@ impl Yardctl {
     pub async fn run(&self, arguments: &[&str], input: &str) -> anyhow::Result<Finished> {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("SWITCHYARD_HUB", &self.hub).env("NO_COLOR", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("yardctl cannot be started")?;
         let mut stdin = child.stdin.take().context("yardctl has no standard input")?;

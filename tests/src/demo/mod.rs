@@ -96,6 +96,7 @@ fn builder(database: Database) -> Builder {
             latency: Duration::from_millis(5),
         },
         behind_proxies: false,
+        guarded: None,
     }
 }
 

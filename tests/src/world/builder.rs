@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{LOAD_BALANCER, World, folder};
 use crate::{
+    guard::{self, Guard},
     hub::{Database, Hub, Times},
     member::Agent,
     network::Network,
@@ -45,6 +46,8 @@ pub struct Builder {
     /// Every connection of the control plane goes through a proxy: [`World::network`]. Only with the sandbox's API servers and a
     /// private Postgres.
     pub behind_proxies: bool,
+    /// As in production: TLS, callers who prove who they are, agents that join with a token. None: `--dev`.
+    pub guarded: Option<guard::Settings>,
 }
 
 impl Default for Builder {
@@ -70,6 +73,7 @@ impl Default for Builder {
                 latency: Duration::from_millis(5),
             },
             behind_proxies: false,
+            guarded: None,
         }
     }
 }
@@ -96,14 +100,27 @@ impl Builder {
             Some(database) => database,
             None => Database::Url(postgres::shared_database().await?),
         };
-        let (hub, mut network) = start_hub(self.behind_proxies, folder.path(), &sandbox, database, &self.times).await?;
+        let guard = match self.guarded {
+            Some(settings) => Some(Guard::make(folder.path(), settings).await?),
+            None => None,
+        };
+        let (hub, mut network) =
+            start_hub(self.behind_proxies, folder.path(), &sandbox, database, &self.times, guard.as_ref()).await?;
+        let yardctl = match &guard {
+            Some(guard) => guard.by_administrator(&hub.grpc_url())?,
+            None => Yardctl::new(hub.grpc_url())?,
+        };
         let mut agents = BTreeMap::new();
         for name in &self.sandbox.clusters {
-            let agent = start_agent(folder.path(), name, &sandbox, real.get(name), &hub, network.as_mut()).await?;
+            let real = real.get(name);
+            let agent = match &guard {
+                Some(guard) => join(guard, folder.path(), name, &sandbox, real, &hub, &yardctl).await?,
+                None => start_agent(folder.path(), name, &sandbox, real, &hub, network.as_mut()).await?,
+            };
             agents.insert(name.clone(), agent);
         }
-        let yardctl = Yardctl::new(hub.grpc_url())?;
-        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload: self.workload, network, folder };
+        let workload = self.workload;
+        let world = World { sandbox, hub, agents, yardctl, load_balancer, workload, guard, network, folder };
         world.all_connected().await?;
         Ok(world)
     }
@@ -128,8 +145,13 @@ async fn start_hub(
     sandbox: &Sandbox,
     database: Database,
     times: &Times,
+    guard: Option<&Guard>,
 ) -> anyhow::Result<(Hub, Option<Network>)> {
     let log = || tail(&folder.join("hub.log"), 40);
+    if let Some(guard) = guard {
+        anyhow::ensure!(!behind_proxies, "a guarded world has no proxies");
+        return Ok((guard.hub(folder, sandbox.info(), database, times).await.with_context(log)?, None));
+    }
     if !behind_proxies {
         return Ok((Hub::start(folder, sandbox.info(), database, times).await.with_context(log)?, None));
     }
@@ -162,4 +184,25 @@ async fn start_agent(
         }
         (None, None) => Agent::start(folder, cluster, place, &hub.grpc_url()),
     }
+}
+
+/// The agent of a cluster in a guarded world, with a join token of its own.
+async fn join(
+    guard: &Guard,
+    folder: &Path,
+    cluster: &str,
+    sandbox: &Sandbox,
+    real: Option<&Arc<RealKube>>,
+    hub: &Hub,
+    administrator: &Yardctl,
+) -> anyhow::Result<Agent> {
+    guard.join(administrator, cluster).await?;
+    let kubeconfig = match real {
+        Some(kube) => kube.kubeconfig_for_agent().await?,
+        None => {
+            let place = sandbox.info().clusters.get(cluster);
+            place.with_context(|| format!("the sandbox has no cluster {cluster}"))?.kubeconfig.clone().into()
+        }
+    };
+    guard.agent(folder, cluster, &kubeconfig, sandbox.info(), &hub.grpc_url())
 }

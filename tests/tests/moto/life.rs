@@ -106,7 +106,7 @@ impl Life {
         let times = Times { settle: "200ms", audit: "2s", health: "500ms", ..Times::default() };
         let database = Database::Url(postgres::shared_database().await.expect("a database"));
         let arguments = vec![format!("--hub-id={HUB_ID}")];
-        let extra = Extra { arguments, environment: credentials.environment() };
+        let extra = Extra { arguments, environment: credentials.environment(), ..Extra::default() };
         let hub = Hub::start_with(folder.path(), &place, database, &times, extra).await.expect("the hub starts");
         let start = |name| Agent::start(folder.path(), name, &place, &hub.grpc_url()).expect("the agent starts");
         let agents = CLUSTERS.into_iter().map(|name| (name, start(name))).collect();
