@@ -84,6 +84,12 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
 fn arguments_that_cannot_be_right_are_refused_with_the_remedy() {
     let hub = "--hub=http://127.0.0.1:1";
     assert!(refusal(&[hub]).contains("is plain text; use https://"), "{}", refusal(&[hub]));
+    let elsewhere = refusal(&["--hub=http://192.0.2.1:7400", "--dev"]);
+    assert!(elsewhere.contains("is plain text to another machine"), "{elsewhere}");
+    let nobody = refusal(&["--hub=https://127.0.0.1:1", "--tls-ca=/no/such/file"]);
+    assert!(nobody.contains("no way to prove who it is; give --join-token-file"), "{nobody}");
+    let files = ["--hub=https://127.0.0.1:1", "--tls-cert=/no/a", "--tls-key=/no/b", "--tls-ca=/no/ca"];
+    assert!(refusal(&files).contains("--tls-cert /no/a cannot be read"), "{}", refusal(&files));
     let missing = refusal(&[hub, "--dev", "--kubeconfig=/no/such/file"]);
     assert!(missing.contains("cannot read the kubeconfig /no/such/file"), "{missing}");
     let filter = refusal(&[hub, "--dev", "--log-level=no=such=level"]);
@@ -123,4 +129,55 @@ fn without_hub_and_api_server_it_is_alive_and_ready_and_ends_when_asked() {
     assert_eq!(ended["signal"], "SIGTERM");
     assert!(running.0.wait().expect("it ends").success());
     assert!(asked.elapsed() < Duration::from_secs(6), "it took {:?}", asked.elapsed());
+}
+
+/// A join token, and its part that nobody may see.
+const TOKEN: &str = "syj_abcdefghij23_Zm9vYmFyX2Jhei1xdXV4X3NlY3JldF9zZWNyZXRfMTI";
+const SECRET: &str = "Zm9vYmFyX2Jhei1xdXV4";
+
+#[test]
+fn neither_a_token_nor_a_key_is_in_the_most_verbose_log_and_the_agent_is_unready_without_a_certificate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ca, identity) = (folder.path().join("ca.pem"), folder.path().join("identity"));
+    let authority = rcgen::generate_simple_self_signed(["hub".to_owned()]).expect("a certificate");
+    std::fs::write(&ca, authority.cert.pem()).expect("a file");
+    let file = kubeconfig(closed());
+    let arguments = [
+        format!("--hub=https://{}", closed()),
+        format!("--kubeconfig={}", file.path().display()),
+        format!("--tls-ca={}", ca.display()),
+        format!("--identity-dir={}", identity.display()),
+    ];
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--http-listen=127.0.0.1:0", "--log-format=json", "--log-level=trace"]);
+    let mut command = agent(&arguments);
+    command.env("SWITCHYARD_AGENT_JOIN_TOKEN", TOKEN);
+    let mut running = Running(command.spawn().expect("the agent starts"));
+    let mut log = BufReader::new(running.0.stderr.take().expect("its log"));
+
+    let start = Running::log_line(&mut log, "The agent starts");
+    let address: SocketAddr = start["http_address"].as_str().expect("an address").parse().expect("an address");
+    let mut seen = start.to_string();
+    while !seen.contains("This agent cannot prove to the hub who it is") {
+        let read = log.read_line(&mut seen).expect("the log can be read");
+        assert!(read > 0, "the log ended: {seen}");
+    }
+    let (status, answer) = get(address, "/readyz");
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("identity: the hub has issued no certificate yet: the hub cannot be reached"), "{answer}");
+    let metrics = get(address, "/metrics").1;
+    assert!(metrics.contains("certificate_requests_total{outcome=\"failed\"}"), "{metrics}");
+    let kept =
+        std::fs::read_to_string(identity.join("identity.json")).expect("the key is kept before the hub hears of it");
+    assert!(
+        kept.contains("PRIVATE KEY") && kept.contains("abcdefghij23") && !kept.contains(SECRET),
+        "the token is not"
+    );
+
+    kill(Pid::from_raw(running.0.id().try_into().expect("a process id")), Signal::SIGTERM).expect("the signal arrives");
+    log.read_to_string(&mut seen).expect("the rest of the log");
+    running.0.wait().expect("it ends");
+    for text in [&seen, &answer, &metrics] {
+        assert!(!text.contains(SECRET) && !text.contains("PRIVATE KEY") && !text.contains("BEGIN"), "{text}");
+    }
 }

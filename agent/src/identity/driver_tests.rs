@@ -31,7 +31,7 @@ use super::{
     material::tests::Authority,
     present::{Credentials, Presented},
     store::Store,
-    values::Identity,
+    values::{Identity, Kept},
 };
 use crate::{
     args::gates::ObjectName,
@@ -443,6 +443,35 @@ async fn a_revoked_certificate_is_replaced_with_the_service_accounts_token_and_w
     keeper.complains("run `yardctl cluster join blue`").await;
     place.write("token", OTHER_TOKEN);
     keeper.shows(|identity| identity.certificate.serial != second.certificate.serial).await;
+    keeper.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_of_a_hub_that_lost_its_authority_enrols_again_before_its_certificate_ends() {
+    let hub = Hub::start().await;
+    let place = Place::new(&hub);
+    place.write("account", ACCOUNT);
+    let now = Timestamp::now();
+    let identity = Authority::new().identity("blue", now - 1.minute(), now + 1.hour());
+    let store = place.folder();
+    let (_, version) = store.load("blue").await.expect("a folder");
+    let old = Kept { identity: Some(identity.clone()), ..Kept::default() };
+    store.store(&old, &version).await.expect("it is kept");
+    let keeper = place.keeper(&hub, store);
+    keeper.shows(|shown| *shown == identity).await;
+    let mut link: Link = Link::new(keeper.dialer.clone());
+    let dialled = async {
+        // The refusal may come while the connection is made, or when the stream is opened.
+        loop {
+            link.dial();
+            while !matches!(link.next().await, LinkEvent::Closed { .. }) {}
+            if !matches!(&*keeper.credentials.presented.borrow(), Presented::With(shown) if **shown == identity) {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, dialled).await.expect("another certificate");
+    assert_eq!(hub.with(|state| state.enrolled.len()), 1);
     keeper.stop().await;
 }
 
