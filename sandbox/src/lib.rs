@@ -10,6 +10,8 @@ pub mod control;
 pub mod elb;
 pub mod external;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kube;
 pub mod load;
 pub mod objects;

@@ -8,7 +8,7 @@
 //!
 //! Must not know the ELBv2 API; it reads [`Elb::with_series`].
 
-mod cbor;
+pub(crate) mod cbor;
 mod metrics;
 mod request;
 mod server;

@@ -10,10 +10,10 @@
 //! This file is the composition: shared state, the way a call is carried out, and the tasks. Locks are taken in the
 //! order world, faults, history, rng, and none is held across an await.
 
-mod actions;
+pub(crate) mod actions;
 mod api;
 mod calls;
-mod conditions;
+pub(crate) mod conditions;
 mod config;
 mod control;
 pub mod counters;
@@ -23,16 +23,16 @@ mod exposition;
 mod faults;
 mod health;
 mod health_log;
-mod limits;
+pub(crate) mod limits;
 mod model;
-mod query;
+pub(crate) mod query;
 pub mod series;
 mod server;
 mod state_view;
 mod tags;
 mod throttle;
 mod wildcard;
-mod xml;
+pub(crate) mod xml;
 
 use std::{
     collections::VecDeque,
