@@ -39,7 +39,7 @@ pub fn audit(entries: &[AuditEntry], paint: Paint) -> String {
     table.render(paint)
 }
 
-/// The policy with its weights, or the cluster with its modes: `cluster blue`, `active`, `draining 75%`.
+/// The policy with its weights, or the cluster with its modes: `cluster blue`, `active`, `draining 75%`; or what else has a name.
 fn about(entry: &AuditEntry) -> [String; 3] {
     let told = |field: &str| entry.detail.get(field).and_then(|value| value.as_str());
     match told("cluster").filter(|_| entry.policy.is_empty()) {
@@ -50,7 +50,17 @@ fn about(entry: &AuditEntry) -> [String; 3] {
             let to = format!("{}{}", mode("toMode"), percent.unwrap_or_default());
             [format!("cluster {cluster}"), mode("fromMode"), to]
         }
+        None if entry.policy.is_empty() => [named(&entry.action, told("name")), String::new(), String::new()],
         None => [entry.policy.clone(), pairs(&entry.from_weights), pairs(&entry.to_weights)],
+    }
+}
+
+/// `token ci`, `switch freeze-shop`.
+fn named(action: &str, name: Option<&str>) -> String {
+    match name {
+        Some(name) if action.starts_with("service-token.") => format!("token {name}"),
+        Some(name) if action.ends_with("-switch") => format!("switch {name}"),
+        _ => String::new(),
     }
 }
 

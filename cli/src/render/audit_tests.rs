@@ -67,6 +67,18 @@ fn an_operation_on_a_cluster_shows_its_modes() {
 }
 
 #[test]
+fn a_token_and_a_switch_are_named() {
+    for (action, about) in
+        [("service-token.revoke", "token ci"), ("set-switch", "switch ci"), ("authority.rotate", "-")]
+    {
+        let detail = serde_json::json!({"name": "ci", "id": "q7Hs2LmX0aBc"});
+        let one = AuditEntry { action: action.into(), result: "done".into(), detail, ..AuditEntry::default() };
+        let text = audit(&[one], BARE);
+        assert!(text.contains(&format!("{action}  done    {about} ")), "{text}");
+    }
+}
+
+#[test]
 fn a_verification_shows_the_head_to_keep_and_a_broken_one_the_entry() {
     let head = "5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9".to_owned();
     let good = Verdict {
