@@ -10,6 +10,7 @@ mod shift_watch;
 
 use std::time::{Duration, Instant};
 
+pub use address::is_here;
 pub use cluster_watch::{ClusterNews, ClusterWatch};
 use proof::{Proof, Token};
 use reopening::{Raw, Reopening};

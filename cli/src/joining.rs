@@ -16,8 +16,9 @@ pub enum At<'a> {
     File(&'a Path),
 }
 
-/// The commands in their order, each on one line. Agents believe the hub by the same authority as the caller does.
-pub fn commands(cluster: &str, hub: &str, authority: Option<&Path>, token: At<'_>) -> Vec<String> {
+/// The commands in their order, each on one line. Agents believe the hub by the same authority as the caller does. Without an address
+/// of the hub that others can use, there is a word to fill in.
+pub fn commands(cluster: &str, hub: Option<&str>, authority: Option<&Path>, token: At<'_>) -> Vec<String> {
     let from = match token {
         At::Text(text) => format!("--from-file=token=/dev/stdin <<< {}", quoted(text)),
         At::File(path) => quoted(&format!("--from-file=token={}", path.display())),
@@ -28,7 +29,7 @@ pub fn commands(cluster: &str, hub: &str, authority: Option<&Path>, token: At<'_
         format!("cluster.name={cluster}"),
         "cluster.region=REGION".to_owned(),
         "cluster.vpcId=VPC_ID".to_owned(),
-        format!("hub.url={}", for_agents(hub)),
+        format!("hub.url={}", hub.unwrap_or("https://HUB:7400").trim_end_matches('/')),
         format!("hub.tls.secretName={AUTHORITY}"),
         format!("identity.joinToken.secretName={SECRET}"),
         "image.repository=IMAGE".to_owned(),
@@ -39,11 +40,6 @@ pub fn commands(cluster: &str, hub: &str, authority: Option<&Path>, token: At<'_
         format!("{create} {SECRET} {from}"),
         format!("helm -n switchyard upgrade --install switchyard-agent charts/switchyard-agent {}", set.join(" ")),
     ]
-}
-
-/// The hub's address as an agent can use it: what is plain text here is a tunnel or a hub on this machine.
-fn for_agents(hub: &str) -> &str {
-    if hub.starts_with("https://") { hub.trim_end_matches('/') } else { "https://HUB:7400" }
 }
 
 /// One word for a shell.
@@ -63,7 +59,7 @@ mod tests {
     #[test]
     fn the_token_goes_into_the_secret_by_a_file_or_by_standard_input() {
         let by_hand =
-            commands("blue", "https://hub.example.com:7400/", Some(Path::new("ca.pem")), At::Text("syj_1_abc"));
+            commands("blue", Some("https://hub.example.com:7400/"), Some(Path::new("ca.pem")), At::Text("syj_1_abc"));
         assert_eq!(
             by_hand[..2],
             [
@@ -71,7 +67,7 @@ mod tests {
                 "kubectl -n switchyard create secret generic switchyard-agent-join --from-file=token=/dev/stdin <<< syj_1_abc",
             ]
         );
-        let by_file = commands("blue", "http://127.0.0.1:7400", None, At::File(Path::new("join token")));
+        let by_file = commands("blue", None, None, At::File(Path::new("join token")));
         assert!(by_file[0].ends_with(" --from-file=ca.crt=HUB_CA_FILE"), "{by_file:?}");
         assert!(by_file[1].ends_with(" '--from-file=token=join token'"), "{by_file:?}");
         let literal = by_hand.iter().chain(&by_file).any(|command| command.contains("--from-literal"));
@@ -82,7 +78,7 @@ mod tests {
     fn the_values_are_those_of_the_chart_and_the_hub_is_the_one_that_was_asked() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/switchyard-agent/values.yaml");
         let chart: serde_json::Value = serde_norway::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let command = commands("blue", "https://hub.example.com:7400/", None, At::Text("x")).remove(2);
+        let command = commands("blue", Some("https://hub.example.com:7400/"), None, At::Text("x")).remove(2);
         let set: Vec<(&str, &str)> = command.split(" --set ").skip(1).map(|set| set.split_once('=').unwrap()).collect();
         for (value, _) in &set {
             let pointer = format!("/{}", value.replace('.', "/"));
@@ -91,14 +87,14 @@ mod tests {
         for expected in [("cluster.name", "blue"), ("hub.url", "https://hub.example.com:7400")] {
             assert!(set.contains(&expected), "{set:?}");
         }
-        let tunnel = commands("blue", "http://127.0.0.1:7400", None, At::Text("x")).remove(2);
-        assert!(tunnel.contains(" --set hub.url=https://HUB:7400 "), "agents do not reach this machine: {tunnel}");
+        let tunnel = commands("blue", None, None, At::Text("x")).remove(2);
+        assert!(tunnel.contains(" --set hub.url=https://HUB:7400 "), "there is a word to fill in: {tunnel}");
     }
 
     #[test]
     fn what_another_machine_said_is_one_word_of_the_command() {
-        let evil = commands("blue", "https://h", None, At::Text("x'; rm -rf / #$(id)"));
+        let evil = commands("blue", Some("https://h"), None, At::Text("x'; rm -rf / #$(id)"));
         assert!(evil[1].ends_with(r"<<< 'x'\''; rm -rf / #$(id)'"), "{evil:?}");
-        assert!(commands("a b", "https://h", None, At::Text("x"))[2].contains("--set 'cluster.name=a b'"));
+        assert!(commands("a b", Some("https://h"), None, At::Text("x"))[2].contains("--set 'cluster.name=a b'"));
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     args::{ClusterAccess, Join, Revocation, RevokeCertificates},
     error::{Exit, Failure, Kind},
-    hub::Hub,
+    hub::{Hub, is_here},
     joining::{At, commands},
     model::{AgentCertificate, JoinToken},
     render,
@@ -57,7 +57,8 @@ async fn join(context: &Context, args: Join) -> Result<(), Failure> {
     let undo = format!("yardctl cluster revoke-token {} --reason lost", token.id);
     let file = deliver(&what, &answer.secret, file, &undo)?;
     let at = file.as_deref().map_or(At::Text(&answer.secret), At::File);
-    let commands = commands(&args.cluster, &context.global.hub, context.global.tls_ca.as_deref(), at);
+    let (hub, authority) = (context.global.hub.as_str(), context.global.tls_ca.as_deref());
+    let commands = commands(&args.cluster, Some(hub).filter(|hub| !is_here(hub)), authority, at);
     let secret = file.is_none().then_some(answer.secret);
     let joined = Joined { request_id, token, secret, file, commands };
     context.output.show(&joined, |_, now| {

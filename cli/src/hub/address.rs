@@ -43,6 +43,11 @@ pub fn address(text: &str, global: &Global) -> Result<Uri, Failure> {
     }
 }
 
+/// Whether the hub, or the tunnel to it, is on this machine: then its address means another machine elsewhere.
+pub fn is_here(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(is_loopback))
+}
+
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -92,6 +97,19 @@ mod tests {
             assert!(report.contains("anyone could read and change") && report.contains("port-forward"), "{report}");
         }
         assert!(Cli::try_parse_from(["yardctl", "version", "--insecure"]).is_err(), "there is no way round it");
+    }
+
+    #[test]
+    fn a_tunnel_is_here_and_a_hub_elsewhere_is_not() {
+        for (hub, here) in [
+            ("https://127.0.0.1:7400", true),
+            ("https://[::1]:7400", true),
+            ("http://localhost:7400/", true),
+            ("https://hub.example.com:7400", false),
+            ("https://10.0.0.1", false),
+        ] {
+            assert_eq!(is_here(hub), here, "{hub}");
+        }
     }
 
     #[test]
