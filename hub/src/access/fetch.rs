@@ -168,6 +168,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -189,6 +191,83 @@ mod tests {
         for url in ["http://127.0.0.1:1/", "http://[::1]:1/", "http://localhost:1/"] {
             assert!(is_loopback(&url.parse().unwrap()), "{url}");
         }
+    }
+
+    /// A server on this machine that answers every request with this; over TLS with a certificate for `localhost` when it has one.
+    async fn server(answer: String, tls: Option<tokio_rustls::TlsAcceptor>) -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answer, tls) = (answer.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        // A client that does not believe the certificate ends the handshake.
+                        Some(tls) => respond(tls.accept(stream).await?, &answer).await,
+                        None => respond(stream, &answer).await,
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> io::Result<()> {
+        let _head = stream.read(&mut [0; 4096]).await?;
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    }
+
+    fn answer(body: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn an_issuer_is_believed_only_with_a_certificate_of_its_own_authority_and_for_its_name() {
+        let (ours, other) = (
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap(),
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap(),
+        );
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![ours.cert.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(ours.signing_key.serialize_der()).into(),
+            )
+            .unwrap();
+        let port = server(answer("{}"), Some(Arc::new(config).into())).await;
+        let folder = tempfile::tempdir().unwrap();
+        let get = async |made: &rcgen::CertifiedKey<rcgen::KeyPair>, host: &str| {
+            let file = folder.path().join("ca.pem");
+            std::fs::write(&file, made.cert.pem()).unwrap();
+            Fetcher::new(Some(&file), false).unwrap().get(&format!("https://{host}:{port}/").parse().unwrap()).await
+        };
+        assert_eq!(get(&ours, "localhost").await.unwrap(), "{}");
+        for (made, host) in [(&other, "localhost"), (&ours, "127.0.0.1")] {
+            let refused = get(made, host).await.unwrap_err();
+            assert!(matches!(&refused, FetchError::Connect(why) if why.contains("certificate")), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed_and_answers_are_bounded() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        let fetcher = Fetcher::new(Some(file.path()), true).unwrap();
+        let get = async |answer: String| {
+            let port = server(answer, None).await;
+            fetcher.get(&format!("http://127.0.0.1:{port}/").parse().unwrap()).await
+        };
+        assert_eq!(get(answer("{}")).await.unwrap(), "{}");
+        let moved = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+        assert!(matches!(get(moved.to_owned()).await, Err(FetchError::Status(StatusCode::FOUND))));
+        assert!(matches!(get(answer(&"x".repeat(MOST_BYTES + 1))).await, Err(FetchError::Length)));
+        // Also when the server says nothing of the length.
+        let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MOST_BYTES + 1));
+        assert!(matches!(get(endless).await, Err(FetchError::Length)));
     }
 
     #[test]

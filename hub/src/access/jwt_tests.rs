@@ -12,6 +12,8 @@ struct Signer {
     alg: Algorithm,
     kid: &'static str,
     pem: String,
+    /// The octets of the public key.
+    raw: Vec<u8>,
 }
 
 impl Signer {
@@ -29,10 +31,14 @@ impl Signer {
             Algorithm::EdDSA => EncodingKey::from_ed_pem(pem.as_bytes()),
             _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
         };
-        Self { key: key.unwrap(), alg, kid, pem: pair.public_key_pem() }
+        Self { key: key.unwrap(), alg, kid, pem: pair.public_key_pem(), raw: pair.public_key_raw().to_vec() }
     }
 
     fn jwk(&self) -> Value {
+        if self.alg == Algorithm::EdDSA {
+            let x = URL_SAFE_NO_PAD.encode(&self.raw);
+            return json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid});
+        }
         let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.key, self.alg).unwrap()).unwrap();
         jwk["kid"] = json!(self.kid);
         jwk
@@ -161,7 +167,7 @@ fn no_algorithm_is_taken_that_needs_no_secret_of_the_issuer() {
 fn a_key_verifies_only_what_it_is_for() {
     let (rsa, ec) = (Signer::new(Algorithm::RS256, "k1"), Signer::new(Algorithm::ES256, "k1"));
     // A key that says RS256 takes no PS256, though it could.
-    let pss = Signer { alg: Algorithm::PS256, key: rsa.key.clone(), kid: "k1", pem: String::new() };
+    let pss = Signer { alg: Algorithm::PS256, key: rsa.key.clone(), kid: "k1", pem: String::new(), raw: Vec::new() };
     assert!(matches!(judged(&pss.sign(&claims()), &rsa.keys()), Err(JwtError::Mismatch { .. })));
     assert!(matches!(judged(&rsa.sign(&claims()), &ec.keys()), Err(JwtError::Mismatch { .. })));
     // One that says nothing takes both.

@@ -93,10 +93,24 @@ pub struct KeySource {
     state: watch::Sender<State>,
     wanted: Notify,
     waiting: Semaphore,
+    /// [`KEPT`] but in tests.
+    kept: Duration,
     metrics: Metrics,
 }
 
 impl KeySource {
+    fn new(issuer: &str, place: &Keys, kept: Duration, metrics: &Metrics) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            place: place.clone(),
+            state: watch::Sender::default(),
+            wanted: Notify::new(),
+            waiting: Semaphore::new(MOST_WAITING),
+            kept,
+            metrics: metrics.clone(),
+        }
+    }
+
     /// Believes a token of this issuer, or not; waits for the issuer's keys when they are not known, or not this one.
     pub(super) async fn verify(
         &self,
@@ -105,7 +119,7 @@ impl KeySource {
         now: Timestamp,
     ) -> Result<Verified, KeyError> {
         let known = self.state.borrow().clone();
-        if let Some(loaded) = known.loaded.as_ref().filter(|loaded| loaded.at.elapsed() < KEPT) {
+        if let Some(loaded) = known.loaded.as_ref().filter(|loaded| loaded.at.elapsed() < self.kept) {
             match token.key(&loaded.keys) {
                 Ok(key) => return Ok(token.verify(key, asked, now)?),
                 Err(JwtError::UnknownKey(_)) => {}
@@ -113,7 +127,7 @@ impl KeySource {
             }
         }
         let state = self.fetched(known.attempts).await?;
-        let Some(loaded) = state.loaded.filter(|loaded| loaded.at.elapsed() < KEPT) else {
+        let Some(loaded) = state.loaded.filter(|loaded| loaded.at.elapsed() < self.kept) else {
             return Err(self.is_away());
         };
         match token.key(&loaded.keys) {
@@ -292,14 +306,7 @@ impl KeySources {
     }
 
     fn start(&self, issuer: &str, place: &Keys) -> Running {
-        let source = Arc::new(KeySource {
-            issuer: issuer.to_owned(),
-            place: place.clone(),
-            state: watch::Sender::default(),
-            wanted: Notify::new(),
-            waiting: Semaphore::new(MOST_WAITING),
-            metrics: self.metrics.clone(),
-        });
+        let source = Arc::new(KeySource::new(issuer, place, KEPT, &self.metrics));
         Running { source: Arc::clone(&source), _task: AbortOnDropHandle::new(tokio::spawn(source.run())) }
     }
 
@@ -307,5 +314,46 @@ impl KeySources {
     pub(super) fn of(&self, issuer: &str, place: &Keys) -> Option<Arc<KeySource>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.get(&(issuer.to_owned(), place.clone())).map(|running| Arc::clone(&running.source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::access::jwt;
+
+    #[tokio::test]
+    async fn keys_of_an_issuer_that_is_away_for_too_long_are_not_believed_any_more() {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = jsonwebtoken::EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+        let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap();
+        let now = Timestamp::now();
+        let claims = json!({"iss": "https://a", "aud": "switchyard", "exp": now.as_second() + 600});
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json!({"keys": [jwk]}).to_string()).unwrap();
+        let place = Keys::File(file.path().display().to_string());
+        let source = Arc::new(KeySource::new("https://a", &place, Duration::from_secs(3), &Metrics::new()));
+        let _task = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&source).run()));
+        let audiences = BTreeSet::from(["switchyard".to_owned()]);
+        let asked = Asked { issuer: "https://a", audiences: &audiences };
+        source.verify(jwt::parse(&token).unwrap(), asked, now).await.unwrap();
+        file.close().unwrap();
+        let mut states = source.state.subscribe();
+        timeout(Duration::from_secs(60), states.wait_for(|state| state.away)).await.unwrap().unwrap();
+        let began = Instant::now();
+        loop {
+            match source.verify(jwt::parse(&token).unwrap(), asked, now).await {
+                Err(KeyError::Away(issuer)) => break assert_eq!(issuer, "https://a"),
+                Err(other) => panic!("{other}"),
+                Ok(_) => assert!(began.elapsed() < Duration::from_secs(30), "the keys are kept for ever"),
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -383,7 +383,7 @@ mod tests {
         let rates = Rates::with(&paces(), most, clock.clone());
         let mut busy = 0;
         for n in 0..100_000 {
-            drop(rates.caller(&token(n), true));
+            rates.caller(&token(n), true).unwrap();
             // Six times as often as its rate allows.
             if n % 16 == 0 {
                 clock.advance(Duration::from_millis(16));
