@@ -476,6 +476,37 @@ async fn an_agent_of_a_hub_that_lost_its_authority_enrols_again_before_its_certi
 }
 
 #[tokio::test]
+async fn a_hub_that_speaks_nothing_newer_than_tls_1_2_is_not_spoken_to() {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let authority = Authority::new();
+    let (chain, key) = authority.server();
+    let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let refusal = async |version: &'static rustls::SupportedProtocolVersion, protocol: &[u8]| {
+        let config = rustls::ServerConfig::builder_with_protocol_versions(&[version]).with_no_client_auth();
+        let mut config = config.with_single_cert(chain.clone(), key.clone_key()).expect("a server");
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            // How it ends is for the agent to say.
+            let _ = acceptor.accept(stream).await;
+        });
+        let credentials = Credentials::fixed(authority.pem.as_bytes(), Presented::Nobody);
+        let target = Target { url: format!("https://localhost:{port}"), tls: Some(credentials) };
+        let refused = Dialer::new(&target).expect("a target").connect().await.expect_err("a refusal");
+        server.await.expect("the server ends");
+        refused
+    };
+    let old = refusal(&rustls::version::TLS12, b"h2").await;
+    assert!(old.contains("ProtocolVersion"), "{old}");
+    let other = refusal(&rustls::version::TLS13, b"http/1.1").await;
+    assert!(other.contains("NoApplicationProtocol"), "{other}");
+}
+
+#[tokio::test]
 async fn files_that_somebody_else_renews_are_followed_and_broken_ones_are_not() {
     let hub = Hub::start().await;
     let place = Place::new(&hub);

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tonic::{
     Status,
-    transport::{self, Channel, ClientTlsConfig, Endpoint},
+    transport::{self, Channel, Endpoint},
 };
 
+use super::tls;
 use crate::{
     complaints::Complaints,
     identity::{
@@ -47,6 +48,12 @@ pub enum TargetError {
         #[source]
         source: transport::Error,
     },
+    /// It has to be https://.
+    #[error("--hub {url} is not an https:// URL with a host; give one such as https://hub.example.com:7400")]
+    Https {
+        /// What was given.
+        url: String,
+    },
 }
 
 /// Makes connections to the hub. Clones share the credentials.
@@ -65,8 +72,14 @@ impl Dialer {
     /// When the URL cannot be used.
     pub fn new(target: &Target) -> Result<Self, TargetError> {
         let in_url = |source| TargetError::Url { url: target.url.clone(), source };
-        let endpoint = Endpoint::from_shared(target.url.clone())
-            .map_err(in_url)?
+        let mut endpoint = Endpoint::from_shared(target.url.clone()).map_err(in_url)?;
+        if target.tls.is_some() {
+            // To tonic the connection is plain, for its TLS is made here; requests name what they are for as it is.
+            let origin = endpoint.uri().clone();
+            let plain = with_port(&target.url).ok_or_else(|| TargetError::Https { url: target.url.clone() })?;
+            endpoint = Endpoint::from_shared(plain).map_err(in_url)?.origin(origin);
+        }
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
@@ -112,18 +125,16 @@ impl Dialer {
     /// # Errors
     /// Says for people why the hub cannot be reached.
     pub async fn connect_as(&self, identity: Option<&Identity>) -> Result<Channel, String> {
-        let mut endpoint = self.endpoint.clone();
-        if let Some(credentials) = &self.credentials {
-            let authorities = Arc::clone(&credentials.authorities.borrow());
-            let mut config = ClientTlsConfig::new().ca_certificate(transport::Certificate::from_pem(authorities));
-            if let Some(Identity { key, certificate }) = identity {
-                config = config.identity(transport::Identity::from_pem(&*certificate.chain, key.reveal()));
+        let connected = match &self.credentials {
+            None => self.endpoint.connect().await,
+            Some(credentials) => {
+                let authorities = Arc::clone(&credentials.authorities.borrow());
+                let config = tls::config(&authorities, identity).map_err(|error| causes(&error))?;
+                let connector = tower::service_fn(move |uri| tls::connect(uri, Arc::clone(&config)));
+                self.endpoint.connect_with_connector(connector).await
             }
-            endpoint = endpoint
-                .tls_config(config)
-                .map_err(|error| format!("the certificates do not make a TLS configuration: {}", causes(&error)))?;
-        }
-        endpoint.connect().await.map_err(|error| format!("the hub cannot be reached: {}", causes(&error)))
+        };
+        connected.map_err(|error| format!("the hub cannot be reached: {}", causes(&error)))
     }
 
     /// Ends when new connections are not made with this any more, and says when that was.
@@ -165,6 +176,14 @@ impl Dialer {
     }
 }
 
+/// The same place with http:// and the port that https:// has.
+fn with_port(url: &str) -> Option<String> {
+    let uri: transport::Uri = url.parse().ok()?;
+    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https"))?;
+    let port = authority.port_u16().unwrap_or(443);
+    Some(format!("http://{}:{port}", authority.host()))
+}
+
 /// True when the hub's TLS did not take the certificate of this connection. In TLS 1.3 that comes after the handshake, as an alert that
 /// HTTP/2 hands on as text.
 #[must_use]
@@ -183,4 +202,19 @@ pub fn certificate_was_refused(status: &Status) -> bool {
     let text = causes(status);
     text.split_once("received fatal alert: ")
         .is_some_and(|(_, alert)| ALERTS.iter().any(|known| alert.starts_with(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_is_dialled_at_the_port_of_its_url_or_at_that_of_https() {
+        assert_eq!(with_port("https://hub:7400").as_deref(), Some("http://hub:7400"));
+        assert_eq!(with_port("https://hub.example.com/").as_deref(), Some("http://hub.example.com:443"));
+        assert_eq!(with_port("https://[2001:db8::1]:7400").as_deref(), Some("http://[2001:db8::1]:7400"));
+        for wrong in ["http://hub:7400", "hub:7400", "https://"] {
+            assert_eq!(with_port(wrong), None, "{wrong}");
+        }
+    }
 }

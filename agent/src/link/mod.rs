@@ -1,4 +1,4 @@
-//! The stream to the hub. `session` is the state machine without IO, `convert` knows protobuf, `dialer` and `transport` are the tonic shell, and
+//! The stream to the hub. `session` is the state machine without IO, `convert` knows protobuf, `tls`, `dialer` and `transport` are the tonic shell, and
 //! `driver` lets them work together with the index and the watchers.
 
 pub mod convert;
@@ -9,6 +9,7 @@ pub mod messages;
 pub mod policies;
 pub mod session;
 pub mod shifts;
+pub mod tls;
 pub mod transport;
 
 #[cfg(test)]
