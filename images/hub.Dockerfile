@@ -23,13 +23,17 @@ COPY cli cli
 COPY sandbox sandbox
 COPY tests tests
 COPY migrations migrations
+COPY fuzz fuzz
+COPY scripts/sbom.sh scripts/sbom.sh
 # The folder of the build and that of cargo's packages are not written into the program.
 RUN RUSTFLAGS="--remap-path-prefix=/source=. --remap-path-prefix=${CARGO_HOME}=cargo" \
     cargo build --release --locked --package switchyard-hub --bin switchyard-hub
 # All that the program needs at run time and nothing else: the loader and the three libraries that it is linked to, the
-# certificates of public authorities (AWS, Postgres), how to look up names, and its user. No shell, no package manager.
+# certificates of public authorities (AWS, Postgres), how to look up names, its user, and the list of what it is made of. No shell,
+# no package manager.
 RUN mkdir -p /image/usr/local/bin /image/etc/ssl/certs \
     && cp target/release/switchyard-hub /image/usr/local/bin/ \
+    && ./scripts/sbom.sh /image/usr/share/sbom switchyard-hub \
     && ldd target/release/switchyard-hub | grep -o '/lib[^ ]*' | xargs -I '{}' cp --parents --dereference '{}' /image/ \
     && cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
     && echo 'hosts: files dns' > /image/etc/nsswitch.conf \
@@ -44,7 +48,8 @@ LABEL org.opencontainers.image.title="switchyard-hub" \
       org.opencontainers.image.description="The control plane of Switchyard, which programs one AWS load balancer for several clusters." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      dev.switchyard.sbom="/usr/share/sbom/switchyard-hub.cdx.json"
 COPY --from=build /image/ /
 # A number, so that Kubernetes can tell that it is not root.
 USER 65532:65532

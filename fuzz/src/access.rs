@@ -33,8 +33,7 @@ pub fn run(data: &[u8]) -> bool {
     }
     for issuer in config.issuers() {
         // A user who is named nowhere has only what is given to a prefix of his name, and with no name nothing.
-        let nobody =
-            Identity::Jwt { issuer: issuer.name.to_string(), user: String::new(), groups: BTreeSet::new() };
+        let nobody = Identity::Jwt { issuer: issuer.name.to_string(), user: String::new(), groups: BTreeSet::new() };
         assert!(config.grants_of(&nobody).is_empty(), "a user without a name has something");
     }
     for (i, binding) in raw.bindings.iter().enumerate() {
@@ -72,7 +71,10 @@ fn gives_what_it_says(i: usize, raw: &RawAccess, grants: &Grants) {
     assert!(grants.has_role_somewhere(role), "binding {i} gives no {role}: {grants:?}");
     let most = raw.bindings.iter().filter_map(|binding| Role::of_word(&binding.role)).max();
     let too_much = |role: Role| most < Some(role) && grants.has_role_somewhere(role);
-    assert!(![Role::Viewer, Role::Operator, Role::Admin].into_iter().any(too_much), "more than any binding: {grants:?}");
+    assert!(
+        ![Role::Viewer, Role::Operator, Role::Admin].into_iter().any(too_much),
+        "more than any binding: {grants:?}"
+    );
     if raw.bindings.iter().all(|binding| !binding.overrides) {
         assert!(grants.check_overrides(Role::Viewer, &Touch::Hub).is_err(), "overrides from nowhere: {grants:?}");
     }

@@ -127,7 +127,9 @@ impl Session {
                 assert!(problems.len() <= size, "{} problems in {size} bytes", problems.len());
                 assert!(problems.iter().all(|problem| problem.message.chars().count() <= MOST_TEXT));
             }
-            Inbound::SnapshotBegin { id, .. } | Inbound::SnapshotEnd { id, .. } => assert!((1..=128).contains(&id.len())),
+            Inbound::SnapshotBegin { id, .. } | Inbound::SnapshotEnd { id, .. } => {
+                assert!((1..=128).contains(&id.len()))
+            }
             Inbound::Live { .. } => {}
         }
     }
@@ -147,7 +149,11 @@ impl Session {
         assert_eq!(key.cluster, self.cluster, "an agent speaks for another cluster");
         assert!(key.target.port > 0);
         let of_node = matches!(key.target.id, switchyard_core::observed::TargetId::Instance(_));
-        assert_eq!(of_node, key.service.targets_nodes(), "an address where a node is watched for, or the other way round");
+        assert_eq!(
+            of_node,
+            key.service.targets_nodes(),
+            "an address where a node is watched for, or the other way round"
+        );
     }
 
     fn may_be_stored(&mut self, work: Work) {

@@ -54,7 +54,8 @@ pub fn run(data: &[u8]) -> bool {
 /// No request reaches a call of agents, one that the table of rights does not know, or one by way of dots in the path.
 fn leads_where_it_may(route: &Route, method: &str, path: &str) {
     assert_eq!(route.binding.http, method);
-    let need = need(&route.grpc_path).unwrap_or_else(|| panic!("{} has no row in the table of rights", route.grpc_path));
+    let need =
+        need(&route.grpc_path).unwrap_or_else(|| panic!("{} has no row in the table of rights", route.grpc_path));
     assert!(need.rpc.starts_with("switchyard.api.v1.") && need.who != Who::Agent, "{path} leads to {}", need.rpc);
     assert!(!path.contains("//") && path.starts_with("/v1/"), "{path} leads to {}", need.rpc);
 }

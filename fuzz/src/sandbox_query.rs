@@ -41,8 +41,12 @@ fn query(data: &[u8]) -> bool {
     }
     let _ = (root.list("Names"), root.boolean("Enabled"), root.structure("Matcher"));
     // What a name is read as, it is written as: the call log shows no other call than the one that was made.
-    let written: Vec<String> =
-        params.clone().into_logged().iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+    let written: Vec<String> = params
+        .clone()
+        .into_logged()
+        .iter()
+        .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
+        .collect();
     let again = Params::parse(written.join("&").as_bytes()).expect("what was read can be read again");
     assert_eq!(again.into_logged(), params.into_logged());
     conditions.is_ok() && actions.is_ok()

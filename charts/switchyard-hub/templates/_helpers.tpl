@@ -89,6 +89,13 @@ app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
 {{- fail (printf "shifts.webhookTokens: %s is no name of shifts.webhooks" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- $authority := .Values.authority -}}
+{{- if and $authority.sealingKeySecretName $authority.caSecretName -}}
+{{- fail "authority: sealingKeySecretName is for the hub's own authority, caSecretName for one of yours; use one of the two" -}}
+{{- end -}}
+{{- if not (or $authority.sealingKeySecretName $authority.caSecretName) -}}
+{{- fail "authority: agents need certificates; name a Secret in authority.sealingKeySecretName (the hub's own authority, openssl rand -base64 32) or in authority.caSecretName (yours)" -}}
+{{- end -}}
 {{- $trial := .Values.database.trial -}}
 {{- if and $trial.enabled .Values.database.secretName -}}
 {{- fail "database.trial.enabled: database.secretName names another Postgres; use one of the two" -}}

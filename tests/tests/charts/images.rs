@@ -136,6 +136,16 @@ fn an_image_says_what_it_is_and_from_which_commit() {
 }
 
 #[test]
+fn an_image_holds_the_list_of_what_its_program_is_made_of_and_says_where() {
+    for (program, name, found) in images() {
+        let written = format!("./scripts/sbom.sh /image/usr/share/sbom {program} ");
+        assert!(all(&found, "RUN").iter().any(|run| run.contains(&written)), "{name} does not run {written}");
+        let label = format!("dev.switchyard.sbom=\"/usr/share/sbom/{program}.cdx.json\"");
+        assert!(all(&found, "LABEL").join(" ").contains(&label), "{name} lacks {label}");
+    }
+}
+
+#[test]
 fn continued_lines_are_one_instruction_and_comments_none() {
     let found = instructions("# a\nRUN one \\\n    && two\n\nUSER 1\n");
     let words: Vec<&str> = found.iter().map(|instruction| instruction.word.as_str()).collect();

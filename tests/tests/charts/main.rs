@@ -2,10 +2,12 @@
 //! Dockerfiles are read. What an API server says
 //! to the charts is in the binary `kubernetes`. Needs helm (`SWITCHYARD_KUBE_TOOLS`; `make test` sees to it).
 
+mod access;
 mod images;
 mod pages;
 mod pods;
 mod render;
+mod sbom;
 mod values;
 
 use std::{

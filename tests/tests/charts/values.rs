@@ -34,6 +34,15 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
         ],
         &["name both certificateName and secretName"],
     ),
+    ("switchyard-agent", &["identity.joinToken.key="], &["/identity/joinToken/key"]),
+    // A token is never a value.
+    ("switchyard-agent", &["identity.joinToken.token=syj_x"], &["/identity/joinToken", "'token' not allowed"]),
+    (
+        "switchyard-agent",
+        &["identity.serviceAccountToken.expirationSeconds=60"],
+        &["/identity/serviceAccountToken/expirationSeconds", "600"],
+    ),
+    ("switchyard-agent", &["identity.serviceAccountToken.audience="], &["/identity/serviceAccountToken/audience"]),
     ("switchyard-agent", &["serviceMonitor.interval=often"], &["/serviceMonitor/interval"]),
     ("switchyard-hub", &["hubId="], &["hubId: name this installation"]),
     ("switchyard-hub", &["hubId=a b"], &["/hubId"]),
@@ -64,7 +73,23 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
         &["database.secretName=", "database.trial.enabled=true"],
         &["database.trial.passwordSecretName: name a Secret"],
     ),
-    ("switchyard-hub", &["tls.secretName="], &["tls.secretName: name the Secret with tls.crt, tls.key and ca.crt"]),
+    ("switchyard-hub", &["tls.secretName="], &["tls.secretName: name the Secret with tls.crt and tls.key"]),
+    ("switchyard-hub", &["tls.clientCaSecretName=Callers"], &["/tls/clientCaSecretName"]),
+    ("switchyard-hub", &["tls.minVersion=1.1"], &["/tls/minVersion"]),
+    (
+        "switchyard-hub",
+        &["authority.sealingKeySecretName="],
+        &["agents need certificates", "authority.sealingKeySecretName", "authority.caSecretName"],
+    ),
+    ("switchyard-hub", &["authority.caSecretName=agents-ca"], &["use one of the two"]),
+    ("switchyard-hub", &["authority.trustDomain=Prod"], &["/authority/trustDomain"]),
+    ("switchyard-hub", &["authority.agentCertificateTtl=daily"], &["/authority/agentCertificateTtl"]),
+    ("switchyard-hub", &["authority.sealingKey=c2VjcmV0"], &["/authority", "'sealingKey' not allowed"]),
+    ("switchyard-hub", &["access.bindings[0].role=root"], &["/access/bindings/0"]),
+    ("switchyard-hub", &["access.bindings[1].role=viewer"], &["/access/bindings/1"]),
+    ("switchyard-hub", &["access.users={ann}"], &["/access", "'users' not allowed"]),
+    ("switchyard-hub", &["limits.callerReadRate=50"], &["/limits/callerReadRate"]),
+    ("switchyard-hub", &["limits.connectionsPerAddress=0"], &["/limits/connectionsPerAddress"]),
     ("switchyard-hub", &["settings.leaseTtl=soon"], &["/settings/leaseTtl", "'soon' does not match"]),
     ("switchyard-hub", &["settings.modifyRate=3"], &["/settings/modifyRate"]),
     ("switchyard-hub", &["shifts.prometheus.main=prometheus:9090"], &["/shifts/prometheus/main"]),
@@ -80,7 +105,6 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
         &["shifts.webhookTokens.ci=/etc/switchyard/token"],
         &["shifts.webhookTokens: ci is no name of shifts.webhooks"],
     ),
-    ("switchyard-hub", &["shifts.overrideCallers={somebody}"], &["/shifts/overrideCallers/0"]),
     ("switchyard-hub", &["shifts.cloudwatch=yes"], &["/shifts/cloudwatch"]),
     ("switchyard-hub", &["gateway.port=443"], &["/gateway/port", "1,024"]),
     ("switchyard-hub", &["policySources={Blue}"], &["/policySources/0"]),
@@ -149,11 +173,16 @@ fn templates(chart: &str) -> String {
 }
 
 /// Flags that no pod needs.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 9] = [
     // Plain text, and a Postgres of the hub's own, are for trying on one machine.
     "SWITCHYARD_HUB_DEV",
     "SWITCHYARD_HUB_DATA_DIR",
     "SWITCHYARD_AGENT_DEV",
+    // The chart mounts the token as a file, and in Kubernetes the certificate is kept in a Secret.
+    "SWITCHYARD_AGENT_JOIN_TOKEN",
+    "SWITCHYARD_AGENT_IDENTITY_DIR",
+    // As the join token.
+    "SWITCHYARD_HUB_CA_SEALING_KEY",
     // In a pod it is the service account.
     "SWITCHYARD_AGENT_KUBECONFIG",
     // Only the sandbox's metrics come more often than each minute.
@@ -164,7 +193,8 @@ const ELSEWHERE: [&str; 6] = [
 
 #[test]
 fn the_charts_set_every_variable_of_the_programs_and_no_other() {
-    let agent = read("agent/src/args.rs") + &read("agent/src/args/gates.rs");
+    let agent =
+        ["args.rs", "args/gates.rs", "args/identity.rs"].map(|file| read(&format!("agent/src/{file}"))).concat();
     let hub = read("hub/src/args.rs") + &read("hub/src/analysis/settings.rs");
     for (chart, arguments) in [("switchyard-agent", agent), ("switchyard-hub", hub)] {
         let known: BTreeSet<String> = variables(&arguments);
