@@ -1,5 +1,5 @@
 //! The token that the caller proves himself with, read anew for every call and every opening of a watch, so that a projected or
-//! renewed token is used from the moment on that it is in its file.
+//! renewed token is used from the moment on that it is in its file. What is no file but a pipe is read once.
 //!
 //! A token goes into the metadata of a call and nowhere else: what is printed or logged names its file at most.
 
@@ -82,11 +82,19 @@ impl Proof {
     pub fn of(global: &Global) -> Result<Self, Failure> {
         let given = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
         let proof = Self::choose(given.as_deref().map(|value| value.as_encoded_bytes()), global.token_file.clone())?;
-        proof.read().map_err(|why| {
+        let token = proof.read().map_err(|why| {
             let remedy = format!("give a file that holds a token with --token-file, or the token in {VARIABLE}");
             Failure::usage("cannot prove who is calling", why, remedy)
         })?;
-        Ok(proof)
+        Ok(proof.kept(token))
+    }
+
+    /// A pipe, such as the `<(...)` of a shell, gives its token once.
+    fn kept(self, token: Option<Token>) -> Self {
+        match (&self.0, token) {
+            (Source::File(path), Some(token)) if !path.is_file() => Self(Source::Given(token)),
+            _ => self,
+        }
     }
 
     fn choose(given: Option<&[u8]>, file: Option<PathBuf>) -> Result<Self, Failure> {

@@ -87,6 +87,19 @@ async fn without_a_token_nothing_is_sent_and_what_is_no_token_is_a_usage_error()
 }
 
 #[tokio::test]
+async fn a_token_from_a_pipe_is_read_once_and_sent_with_every_call() {
+    let away = Status::unavailable("the hub restarts");
+    let hub = gets(queue([refused(away), found()])).await;
+    let yardctl = env!("CARGO_BIN_EXE_yardctl");
+    let line = format!("'{yardctl}' --hub {} --token-file <(echo {TOKEN}) get policy shop/checkout", hub.url);
+    let mut bash = tokio::process::Command::new("bash");
+    bash.env_remove("SWITCHYARD_TOKEN").env_remove("SWITCHYARD_TOKEN_FILE").env_remove("SWITCHYARD_TLS_CA");
+    let output = bash.args(["-c", &line]).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(*hub.seen.proofs.lock().unwrap(), bearers(&[TOKEN, TOKEN]));
+}
+
+#[tokio::test]
 async fn a_token_never_leaves_this_machine_in_plain_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
