@@ -318,6 +318,27 @@ async fn streams_are_bounded_for_each_caller_and_in_all_and_their_places_come_ba
 }
 
 #[tokio::test]
+async fn ten_thousand_idle_streams_are_too_many_and_leave_nothing_behind() {
+    let gate = gate_with(&database_url().await, ACCESS, AccessSettings::default()).await;
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for n in 0..10_000 {
+        // 50 agents with 200 streams each: none has too many for itself.
+        let answer = gate.call(SESSION, &Peer::agent(&format!("c{}", n / 200), "0a")).await;
+        match answer.code() {
+            Code::Ok => open.push(answer),
+            Code::ResourceExhausted => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!((open.len(), refused), (8192, 10_000 - 8192));
+    open.clear();
+    assert_eq!(gate.code(SESSION, &Peer::agent("blue", "0a")).await, Code::Ok);
+    eventually("all places are free", async || (gate.metric("switchyard_hub_access_streams ") == 0.0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
 async fn ten_thousand_callers_cost_a_bounded_piece_of_memory() {
     let gate = gate_with(&database_url().await, ACCESS, AccessSettings::default()).await;
     for n in 0..10_000 {
