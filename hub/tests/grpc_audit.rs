@@ -1,12 +1,15 @@
 //! AuditService over real gRPC and a real Postgres: who moved what, page by page.
 
+mod enrollment_support;
 mod grpc_support;
 mod shift_support;
 mod store_support;
 
+use enrollment_support::Port;
 use grpc_support::{Hub, hub, manifest, policy_ref, weights};
 use prost::Message;
 use shift_support::{abort, create, drive, request_id, steps};
+use switchyard_core::audit::{Link, Verifier};
 use switchyard_proto::api::v1 as api;
 use tonic::{Code, Status};
 
@@ -53,7 +56,7 @@ async fn the_course_of_a_shift_is_told_with_weights_reasons_and_overrides() {
     assert_eq!(actions(&told), ["shift-create", "shift-step", "shift-abort", "shift-end"]);
     let (made, step, back) = (&told[0], &told[1], &told[2]);
     assert_eq!((made.policy.as_str(), made.request_id.as_str()), ("shop/web", "deploy-7"));
-    assert_eq!((made.actor.as_str(), made.reason.as_str()), ("unauthenticated from 127.0.0.1", "upgrade of blue"));
+    assert_eq!((made.actor.as_str(), made.reason.as_str()), ("development", "upgrade of blue"));
     assert_eq!(made.overrides, ["MaxStepPercent"]);
     assert!(told.iter().all(|entry| entry.shift_id == id && entry.at.is_some()));
     assert_eq!(made.from_weights, weights(&[("blue", 100), ("green", 0)]));
@@ -103,7 +106,7 @@ async fn entries_come_in_pages_in_both_directions_and_by_every_filter() {
     assert_eq!(actions(&of(api::ListAuditEntriesRequest { policy, ..Default::default() }).await), ["apply"]);
     let namespace = "other".to_owned();
     assert!(of(api::ListAuditEntriesRequest { namespace, ..Default::default() }).await.is_empty());
-    let actor = "unauthenticated from 127.0.0.1".to_owned();
+    let actor = "development".to_owned();
     assert_eq!(of(api::ListAuditEntriesRequest { actor, ..Default::default() }).await.len(), 62);
     let actor = "somebody".to_owned();
     assert!(of(api::ListAuditEntriesRequest { actor, ..Default::default() }).await.is_empty());
@@ -111,6 +114,78 @@ async fn entries_come_in_pages_in_both_directions_and_by_every_filter() {
     let (since, before) = (newest[2].at, newest[0].at);
     let between = of(api::ListAuditEntriesRequest { since, before, ..Default::default() }).await;
     assert!(between.iter().eq(newest[1..3].iter()), "{between:?}");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn the_chain_is_verified_from_what_the_api_gives_and_its_head_agrees() {
+    let hub = hub().await;
+    assert_eq!(hub.audit().get_audit_head(api::GetAuditHeadRequest {}).await.unwrap().into_inner(), Default::default());
+    hub.apply(&manifest("web", &[("blue", 100), ("green", 0)])).await.unwrap();
+    hub.delete("web").await.unwrap();
+    hub.apply(&manifest("api", &[("blue", 1)])).await.unwrap();
+    let entries = all(&hub, api::ListAuditEntriesRequest { oldest_first: true, ..Default::default() }).await;
+    let mut verifier = Verifier::from_the_first();
+    for entry in &entries {
+        let at = entry.at.as_ref().unwrap();
+        let at = jiff::Timestamp::new(at.seconds, at.nanos).unwrap();
+        let link = Link {
+            id: entry.id,
+            at,
+            actor: &entry.actor,
+            action: &entry.action,
+            policy: &entry.policy,
+            shift_id: &entry.shift_id,
+            detail: &entry.detail_json,
+            reason: &entry.reason,
+            request_id: &entry.request_id,
+            source: &entry.source,
+            result: &entry.result,
+        };
+        verifier.take(&link, &entry.previous_hash, &entry.hash).unwrap();
+    }
+    assert_eq!((verifier.count(), entries[0].source.as_str(), entries[0].result.as_str()), (3, "127.0.0.1", "done"));
+    let head = hub.audit().get_audit_head(api::GetAuditHeadRequest {}).await.unwrap().into_inner();
+    assert_eq!((head.id, head.hash, head.at), (entries[2].id, entries[2].hash.clone(), entries[2].at));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn callers_of_some_namespaces_read_the_entries_of_those_and_refusals_are_for_those_who_see_all() {
+    let hub = enrollment_support::hub().await;
+    let (admin, shop, viewer) = (Port::caller(&hub, "admin"), Port::caller(&hub, "shop"), Port::caller(&hub, "viewer"));
+    let (spec, mut other) =
+        (store_support::manifest("web", &[("blue", 1)]), store_support::manifest("web", &[("blue", 1)]));
+    other.metadata.namespace = "other".parse().unwrap();
+    store_support::apply(&hub.store, &spec).await;
+    store_support::apply(&hub.store, &other).await;
+    let read = async |port: &Port, request: api::ListAuditEntriesRequest| {
+        port.audit().list_audit_entries(request).await.map(|answer| answer.into_inner().entries)
+    };
+    // What he may not do is in the log, with who, from where and why not.
+    let refused = shop.rotate().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let only = || api::ListAuditEntriesRequest { result: "refused".to_owned(), ..Default::default() };
+    let noted =
+        grpc_support::eventually("the refusal in the log", async || read(&viewer, only()).await.unwrap().pop()).await;
+    assert_eq!((noted.action.as_str(), noted.source.as_str()), ("AccessService/RotateAuthority", "192.0.2.7"));
+    assert!(noted.actor.starts_with("certificate:CN=shop") && noted.detail_json.contains("permission_denied"));
+
+    assert_eq!(read(&admin, api::ListAuditEntriesRequest::default()).await.unwrap().len(), 4);
+    let seen = read(&shop, api::ListAuditEntriesRequest::default()).await.unwrap();
+    assert_eq!(seen.iter().map(|entry| entry.policy.as_str()).collect::<Vec<_>>(), ["shop/web"]);
+    assert_eq!(read(&shop, only()).await.unwrap(), []);
+    let policy = api::PolicyRef { namespace: "other".to_owned(), name: "web".to_owned() };
+    let asked = [
+        api::ListAuditEntriesRequest { namespace: "other".to_owned(), ..Default::default() },
+        api::ListAuditEntriesRequest { policy: Some(policy), ..Default::default() },
+    ];
+    for request in asked {
+        assert_eq!(read(&shop, request).await.unwrap_err().code(), Code::PermissionDenied);
+    }
+    let head = shop.audit().get_audit_head(api::GetAuditHeadRequest {}).await;
+    assert_eq!(head.unwrap_err().code(), Code::PermissionDenied);
+    viewer.audit().get_audit_head(api::GetAuditHeadRequest {}).await.unwrap();
     hub.stop().await;
 }
 
@@ -147,6 +222,7 @@ async fn bad_filters_are_refused_with_the_field() {
         (api::ListAuditEntriesRequest { since: time(i64::MIN, 0), ..Default::default() }, "since"),
         (api::ListAuditEntriesRequest { since: time(0, -1), ..Default::default() }, "since"),
         (api::ListAuditEntriesRequest { before: time(253_402_300_800, 0), ..Default::default() }, "before"),
+        (api::ListAuditEntriesRequest { result: "Done".to_owned(), ..Default::default() }, "result"),
         (api::ListAuditEntriesRequest { page_size: 1001, ..Default::default() }, "page_size"),
         (api::ListAuditEntriesRequest { page_token: "zz".to_owned(), ..Default::default() }, "page_token"),
         (api::ListAuditEntriesRequest { page_token: "6162".to_owned(), ..Default::default() }, "page_token"),

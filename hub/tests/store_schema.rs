@@ -64,7 +64,18 @@ const GROUND: &str = "insert into hub (hub_id) values ('a');
     insert into cluster_states values ('blue', 1, false,
         '{\"cluster\": \"blue\", \"version\": 1, \"mode\": \"Draining\", \"percent\": 50}', now(), 1);
     insert into shift_resources values ('blue', 'r', 's', null, 0, now());
-    insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');";
+    insert into audit (actor, action, policy, detail, reason, request_id) values ('me', 'apply', 'shop/a', '{}', '', '');
+    insert into join_tokens (id, hash, cluster, created_by, created_at, expires_at, used_at, used_by_key)
+        values ('abcdefgh2345', sha256('a'), 'blue', 'me', now(), now() + interval '1 hour', now(), sha256('k'));
+    insert into join_tokens (id, hash, cluster, created_by, created_at, expires_at, revoked_at, revoked_by)
+        values ('abcdefgh2346', sha256('b'), 'blue', 'me', now(), now() + interval '1 hour', now(), 'me');
+    insert into authorities (id, certificate_pem, sealed_key, created_at, issues_from, not_after)
+        values ('0123456789abcdef', 'pem', decode(repeat('00', 64), 'hex'), now(), now(), now() + interval '1 day');
+    insert into agent_certificates values ('0a', 'blue', 'sha256:' || repeat('0', 64), '0123456789abcdef', '', 'join-token', 'x',
+        now(), now() + interval '1 hour', now(), 'me');
+    insert into service_token_names values ('ci', now());
+    insert into service_tokens (name, id, hash, grants, created_by, created_at, expires_at, revoked_at, revoked_by)
+        values ('ci', 'abcdefgh2345', sha256('c'), '[{}]', 'me', now(), now() + interval '1 hour', now(), 'me');";
 
 #[tokio::test]
 async fn the_schema_refuses_what_must_never_be() {
@@ -98,6 +109,34 @@ async fn the_schema_refuses_what_must_never_be() {
         ("a change of the audit log", "update audit set actor = 'you'".into()),
         ("a deletion in the audit log", "delete from audit".into()),
         ("an emptied audit log", "truncate audit".into()),
+        ("an unknown result", "insert into audit (actor, action, policy, detail, reason, request_id, result) values ('a', 'a', '', '{}', '', '', 'ok')".into()),
+        ("a second count of access", "insert into access_version values (false, 0)".into()),
+        ("a join token of another key", "update join_tokens set used_by_key = sha256('l') where id = 'abcdefgh2345'".into()),
+        ("a join token that is unused again", "update join_tokens set used_at = null, used_by_key = null".into()),
+        ("a join token that is used after it was revoked", "update join_tokens set used_at = now(), used_by_key = sha256('k') where id = 'abcdefgh2346'".into()),
+        ("a join token that lives longer", "update join_tokens set expires_at = expires_at + interval '1 minute'".into()),
+        ("a join token of another cluster", "update join_tokens set cluster = 'green'".into()),
+        (
+            "a join token of a week",
+            "insert into join_tokens (id, hash, cluster, created_by, created_at, expires_at) \
+             values ('abcdefgh2347', sha256('d'), 'blue', 'me', now(), now() + interval '7 days')"
+                .into(),
+        ),
+        (
+            "a secret in the place of its hash",
+            "insert into join_tokens (id, hash, cluster, created_by, created_at, expires_at) \
+             values ('abcdefgh2347', 'secret', 'blue', 'me', now(), now() + interval '1 hour')"
+                .into(),
+        ),
+        ("another certificate for an authority", "update authorities set certificate_pem = 'other'".into()),
+        ("another key for an authority", "update authorities set sealed_key = null".into()),
+        ("an authority that is needed and goes", "delete from authorities".into()),
+        ("a certificate that is not revoked any more", "update agent_certificates set revoked_at = null, revoked_by = null".into()),
+        ("a certificate of another cluster", "update agent_certificates set cluster = 'green'".into()),
+        ("a service token that is not revoked any more", "update service_tokens set revoked_at = null, revoked_by = null".into()),
+        ("more grants for a service token", "update service_tokens set grants = '[{}, {}]'".into()),
+        ("a name that is given twice", "insert into service_token_names values ('ci', now())".into()),
+        ("a name that is taken back", "delete from service_token_names".into()),
         ("an intent with half an outcome", "update intents set outcome = 'done'".into()),
         ("a purge past the rev", "update clusters set purged_rev = rev + 1".into()),
         ("a cluster name with a capital", "update clusters set name = 'Blue'".into()),

@@ -67,6 +67,7 @@ pub struct Hub {
     pub metrics: Metrics,
     /// The services, behind the gate.
     pub routes: Routes,
+    pub authority: Authority,
     pub channel: Channel,
     pub shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -93,6 +94,8 @@ pub struct Setup {
     /// Who may call.
     pub access: AccessSettings,
     pub gate_sources: GateSources,
+    /// What agents' certificates come from.
+    pub authority: AuthorityOptions,
 }
 
 impl Default for Setup {
@@ -106,13 +109,18 @@ impl Default for Setup {
                 webhooks: ["ci".parse().unwrap()].into(),
                 cloudwatch: true,
             },
+            authority: AuthorityOptions {
+                keys: Keys::None,
+                trust_domain: "switchyard".to_owned(),
+                ttl: Duration::from_secs(86_400),
+            },
         }
     }
 }
 
 /// A replica over this database that was started in this way.
 pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
-    let Setup { limits, access, gate_sources } = setup;
+    let Setup { limits, access, gate_sources, authority: made_with } = setup;
     let options = StoreOptions { acquire_timeout: Duration::from_secs(1), ..StoreOptions::default() };
     let store = Store::connect(url, options).await.unwrap();
     let metrics = Metrics::new();
@@ -130,9 +138,11 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
     }));
     let (access, gate) = Gatekeeper::start(access, store.clone(), metrics.clone()).await.unwrap();
     tasks.spawn(gate.run(shutdown.clone()));
-    let options =
-        AuthorityOptions { keys: Keys::None, trust_domain: "switchyard".to_owned(), ttl: Duration::from_secs(86_400) };
-    let authority = Authority::open(store.clone(), options).await.unwrap();
+    let keeps = made_with.keys != Keys::None;
+    let authority = Authority::open(store.clone(), made_with).await.unwrap();
+    if keeps {
+        tasks.spawn(authority.clone().run(shutdown.clone()));
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let parts = GrpcParts {
@@ -154,7 +164,7 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
             Arc::new(move |cluster| access.grants_of(&Identity::Cluster(cluster.clone())))
         },
         access,
-        authority,
+        authority: authority.clone(),
         heartbeat_interval: HEARTBEAT,
         stale_after: STALE_AFTER,
         hub_instance: Uuid::now_v7(),
@@ -176,7 +186,7 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
     let url = url.to_owned();
-    Hub { store, url, http, gateway, feed, epoch, observed, metrics, routes, channel, shutdown, tasks }
+    Hub { store, url, http, gateway, feed, epoch, observed, metrics, routes, authority, channel, shutdown, tasks }
 }
 
 impl Hub {

@@ -1,0 +1,419 @@
+//! EnrollmentService behind the gate, over a real Postgres: certificates for join tokens, ServiceAccounts and certificates; what an
+//! attacker tries; rotation of the authority under agents that live.
+
+mod enrollment_support;
+mod grpc_support;
+#[path = "access_support/issuer.rs"]
+#[allow(dead_code, reason = "another binary uses the rest")]
+mod issuer;
+mod store_support;
+
+use enrollment_support::{
+    OTHER_KEY, Port, SEALING_KEY, audit, count, csr, csr_of, hub, hub_on, hub_with, is_believed, leaf, own, write,
+};
+use grpc_support::{Hub, eventually};
+use jiff::{SignedDuration, Timestamp};
+use prost::Message;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
+use switchyard_core::access::tokens::{Token, TokenKind};
+use switchyard_hub::{
+    authority::Keys,
+    door::{RootSet, peer},
+    store::AuditResult,
+};
+use switchyard_proto::{
+    agent::v1::{self as agent, enroll_request::Proof},
+    api::v1::{self as api, cluster_service_client::ClusterServiceClient},
+};
+use tonic::Code;
+use uuid::Uuid;
+
+#[tokio::test]
+async fn a_join_token_gives_one_key_a_certificate_again_and_again_and_another_key_none() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await;
+    let key = KeyPair::generate().unwrap();
+    let first = nobody.join("blue", &token.secret, &csr_of(&key)).await.unwrap();
+    let read = peer::read(&leaf(&first), RootSet::Agents, None).unwrap();
+    assert_eq!((read.uris, read.serial), (vec!["spiffe://switchyard/cluster/blue".to_owned()], first.serial.clone()));
+    assert!(is_believed(&hub.authority.roots().borrow(), &first));
+    let renew_at = first.renew_at.unwrap().seconds;
+    let now = Timestamp::now().as_second();
+    assert!((now + 2300..now + 2500).contains(&renew_at), "two thirds of an hour");
+
+    // The answer was lost; the agent asks again with the key that it has kept.
+    let again = nobody.join("blue", &token.secret, &csr_of(&key)).await.unwrap();
+    assert_ne!(again.serial, first.serial);
+    // Somebody who found the token has another key.
+    for _ in 0..5 {
+        let refused = nobody.join("blue", &token.secret, &csr()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("yardctl cluster join blue"), "{refused:?}");
+    }
+    let rows = audit(&hub).await;
+    let replayed: Vec<_> = rows.iter().filter(|row| row.action == "join-token.replayed").collect();
+    assert_eq!(replayed.len(), 1, "once for one source, however often it is tried");
+    assert_eq!((replayed[0].result, replayed[0].source.as_str()), (AuditResult::Refused, "192.0.2.7"));
+    assert_eq!(replayed[0].detail["proofId"].as_str(), Some(token.token.unwrap().id.as_str()));
+    let issued: Vec<_> = rows.iter().filter(|row| row.action == "certificate.issue").collect();
+    assert_eq!(issued.len(), 2);
+    assert_eq!((issued[0].actor.as_str(), issued[0].detail["proof"].as_str()), ("agent:blue", Some("join-token")));
+    assert!(!rows.iter().any(|row| row.detail_text.contains(token.secret.rsplit('_').next().unwrap())));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_are_no_good_are_refused_with_one_sentence_that_tells_nothing() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let revoked = admin.join_token("blue").await;
+    let revoke = api::RevokeJoinTokenRequest {
+        request_id: "revoke-1".to_owned(),
+        id: revoked.token.unwrap().id,
+        ..Default::default()
+    };
+    admin.access().revoke_join_token(revoke).await.unwrap();
+    let others = admin.join_token("green").await.secret;
+    let ended = Token::new(TokenKind::Join, [3; 8], [3; 32]);
+    let (blue, soon) = ("blue".parse().unwrap(), SignedDuration::from_millis(1));
+    let kept = hub.store.join_token_create(&store_support::fresh(), &blue, soon, &ended).await.unwrap();
+    eventually("the end of a token", async || (Timestamp::now() > kept.expires_at).then_some(())).await;
+    let good = admin.join_token("blue").await.secret;
+    // The id is right and the secret is not.
+    let guessed = format!("{}{}", &good[..good.len() - 43], "A".repeat(43));
+    let unknown = Token::new(TokenKind::Join, [9; 8], [9; 32]).reveal();
+    let service = Token::new(TokenKind::Service, [9; 8], [9; 32]).reveal();
+    let mut said = std::collections::BTreeSet::new();
+    let tries =
+        [&revoked.secret, &others, &ended.reveal(), &guessed, &unknown, &service, "", "x'; drop table audit; --\n"];
+    for secret in tries {
+        let refused = nobody.join("blue", secret, &csr()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{secret}: {refused:?}");
+        said.insert(refused.message().to_owned());
+    }
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(count(&hub, "join-token.refused").await, 3, "revoked, another cluster's, ended");
+    assert_eq!(count(&hub, "certificate.issue").await, 0);
+    // None of this used the good one up.
+    nobody.join("blue", &good, &csr()).await.unwrap();
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_is_read_for_its_key_and_bounded_in_every_field() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let field = |status: tonic::Status| {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().len() < 2000);
+        api::Violations::decode(status.details()).unwrap().violations[0].field.clone()
+    };
+    let good = csr();
+    let weak = include_str!("../src/authority/weak_request.pem");
+    let long = "A".repeat(9000);
+    for bad in ["", "x", weak, &good.replace("CERTIFICATE REQUEST", "CERTIFICATE"), &long, "\0"] {
+        assert_eq!(field(nobody.join("blue", &token, bad).await.unwrap_err()), "csr_pem");
+    }
+    for bad in ["", "Blue", "blue\n", "a'; --", &"a".repeat(64), "../green", "*"] {
+        assert_eq!(field(nobody.join(bad, &token, &good).await.unwrap_err()), "cluster");
+    }
+    assert_eq!(field(nobody.join("blue", &"x".repeat(257), &good).await.unwrap_err()), "join_token");
+    let account = Proof::ServiceAccountToken("x".repeat(8193));
+    assert_eq!(field(nobody.enroll("blue", account, &good).await.unwrap_err()), "service_account_token");
+    let endless = nobody.join("blue", &token, &"A".repeat(1 << 20)).await.unwrap_err();
+    assert_eq!(endless.code(), Code::OutOfRange, "{endless:?}");
+
+    // More is asked for than is given.
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "green");
+    params.subject_alt_names.push(SanType::URI("spiffe://switchyard/cluster/green".try_into().unwrap()));
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let greedy = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let issued = nobody.join("blue", &token, &greedy).await.unwrap();
+    let read = peer::read(&leaf(&issued), RootSet::Agents, None).unwrap();
+    assert_eq!((read.common_name.as_deref(), read.uris.len()), (Some("blue"), 1));
+    assert_eq!(read.uris[0], "spiffe://switchyard/cluster/blue");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_gives_the_next_one_of_its_own_cluster_until_it_is_revoked() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let key = KeyPair::generate().unwrap();
+    let first = nobody.join("blue", &token, &csr_of(&key)).await.unwrap();
+    let second = Port::agent(&hub, &first).renew(&csr()).await.unwrap();
+    assert_eq!(second.cluster, "blue");
+    assert!(is_believed(&hub.authority.roots().borrow(), &second));
+    for other in [&nobody, &admin] {
+        let refused = other.renew(&csr()).await.unwrap_err();
+        assert!([Code::Unauthenticated, Code::PermissionDenied].contains(&refused.code()), "{refused:?}");
+    }
+
+    let revoke = |serial: &str| api::RevokeAgentCertificatesRequest {
+        request_id: Uuid::new_v4().to_string(),
+        cluster: "blue".to_owned(),
+        serial: serial.to_owned(),
+        reason: "the laptop is gone".to_owned(),
+    };
+    let answer = admin.access().revoke_agent_certificates(revoke(&first.serial)).await.unwrap().into_inner();
+    assert_eq!(answer.certificates.len(), 1);
+    assert_eq!(
+        (answer.certificates[0].serial.as_str(), &answer.certificates[0].proof[..]),
+        (&first.serial[..], "join-token")
+    );
+    let refused = Port::agent(&hub, &first).renew(&csr()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    // Whoever took the key with the certificate has the used token as well.
+    let refused = nobody.join("blue", &token, &csr_of(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let third = Port::agent(&hub, &second).renew(&csr()).await.unwrap();
+    let answer = admin.access().revoke_agent_certificates(revoke("")).await.unwrap().into_inner();
+    assert_eq!(answer.certificates.len(), 2, "{answer:?}");
+    for gone in [&second, &third] {
+        assert_eq!(Port::agent(&hub, gone).renew(&csr()).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+    let other = revoke("0badcafe");
+    assert_eq!(admin.access().revoke_agent_certificates(other).await.unwrap_err().code(), Code::NotFound);
+    // A new token lets the cluster in again.
+    let token = admin.join_token("blue").await.secret;
+    nobody.join("blue", &token, &csr()).await.unwrap();
+    let all = api::ListAgentCertificatesRequest::default();
+    let all = admin.access().list_agent_certificates(all).await.unwrap().into_inner().certificates;
+    assert_eq!(all.iter().filter(|one| one.revoked_at.is_some()).count(), 3);
+    assert_eq!((all.len(), all[0].revoked_by.as_str()), (4, ""));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_cluster_gets_nothing_by_any_proof() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let issued = nobody.join("blue", &token, &csr()).await.unwrap();
+    let unused = admin.join_token("blue").await.secret;
+    let remove = api::RemoveClusterRequest {
+        request_id: "remove-1".to_owned(),
+        cluster: "blue".to_owned(),
+        reason: "gone".to_owned(),
+        ..Default::default()
+    };
+    // It has to be known before it can be removed.
+    store_support::open(&hub.store, "blue").await;
+    hub.feed.refreshed().await;
+    ClusterServiceClient::new(admin.clone()).remove_cluster(remove).await.unwrap();
+    let renewed = Port::agent(&hub, &issued).renew(&csr()).await.unwrap_err();
+    let joined = nobody.join("blue", &unused, &csr()).await.unwrap_err();
+    for refused in [renewed, joined] {
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("yardctl uncordon blue"), "{refused:?}");
+    }
+    hub.feed.refreshed().await;
+    let request =
+        api::CreateJoinTokenRequest { request_id: "j".to_owned(), cluster: "blue".to_owned(), ..Default::default() };
+    assert_eq!(admin.access().create_join_token(request).await.unwrap_err().code(), Code::FailedPrecondition);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_account_of_the_access_file_is_a_proof_for_its_cluster_and_for_no_other() {
+    let signer = issuer::Signer::new("k1");
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, serde_json::json!({"keys": [signer.jwk()]}).to_string()).unwrap();
+    let agents = format!(
+        "agents:\n- {{cluster: blue, issuer: 'https://oidc.example', serviceAccount: switchyard/agent, jwks: {{file: '{}'}}}}\n",
+        keys.display()
+    );
+    let hub = hub_with(&store_support::database_url().await, own(SEALING_KEY), &agents).await;
+    let nobody = Port::nobody(&hub);
+    let now = Timestamp::now().as_second();
+    let claims = |subject: &str, audience: &str| {
+        serde_json::json!({
+            "iss": "https://oidc.example", "sub": subject, "aud": [audience], "iat": now, "nbf": now, "exp": now + 600,
+        })
+    };
+    let (subject, audience) = ("system:serviceaccount:switchyard:agent", "switchyard");
+    let good = signer.sign(&claims(subject, audience));
+    let issued = eventually("the issuer's keys", async || {
+        match nobody.enroll("blue", Proof::ServiceAccountToken(good.clone()), &csr()).await {
+            Ok(issued) => Some(issued),
+            Err(status) if status.code() == Code::Unavailable => None,
+            Err(status) => panic!("{status:?}"),
+        }
+    })
+    .await;
+    assert_eq!(issued.cluster, "blue");
+    let row = audit(&hub).await.into_iter().find(|row| row.action == "certificate.issue").unwrap();
+    assert_eq!(
+        (row.detail["proof"].as_str(), row.detail["proofId"].as_str()),
+        (Some("service-account"), Some(subject))
+    );
+    let stranger = issuer::Signer::new("k1");
+    let tries = [
+        ("green", good.clone()),
+        ("blue", signer.sign(&claims("system:serviceaccount:default:agent", audience))),
+        ("blue", signer.sign(&claims(subject, "sts.amazonaws.com"))),
+        ("blue", stranger.sign(&claims(subject, audience))),
+        ("blue", "not.a.token".to_owned()),
+    ];
+    for (cluster, token) in tries {
+        let refused = nobody.enroll(cluster, Proof::ServiceAccountToken(token), &csr()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    }
+    assert_eq!(count(&hub, "certificate.issue").await, 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn replicas_that_start_at_once_have_one_authority_and_without_one_nothing_is_issued() {
+    let url = store_support::database_url().await;
+    let starts = (0..4).map(|_| hub_on(&url, own(SEALING_KEY)));
+    let hubs: Vec<Hub> = futures::future::join_all(starts).await;
+    assert_eq!(hubs[0].store.authorities().await.unwrap().len(), 1);
+    assert_eq!(count(&hubs[0], "authority.create").await, 1);
+    let token = Port::caller(&hubs[0], "admin").join_token("blue").await.secret;
+    let key = KeyPair::generate().unwrap();
+    for hub in &hubs {
+        let issued = Port::nobody(hub).join("blue", &token, &csr_of(&key)).await.unwrap();
+        assert!(hubs.iter().all(|other| is_believed(&other.authority.roots().borrow(), &issued)));
+    }
+    // One that was started without a key trusts what the others issue, and issues nothing.
+    let without = hub_on(&url, Keys::None).await;
+    assert_eq!(*without.authority.roots().borrow(), *hubs[0].authority.roots().borrow());
+    let refused = Port::nobody(&without).join("blue", &token, &csr_of(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("--ca-sealing-key-file"), "{refused:?}");
+    for hub in hubs.into_iter().chain([without]) {
+        hub.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_with_another_sealing_key_issues_nothing_until_the_authority_is_rotated_there() {
+    let url = store_support::database_url().await;
+    let (right, wrong) = (hub_on(&url, own(SEALING_KEY)).await, hub_on(&url, own(OTHER_KEY)).await);
+    let admin = Port::caller(&wrong, "admin");
+    let token = admin.join_token("blue").await.secret;
+    let key = KeyPair::generate().unwrap();
+    let refused = Port::nobody(&wrong).join("blue", &token, &csr_of(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "another replica may have the key");
+    assert!(refused.message().contains("sealed under another sealing key"), "{refused:?}");
+    assert_eq!(wrong.store.authorities().await.unwrap().len(), 1, "a slip makes no new authority");
+    let before = Port::nobody(&right).join("blue", &token, &csr_of(&key)).await.unwrap();
+    assert!(is_believed(&wrong.authority.roots().borrow(), &before));
+
+    assert_eq!(admin.rotate().await.unwrap().len(), 2);
+    let issued = Port::nobody(&wrong).join("blue", &token, &csr_of(&key)).await.unwrap();
+    assert!(is_believed(&wrong.authority.roots().borrow(), &issued));
+    eventually("the other replica's trust", async || {
+        is_believed(&right.authority.roots().borrow(), &issued).then_some(())
+    })
+    .await;
+    right.stop().await;
+    wrong.stop().await;
+}
+
+/// The next certificate; none when the agent asked too often to get one now.
+async fn renewed(hub: &Hub, present: &agent::IssuedCertificate) -> Option<agent::IssuedCertificate> {
+    match Port::agent(hub, present).renew(&csr()).await {
+        Ok(issued) => Some(issued),
+        Err(status) if status.code() == Code::ResourceExhausted => None,
+        Err(status) => panic!("{status:?}"),
+    }
+}
+
+#[tokio::test]
+async fn after_a_rotation_old_certificates_are_believed_and_renewed_by_the_new_authority() {
+    let url = store_support::database_url().await;
+    let (one, two) = (hub_on(&url, own(SEALING_KEY)).await, hub_on(&url, own(SEALING_KEY)).await);
+    let (admin, nobody) = (Port::caller(&one, "admin"), Port::nobody(&one));
+    let token = admin.join_token("blue").await.secret;
+    let old = nobody.join("blue", &token, &csr()).await.unwrap();
+    let before = admin.authorities().await;
+    assert_eq!((before.len(), before[0].issuing, before[0].external), (1, true, false));
+    assert!(before[0].trusted_until.is_none() && before[0].fingerprint.starts_with("sha256:"));
+    let request = api::RotateAuthorityRequest { request_id: "rotate-1".to_owned(), reason: "yearly".to_owned() };
+    for _ in 0..2 {
+        let answer = admin.access().rotate_authority(request.clone()).await.unwrap().into_inner();
+        assert_eq!(answer.authorities.len(), 2, "the same request again makes no other");
+        assert!(!answer.authorities[0].issuing && answer.authorities[1].issuing, "trusted first, issuing later");
+    }
+    eventually("trust of the new authority at both replicas", async || {
+        let both = [&one, &two].into_iter().all(|hub| hub.authority.roots().borrow().0.len() == 2);
+        both.then_some(())
+    })
+    .await;
+    // Whatever is issued at any moment on the way is believed by both.
+    let new = eventually("a certificate of the new authority", async || {
+        let issued = renewed(&two, &old).await?;
+        for hub in [&one, &two] {
+            let roots = hub.authority.roots().borrow().clone();
+            assert!(is_believed(&roots, &issued) && is_believed(&roots, &old));
+        }
+        let listed = admin.authorities().await;
+        let certificates = one.store.certificates(None).await.unwrap();
+        (certificates[0].certificate.authority == listed[0].id).then_some((issued, listed))
+    })
+    .await;
+    let (_, listed) = new;
+    assert!(listed[0].issuing && !listed[1].issuing);
+    let until = listed[1].trusted_until.as_ref().unwrap().seconds;
+    let certificates = one.store.certificates(None).await.unwrap();
+    let last = certificates.iter().filter(|stored| stored.certificate.authority == listed[1].id);
+    let last = last.map(|stored| stored.certificate.not_after.as_second()).max().unwrap();
+    assert_eq!(until, last, "until the last certificate of it has ended");
+    assert_eq!(count(&one, "authority.rotate").await, 1);
+    one.stop().await;
+    two.stop().await;
+}
+
+fn external(name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn an_authority_of_files_issues_and_is_replaced_when_the_files_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let (first, second) = (external("first"), external("second"));
+    write(&certificate, &first.0);
+    write(&key, &first.1);
+    let keys = Keys::Files { certificate: certificate.clone(), key: key.clone() };
+    let hub = hub_on(&store_support::database_url().await, keys).await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let old = nobody.join("blue", &token, &csr()).await.unwrap();
+    assert!(is_believed(&hub.authority.roots().borrow(), &old));
+    let listed = admin.authorities().await;
+    assert!(listed[0].external && listed[0].issuing && listed[0].certificate_pem == first.0.replace("\r\n", "\n"));
+    let refused = admin.rotate().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("--ca-cert"), "{refused:?}");
+
+    // Between the two writes the files do not fit together, and the hub goes on with what it has.
+    write(&certificate, &second.0);
+    let meanwhile = Port::agent(&hub, &old).renew(&csr()).await.unwrap();
+    assert!(is_believed(&hub.authority.roots().borrow(), &meanwhile));
+    write(&key, &second.1);
+    eventually("the new authority", async || (hub.authority.roots().borrow().0.len() == 2).then_some(())).await;
+    eventually("a certificate of the new authority", async || {
+        let issued = renewed(&hub, &old).await?;
+        assert!(is_believed(&hub.authority.roots().borrow(), &issued));
+        let id = admin.authorities().await[0].id.clone();
+        let newest = hub.store.certificates(None).await.unwrap().remove(0);
+        (newest.certificate.authority == id).then_some(())
+    })
+    .await;
+    assert!(is_believed(&hub.authority.roots().borrow(), &old));
+    assert_eq!(count(&hub, "authority.adopt").await, 2);
+    hub.stop().await;
+}
