@@ -1,273 +1,160 @@
-//! The hub as a process: starts, answers, stops on a signal with exit code 0, refuses bad settings with a remedy.
+//! The hub as a process: starts, answers, stops on a signal with exit code 0, refuses bad settings with a remedy; and what changes
+//! without a restart.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::{Duration, Instant},
-};
+mod process_support;
+mod store_support;
+
+use std::{net::SocketAddr, process::Output};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use serde_json::Value;
+use process_support::{Hub, MANIFEST, Strict, command, start, start_dev};
 use switchyard_proto::api::v1::{
     self as api, policy_service_client::PolicyServiceClient, shift_service_client::ShiftServiceClient,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
 
-/// Longer than a start takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard-hub"));
-    // Nothing of the machine's own environment may decide.
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.args(["--aws-account-id", "123456789012", "--aws-region", "eu-central-1"]);
-    command
+async fn get(at: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
-struct Hub {
-    child: Child,
-    log: Receiver<Value>,
-    http: SocketAddr,
-    grpc: SocketAddr,
+async fn policies(at: SocketAddr) -> PolicyServiceClient<Channel> {
+    PolicyServiceClient::connect(format!("http://{at}")).await.unwrap()
 }
 
-impl Drop for Hub {
-    fn drop(&mut self) {
-        // Also when the test failed half way.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn apply() -> api::ApplyPolicyRequest {
+    api::ApplyPolicyRequest { request_id: "1".to_owned(), manifest: MANIFEST.to_owned(), ..Default::default() }
 }
-
-/// A hub with a private Postgres in this folder and nothing at AWS's address.
-fn start(folder: &Path) -> Hub {
-    start_with(folder, &[])
-}
-
-fn start_with(folder: &Path, more: &[String]) -> Hub {
-    let mut command = command();
-    command.args(more);
-    command
-        .args(["--dev", "--data-dir"])
-        .arg(folder)
-        .args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"])
-        .args(["--aws-endpoint-url", "http://127.0.0.1:9"])
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let (sender, log) = mpsc::channel();
-    thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    let http = address(&log, "health and metrics are served over HTTP");
-    let grpc = address(&log, "gRPC is served");
-    Hub { child, log, http, grpc }
-}
-
-/// Waits for the log line, and gives its address.
-fn address(log: &Receiver<Value>, message: &str) -> SocketAddr {
-    line(log, message)["address"].as_str().unwrap().parse().unwrap()
-}
-
-fn line(log: &Receiver<Value>, message: &str) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let line = log.recv_timeout(left).unwrap_or_else(|_| panic!("the log never said {message:?}"));
-        if line["message"].as_str().is_some_and(|found| found.contains(message)) {
-            return line;
-        }
-    }
-}
-
-impl Hub {
-    fn terminate(&mut self) -> ExitStatus {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the hub did not end within 10 s");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    async fn get(&self, path: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    async fn policies(&self) -> PolicyServiceClient<tonic::transport::Channel> {
-        PolicyServiceClient::connect(format!("http://{}", self.grpc)).await.unwrap()
-    }
-}
-
-const MANIFEST: &str = r#"{"apiVersion": "switchyard.dev/v1alpha1", "kind": "ClusterTrafficPolicy",
-    "metadata": {"name": "web", "namespace": "shop"},
-    "spec": {"listener": {"loadBalancer": "shared", "port": 80}, "match": {"hostnames": ["a.example.com"]},
-             "backend": {"service": {"name": "web", "port": "http"}}, "clusters": [{"name": "blue", "weight": 1}]}}"#;
 
 #[tokio::test]
 async fn a_hub_starts_answers_stops_on_a_signal_and_keeps_what_it_was_told() {
     let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
-    let mut hub = start(folder.path());
-    line(&hub.log, "the store is read");
-    assert!(hub.get("/healthz").await.starts_with("HTTP/1.1 200"));
-    let ready = hub.get("/readyz").await;
+    let mut hub = start_dev(folder.path());
+    let http = hub.address("health and metrics are served over HTTP");
+    let grpc = hub.address("gRPC is served");
+    hub.line("the store is read");
+    let alive = get(http, "/healthz").await;
+    assert!(alive.starts_with("HTTP/1.1 200") && alive.contains("x-content-type-options: nosniff"), "{alive}");
+    let ready = get(http, "/readyz").await;
     assert!(ready.contains("200") && ready.contains("the store answers"), "{ready}");
-    let mut policies = hub.policies().await;
-    let request = api::ApplyPolicyRequest {
-        request_id: "1".to_owned(),
-        manifest: MANIFEST.to_owned(),
-        ..api::ApplyPolicyRequest::default()
-    };
-    let first = policies.apply_policy(request.clone()).await.unwrap().into_inner();
-    let watch = policies.watch_policies(api::WatchPoliciesRequest::default()).await.unwrap();
-    let metrics = hub.get("/metrics").await;
-    assert!(
-        metrics.contains(r#"switchyard_hub_grpc_calls_total{operation="ApplyPolicy",outcome="ok"} 1"#),
-        "{metrics}"
-    );
-    assert!(
-        metrics.contains(r#"switchyard_hub_store_queries_total{operation="policy_insert",outcome="ok"} 1"#),
-        "{metrics}"
-    );
+    let mut client = policies(grpc).await;
+    let first = client.apply_policy(apply()).await.unwrap().into_inner();
+    let watch = client.watch_policies(api::WatchPoliciesRequest::default()).await.unwrap();
+    let metrics = get(http, "/metrics").await;
+    for line in [
+        r#"switchyard_hub_grpc_calls_total{operation="ApplyPolicy",outcome="ok"} 1"#,
+        r#"switchyard_hub_store_queries_total{operation="policy_insert",outcome="ok"} 1"#,
+        r#"switchyard_hub_door_connections{port="grpc"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     let status = hub.terminate();
     assert!(status.success(), "{status}");
     let end = watch.into_inner().message().await;
     assert!(end.is_ok(), "the first event was under way: {end:?}");
 
     // Nothing of it is left running, and everything is there again.
-    let mut hub = start(folder.path());
-    line(&hub.log, "the store is read");
-    let again = hub.policies().await.apply_policy(request).await.unwrap().into_inner();
+    let mut hub = start_dev(folder.path());
+    let grpc = hub.address("gRPC is served");
+    hub.line("the store is read");
+    let again = policies(grpc).await.apply_policy(apply()).await.unwrap().into_inner();
     assert_eq!(again.policy.unwrap().uid, first.policy.unwrap().uid);
     assert!(hub.terminate().success());
 }
 
-/// An authority, and a certificate of it for 127.0.0.1, as PEM files.
-fn certificates(folder: &Path, name: &str) {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    for (file, text) in [("ca", authority.pem()), ("cert", certificate.pem()), ("key", key.serialize_pem())] {
-        fs::write(folder.join(format!("{name}.{file}")), text).unwrap();
+/// A client that trusts the hub and shows this certificate, if any.
+fn channel(strict: &Strict, at: SocketAddr, shows: Option<&str>) -> Channel {
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(strict.read("server.ca")));
+    if let Some(name) = shows {
+        let identity = Identity::from_pem(strict.read(&format!("{name}.cert")), strict.read(&format!("{name}.key")));
+        tls = tls.identity(identity);
     }
+    Channel::from_shared(format!("https://{at}")).unwrap().tls_config(tls).unwrap().connect_lazy()
 }
 
 #[tokio::test]
-async fn with_tls_only_certificates_of_the_right_authority_get_in_and_are_named_in_the_audit_log() {
-    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
-    let files = tempfile::tempdir().unwrap();
-    certificates(files.path(), "ours");
-    certificates(files.path(), "foreign");
-    let file = |name: &str| files.path().join(name);
-    let flags = [("--tls-cert", "ours.cert"), ("--tls-key", "ours.key"), ("--tls-client-ca", "ours.ca")];
-    let flags: Vec<String> =
-        flags.iter().flat_map(|(flag, name)| [(*flag).to_owned(), file(name).display().to_string()]).collect();
-    let mut hub = start_with(folder.path(), &flags);
-    line(&hub.log, "the store is read");
-    let read = |name: &str| fs::read(file(name)).unwrap();
-    let base = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ours.ca")));
-    let with =
-        |name: &str| base().identity(Identity::from_pem(read(&format!("{name}.cert")), read(&format!("{name}.key"))));
-    let request = api::ApplyPolicyRequest {
-        request_id: "1".to_owned(),
-        manifest: MANIFEST.to_owned(),
-        ..api::ApplyPolicyRequest::default()
-    };
-    let url = format!("https://{}", hub.grpc);
-    let call = async |tls: ClientTlsConfig| {
-        let channel = Channel::from_shared(url.clone()).unwrap().tls_config(tls).unwrap().connect_lazy();
-        PolicyServiceClient::new(channel).apply_policy(request.clone()).await
-    };
-    for tls in [base(), with("foreign")] {
-        assert!(call(tls).await.is_err());
-    }
-    let plain = Channel::from_shared(format!("http://{}", hub.grpc)).unwrap().connect_lazy();
-    assert!(PolicyServiceClient::new(plain).apply_policy(request.clone()).await.is_err());
-    call(with("ours")).await.unwrap();
-    let applied = line(&hub.log, "a policy was applied");
-    let actor = applied["actor"].as_str().unwrap();
-    assert!(actor.starts_with("certificate sha256:") && actor.ends_with(" from 127.0.0.1"), "{actor}");
+async fn only_those_get_in_whom_the_access_file_knows_and_the_audit_log_names_them() {
+    let strict = Strict::new(&store_support::database_url().await);
+    let mut hub = start(strict.command());
+    let grpc = hub.address("gRPC is served");
+    hub.line("the store is read");
+    let call = async |shows| PolicyServiceClient::new(channel(&strict, grpc, shows)).apply_policy(apply()).await;
+    assert_eq!(call(None).await.unwrap_err().code(), Code::Unauthenticated);
+    let foreign = call(Some("foreign")).await.unwrap_err();
+    assert!(![Code::Ok, Code::Unauthenticated].contains(&foreign.code()), "the handshake fails: {foreign:?}");
+    let plain = Channel::from_shared(format!("http://{grpc}")).unwrap().connect_lazy();
+    assert!(PolicyServiceClient::new(plain).apply_policy(apply()).await.is_err());
+    call(Some("ours")).await.unwrap();
+    let actor = hub.line("a policy was applied")["actor"].as_str().unwrap().to_owned();
+    assert!(actor.starts_with("certificate:CN=ours (sha256:"), "{actor}");
     assert!(hub.terminate().success());
 }
 
 #[tokio::test]
-async fn the_right_to_override_safety_rules_goes_with_a_certificate_that_a_flag_names() {
-    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
-    let files = tempfile::tempdir().unwrap();
-    certificates(files.path(), "ours");
-    let file = |name: &str| files.path().join(name).display().to_string();
-    let flags = |callers: &str| -> Vec<String> {
-        let tls = [("--tls-cert", "ours.cert"), ("--tls-key", "ours.key"), ("--tls-client-ca", "ours.ca")];
-        let mut flags: Vec<String> = tls.iter().flat_map(|(flag, name)| [(*flag).to_owned(), file(name)]).collect();
-        flags.extend(["--override-callers".to_owned(), callers.to_owned()]);
-        flags
-    };
-    let channel = |hub: &Hub| {
-        let read = |name: &str| fs::read(file(name)).unwrap();
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(read("ours.ca")))
-            .identity(Identity::from_pem(read("ours.cert"), read("ours.key")));
-        Channel::from_shared(format!("https://{}", hub.grpc)).unwrap().tls_config(tls).unwrap().connect_lazy()
-    };
-    let policy = api::PolicyRef { namespace: "shop".to_owned(), name: "web".to_owned() };
-    let target = api::ShiftPolicy { policy: Some(policy), to_cluster: "green".to_owned(), ..Default::default() };
-    let request = api::CreateShiftRequest {
-        request_id: "flip".to_owned(),
-        spec: Some(api::ShiftSpec {
-            policies: vec![target],
-            overrides: vec!["MaxStepPercent".to_owned()],
-            reason: "blue burns".to_owned(),
-            ..Default::default()
-        }),
-        dry_run: false,
-    };
-
-    let mut hub = start_with(folder.path(), &flags("cluster:nowhere"));
-    line(&hub.log, "the store is read");
+async fn rights_change_with_the_access_file_and_without_a_restart() {
+    let strict = Strict::new(&store_support::database_url().await);
+    let mut hub = start(strict.command());
+    let grpc = hub.address("gRPC is served");
+    hub.line("the store is read");
+    let channel = channel(&strict, grpc, Some("ours"));
     let manifest = MANIFEST
         .replace(r#""weight": 1}"#, r#""weight": 100}, {"name": "green", "weight": 0}"#)
         .replace(r#""clusters""#, r#""safety": {"maxStepPercent": 50}, "clusters""#);
     let apply = api::ApplyPolicyRequest { request_id: "1".to_owned(), manifest, ..Default::default() };
-    PolicyServiceClient::new(channel(&hub)).apply_policy(apply).await.unwrap();
-    let denied = ShiftServiceClient::new(channel(&hub)).create_shift(request.clone()).await.unwrap_err();
-    assert_eq!(denied.code(), tonic::Code::PermissionDenied);
-    let identity = denied.message().split_once(' ').unwrap().0.to_owned();
-    assert!(
-        identity.starts_with("sha256:") && denied.message().ends_with(&format!("add {identity} there")),
-        "{denied:?}"
-    );
+    PolicyServiceClient::new(channel.clone()).apply_policy(apply).await.unwrap();
+    let policy = api::PolicyRef { namespace: "shop".to_owned(), name: "web".to_owned() };
+    let target = api::ShiftPolicy { policy: Some(policy), to_cluster: "green".to_owned(), ..Default::default() };
+    let spec = api::ShiftSpec {
+        policies: vec![target],
+        overrides: vec!["MaxStepPercent".to_owned()],
+        reason: "blue burns".to_owned(),
+        ..Default::default()
+    };
+    let request = api::CreateShiftRequest { request_id: "flip".to_owned(), spec: Some(spec), dry_run: false };
+    let mut shifts = ShiftServiceClient::new(channel);
+    let denied = shifts.create_shift(request.clone()).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    assert!(denied.message().contains("overrides"), "{denied:?}");
+    strict.bind("admin", true);
+    hub.line("the access file has changed and is in force");
+    shifts.create_shift(request).await.unwrap();
     assert!(hub.terminate().success());
+}
 
-    let mut hub = start_with(folder.path(), &flags(&identity));
-    line(&hub.log, "the store is read");
-    ShiftServiceClient::new(channel(&hub)).create_shift(request).await.unwrap();
+#[tokio::test]
+async fn the_url_of_the_database_and_the_certificates_are_read_again_and_faults_are_told_once() {
+    let url = store_support::database_url().await;
+    let strict = Strict::new(&url);
+    let mut hub = start(strict.command());
+    let grpc = hub.address("gRPC is served");
+    hub.line("the store is read");
+    strict.write("database.url", "mysql://secret@elsewhere/x");
+    let fault = hub.line("the changed URL of the database cannot be used");
+    assert!(fault["error"].as_str().unwrap().contains("--database-url-file"), "{fault}");
+    assert!(!fault.to_string().contains("secret"), "{fault}");
+    let joint = if url.contains('?') { '&' } else { '?' };
+    strict.write("database.url", &format!("{url}{joint}application_name=rotated\n"));
+    hub.line("the URL of the database has changed");
+    strict.write("server.key", "rubbish");
+    let fault = hub.line("the changed certificates of the ports cannot be used");
+    assert!(fault["error"].as_str().unwrap().contains("--tls-key"), "{fault}");
+    let client = PolicyServiceClient::new(channel(&strict, grpc, Some("ours")));
+    client.clone().apply_policy(apply()).await.unwrap();
     assert!(hub.terminate().success());
+    let after: Vec<_> =
+        hub.log.iter().filter(|line| line["message"].as_str().unwrap_or("").contains("cannot be used")).collect();
+    assert!(after.is_empty(), "{after:?}");
 }
 
 fn refused(arguments: &[&str]) -> Output {
@@ -278,9 +165,13 @@ fn refused(arguments: &[&str]) -> Output {
 
 #[test]
 fn settings_that_are_not_secure_or_not_usable_are_refused_with_a_remedy() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--database-url", "postgres://localhost/x"], "--tls-cert"),
+        (&["--database-url", "postgres://localhost/x"], "--ca-sealing-key-file"),
+        (&["--database-url", "postgres://u:p@db/x"], "has a password on the command line"),
+        (&["--database-url", "postgres://db/x?sslmode=prefer"], "use sslmode=verify-full"),
         (&["--dev", "--data-dir", "x", "--grpc-listen", "0.0.0.0:7400"], "listen on 127.0.0.1"),
+        (&["--dev", "--data-dir", "x", "--http-listen", "0.0.0.0:7401"], "listen on 127.0.0.1"),
         (&["--dev", "--data-dir", "x", "--lease-ttl", "soon"], "--lease-ttl \"soon\" is not a duration"),
         (&["--dev", "--data-dir", "x", "--log-level", "a=b=c"], "--log-level \"a=b=c\" is not a filter"),
     ];
@@ -288,6 +179,7 @@ fn settings_that_are_not_secure_or_not_usable_are_refused_with_a_remedy() {
         let output = refused(arguments);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(text.contains(expected), "{text}");
+        assert!(!text.contains(":p@"), "{text}");
     }
 }
 
@@ -295,17 +187,11 @@ fn settings_that_are_not_secure_or_not_usable_are_refused_with_a_remedy() {
 fn a_hub_that_waits_for_its_database_says_so_and_stops_on_a_signal() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = format!("postgres://nobody@localhost/x?host={}", folder.path().display());
-    let mut child = command()
-        .args(["--dev", "--database-url", &nobody, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"])
-        .args(["--log-format", "json"])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut lines = lines.map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("the database does not answer yet")));
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
-    // Reads to the end of the log, which comes with the end of the process.
-    assert!(lines.any(|line| line.contains("the hub has stopped")));
-    assert!(child.wait().unwrap().success());
+    let mut command = command();
+    command.args(["--dev", "--database-url", &nobody]);
+    let mut hub: Hub = start(command);
+    hub.line("the database does not answer yet");
+    kill(Pid::from_raw(i32::try_from(hub.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    hub.line("the hub has stopped");
+    assert!(hub.child.wait().unwrap().success());
 }

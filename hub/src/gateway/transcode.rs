@@ -42,6 +42,11 @@ pub fn request(route: &Route, sent: Sent<'_>) -> Result<Bytes, Refusal> {
     for (field, text) in route.path_fields.iter().zip(sent.path) {
         let text = path::decoded(text, false)
             .map_err(|problem| Refusal::field(&field.json, text, problem, "encode it as UTF-8 with percent signs"))?;
+        // Nothing here has such a name, and whoever is on the way could take it for another path.
+        if text == "." || text == ".." || text.contains(['/', '\\']) || text.chars().any(char::is_control) {
+            let remedy = "names hold no slash, backslash or control character, and are not . or ..";
+            return Err(Refusal::field(&field.json, &text, "is no name", remedy));
+        }
         set(&mut message, field, &text, "the path")?;
     }
     query(&mut message, route, sent.query)?;

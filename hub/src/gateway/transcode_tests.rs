@@ -118,9 +118,13 @@ fn faults_of_a_query_name_the_parameter() {
 }
 
 #[test]
-fn encoded_slashes_and_colons_are_parts_of_a_value() {
-    let request: proto::GetShiftRequest = decoded(sent("GET", "/v1/shifts/a%2F..%3Aabort", &Json::Null, None));
-    assert_eq!(request.id, "a/..:abort");
+fn an_encoded_colon_is_a_part_of_a_value_and_what_could_be_another_path_is_none() {
+    let request: proto::GetShiftRequest = decoded(sent("GET", "/v1/shifts/a..%3Aabort", &Json::Null, None));
+    assert_eq!(request.id, "a..:abort");
+    for value in ["..", ".", "%2e%2e", "%2E", "a%2Fb", "a%2f..", "a%5Cb", "a%00", "a%0a", "%c2%85"] {
+        let found = violation(sent("GET", &format!("/v1/shifts/{value}"), &Json::Null, None));
+        assert_eq!((found.field.as_str(), found.problem.as_str()), ("id", "is no name"), "{value}");
+    }
 }
 
 #[test]
