@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## What the tests need: checks for Rust, installs Postgres, builds a Kubernetes control plane (5 minutes, once), moto, grpcurl, Prometheus
+setup: ## What the tests need: checks for Rust, installs Postgres, builds a Kubernetes control plane (5 minutes, once), moto, grpcurl, Prometheus, cargo-deny (3 minutes, once)
 	@./scripts/setup.sh
 
 # What the demo needs of that.

@@ -19,6 +19,10 @@ while IFS= read -r file; do
   while IFS= read -r path; do
     [ -e "${path%/}" ] || [ -e "$folder/${path%/}" ] || lie "$file" "names $path, which does not exist"
   done < <(grep -oE '`(proto|core|hub|agent|cli|sandbox|tests|docs|examples|migrations|charts|scripts|crd|tools|images|deploy)/[A-Za-z0-9_./-]*`' "$file" | tr -d '`' | sort -u || true)
+  # Tests by file and name.
+  while IFS= read -r test; do
+    [ -z "$test" ] || grep -qsE "fn ${test##*::}\\b|^ *${test##*::}[:,( ]" "${test%%::*}" || lie "$file" "names the test $test, which does not exist"
+  done < <(grep -oE '`(core|hub|agent|cli|sandbox|tests|crd)/[A-Za-z0-9_./-]*[.]rs::[a-z0-9_]+`' "$file" | tr -d '`' | sort -u || true)
   while IFS= read -r target; do
     grep -qE "^$target:" Makefile || lie "$file" "names make $target, which is not in the Makefile"
   done < <(grep -oE '`make [a-z-]+' "$file" | sed 's/`make //' | sort -u || true)

@@ -18,7 +18,7 @@ fail() {
 most_bytes() {
   case "$1" in
     agent_stream | sandbox_query) echo 8192 ;;
-    credentials | selftest) echo 256 ;;
+    selftest) echo 256 ;;
     *) echo 4096 ;;
   esac
 }

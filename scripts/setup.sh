@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks what the build needs, and brings in what is missing: a Postgres server, and for the tests also a real Kubernetes
-# control plane, moto, grpcurl and Prometheus, in caches of their own. Installs nothing when everything is there. Starts no service, and
+# control plane, moto, grpcurl, Prometheus and cargo-deny, in caches of their own. Installs nothing when everything is there. Starts no service, and
 # leaves none running. With the argument `basics` it stops after what the demo needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -91,5 +91,6 @@ has_curl_and_jq || install_curl_and_jq
 ./scripts/moto.sh >/dev/null
 ./scripts/schemathesis.sh >/dev/null
 ./scripts/buf.sh >/dev/null
+./scripts/cargo-deny.sh >/dev/null
 ./scripts/prometheus.sh >/dev/null
 ./scripts/grpcurl.sh >/dev/null
