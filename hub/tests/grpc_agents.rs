@@ -127,7 +127,8 @@ async fn two_agents_of_one_cluster_do_not_take_turns_at_whichever_replica_they_c
     first.apply(&manifest("web", &[("blue", 1)])).await.unwrap();
     let (old, new) = (hello("blue"), hello("blue"));
     let process = |hello: &agent::Hello| hello.agent_instance_id.clone();
-    let older = Agent::connect(&first, old.clone()).await;
+    let mut older = Agent::connect(&first, old.clone()).await;
+    older.welcome().await;
     let mut newer = Agent::connect(&first, new.clone()).await;
     newer.welcome().await;
     let set = newer.watch_set().await;

@@ -5,6 +5,8 @@ mod rights_support;
 mod shift_support;
 mod store_support;
 
+use std::collections::BTreeSet;
+
 use grpc_support::{Hub, Setup, eventually, hub, hub_set_up, manifest, policy_ref, weights};
 use prost::Message;
 use rights_support::{Port, bindings};
