@@ -99,7 +99,7 @@ pub fn root(now: Timestamp) -> Result<Root, MakeError> {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
     // Roots of one hub have different names: a name leads to one key.
-    let name = format!("switchyard agents {}", &peer::fingerprint(&key.public_key_raw())[7..15]);
+    let name = format!("switchyard agents {}", &peer::fingerprint(key.public_key_raw())[7..15]);
     params.distinguished_name = named(&name);
     params.serial_number = Some(serial);
     params.not_before = epoch + since_1970(now.saturating_sub(SKEW).unwrap_or(now))?;

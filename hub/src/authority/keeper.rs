@@ -204,12 +204,13 @@ impl Authority {
                     return Ok(());
                 }
                 let key = SealingKey::parse(&text)?;
-                let mut state = self.state();
-                state.sealing = Some(key);
-                // Opened anew, with this one.
-                state.signers.clear();
-                drop(state);
-                let stored = self.state().stored.clone();
+                // Keys that were opened with the one before stay in use: an authority that is sealed under the new one comes by a
+                // rotation, and until then agents must not go without.
+                let stored = {
+                    let mut state = self.state();
+                    state.sealing = Some(key);
+                    state.stored.clone()
+                };
                 self.take(stored, None);
             }
             Keys::Files { certificate, key } => {
