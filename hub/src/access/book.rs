@@ -19,12 +19,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    metrics::Metrics,
-    store::{
-        Store, StoreError,
-        access::{AccessBook, BookedToken},
-    },
+use crate::store::{
+    Store, StoreError,
+    access::{AccessBook, BookedToken},
 };
 
 /// A revoked proof ends within two seconds: one until it is seen, and time for the rest.
@@ -140,7 +137,7 @@ impl Books {
     }
 
     /// One look: the count, and the book when it is another one.
-    async fn look(&self, store: &Store, metrics: &Metrics) {
+    async fn look(&self, store: &Store) {
         let (version, was_away) = {
             let held = self.0.held.borrow();
             (held.book.version, held.away)
@@ -173,21 +170,19 @@ impl Books {
                 self.0.held.send_modify(|held| (held.looks, held.away) = (held.looks + 1, true));
             }
         }
-        metrics.access_book_age_seconds.set(self.0.held.borrow().known_at.elapsed().as_secs_f64());
+    }
+
+    /// Since it was last known that the book is up to date.
+    pub(super) fn age(&self) -> Duration {
+        self.0.held.borrow().known_at.elapsed()
     }
 
     /// Looks until the token, and calls `looked` after each look.
-    pub(super) async fn run(
-        self,
-        store: Store,
-        metrics: Metrics,
-        mut looked: impl FnMut(),
-        shutdown: CancellationToken,
-    ) {
+    pub(super) async fn run(self, store: Store, mut looked: impl FnMut(), shutdown: CancellationToken) {
         let mut write_at = Instant::now() + USED_EVERY;
         loop {
             let began = Instant::now();
-            if shutdown.run_until_cancelled(self.look(&store, &metrics)).await.is_none() {
+            if shutdown.run_until_cancelled(self.look(&store)).await.is_none() {
                 break;
             }
             looked();

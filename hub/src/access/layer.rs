@@ -160,12 +160,13 @@ impl Gatekeeper {
     fn stopped(&self, stop: Stop, rpc: &'static str, path: &str, source: Option<IpAddr>) -> Response<Body> {
         let Stop { identity, status, outcome, cause } = stop;
         self.decided(outcome, &identity);
-        if let Some(cause) = cause {
+        if let Some(cause) = &cause {
             let source = source.map(|source| source.to_string()).unwrap_or_default();
-            let (call, code, cause) = (escaped(path), super::code_word(status.code()), escaped(&cause));
+            let (call, code, cause) = (escaped(path), super::code_word(status.code()), escaped(cause));
             tracing::info!(%identity, source, call, code, cause, "a call was refused at the door");
         }
-        self.note(&identity, source, rpc, status.code(), status.message());
+        // The audit log is for those who may read everything: it says what the caller is not told.
+        self.note(&identity, source, rpc, status.code(), cause.as_deref().unwrap_or(status.message()));
         status.into_http()
     }
 

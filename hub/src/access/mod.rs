@@ -42,6 +42,8 @@ use streams::{Streams, over};
 
 pub use authenticate::{Account, AccountRefused};
 
+/// How often open streams are looked through; 8192 of them take less than a millisecond.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often buckets that are full again are forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Characters of a text from outside in a log or an audit entry.
@@ -91,9 +93,6 @@ pub enum StartError {
 pub struct Gatekeeper {
     inner: Arc<Inner>,
 }
-
-/// The same under its short name.
-pub type Guard = Gatekeeper;
 
 struct Inner {
     settings: AccessSettings,
@@ -233,9 +232,10 @@ impl AccessTask {
         let inner = &guard.inner;
         let looked = || guard.judge_streams(None);
         tokio::join!(
-            inner.books.clone().run(inner.store.clone(), inner.metrics.clone(), looked, shutdown.clone()),
+            inner.books.clone().run(inner.store.clone(), looked, shutdown.clone()),
             inner.refusals.clone().run(inner.store.clone(), inner.settings.refusals_every, shutdown.clone()),
             watch_file(&guard, file, &shutdown),
+            watch_clock(&guard, &shutdown),
             tidy(&inner.rates, &shutdown),
         );
     }
@@ -263,6 +263,15 @@ async fn watch_file(guard: &Gatekeeper, file: Option<AccessFile>, shutdown: &Can
                 );
             }
         }
+    }
+}
+
+/// What ends by itself ends in time also while the store gives no answer.
+async fn watch_clock(guard: &Gatekeeper, shutdown: &CancellationToken) {
+    let mut ticks = interval(JUDGE_EVERY);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        guard.judge_streams(None);
+        guard.inner.metrics.access_book_age_seconds.set(guard.inner.books.age().as_secs_f64());
     }
 }
 

@@ -23,6 +23,9 @@ use crate::store::{AuditResult, RefusedEntry, Store};
 pub const TOGETHER: Duration = Duration::from_secs(10);
 /// Different refusals at a time: beyond it they are counted in one entry.
 const MOST_KINDS: usize = 1000;
+/// Of them, those of nobody: whoever can reach the port can make as many as he has addresses, and must not crowd out what is noted of
+/// callers who are known.
+const MOST_OF_NOBODY: usize = 100;
 /// At the end: the store may be away, and the hub has some seconds to stop.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,8 @@ pub struct Refused<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
+    /// Nothing was proved.
+    nobody: bool,
     actor: String,
     source: Option<IpAddr>,
     rpc: &'static str,
@@ -61,6 +66,8 @@ struct Noted {
 #[derive(Debug, Default)]
 struct Heap {
     kinds: BTreeMap<Kind, Noted>,
+    /// Kinds of nobody among them.
+    of_nobody: usize,
     /// Those that found no room.
     rest: Option<Noted>,
 }
@@ -73,6 +80,7 @@ impl Refusals {
     /// Notes a call that was not done. Never waits for the store.
     pub fn note(&self, refused: &Refused<'_>, now: Timestamp) {
         let kind = Kind {
+            nobody: *refused.identity == Identity::Anonymous,
             actor: refused.identity.to_string(),
             source: refused.source,
             rpc: refused.rpc,
@@ -159,7 +167,7 @@ impl Drop for Taken<'_> {
         if self.written {
             return;
         }
-        let Heap { kinds, rest } = mem::take(&mut self.heap);
+        let Heap { kinds, rest, .. } = mem::take(&mut self.heap);
         let mut home = self.home.heap();
         for (kind, noted) in kinds {
             home.add(kind, noted);
@@ -174,7 +182,8 @@ impl Heap {
     fn add(&mut self, kind: Kind, noted: Noted) {
         if let Some(known) = self.kinds.get_mut(&kind) {
             known.join(noted);
-        } else if self.kinds.len() < MOST_KINDS {
+        } else if self.kinds.len() < MOST_KINDS && (!kind.nobody || self.of_nobody < MOST_OF_NOBODY) {
+            self.of_nobody += usize::from(kind.nobody);
             self.kinds.insert(kind, noted);
         } else {
             self.add_to_rest(noted);
@@ -185,7 +194,9 @@ impl Heap {
         match &mut self.rest {
             Some(rest) => rest.join(noted),
             None => {
-                let message = format!("more than {MOST_KINDS} different refusals at once; these are counted only");
+                let message = format!(
+                    "more than {MOST_KINDS} different refusals at once, or {MOST_OF_NOBODY} of callers who proved nothing; these are only counted"
+                );
                 self.rest = Some(Noted { message, result: AuditResult::Refused, ..noted });
             }
         }
@@ -271,6 +282,22 @@ mod tests {
         let rest = entries.last().unwrap();
         assert_eq!((&*rest.actor, rest.count), ("others", 100_000 - MOST_KINDS as u64));
         assert_eq!(entries.iter().map(|entry| entry.count).sum::<u64>(), 100_000);
+    }
+
+    #[test]
+    fn a_flood_of_nobody_does_not_crowd_out_what_is_noted_of_a_known_caller() {
+        let refusals = Refusals::default();
+        for n in 0..100_000_u32 {
+            let source = Some(IpAddr::V4(n.into()));
+            let code = Code::Unauthenticated;
+            let refused = Refused { identity: &Identity::Anonymous, source, rpc: "a.B/C", code, message: "no" };
+            refusals.note(&refused, Timestamp::UNIX_EPOCH);
+        }
+        note(&refusals, "ci", Code::PermissionDenied, 1);
+        let entries = refusals.heap().entries();
+        assert_eq!(entries.len(), MOST_OF_NOBODY + 2);
+        assert!(entries.iter().any(|entry| entry.actor == "token:ci"));
+        assert_eq!(entries.iter().map(|entry| entry.count).sum::<u64>(), 100_001);
     }
 
     #[test]
