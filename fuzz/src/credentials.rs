@@ -1,5 +1,7 @@
-//! The short texts that open doors, from anybody: tokens of this hub, and the names in an agent's certificate. Each has one spelling.
+//! What opens doors, from anybody: tokens of this hub and of issuers, an issuer's keys, requests to sign, the names in an agent's
+//! certificate. What has one spelling has only one.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use switchyard_core::{
     access::{
         identity::{Identity, check_trust_domain, cluster_of_spiffe, spiffe_of_cluster},
@@ -7,6 +9,10 @@ use switchyard_core::{
         tokens::Token,
     },
     ids::ClusterName,
+};
+use switchyard_hub::{
+    access::jwt::{MOST_KEYS, key_set, parse},
+    authority::csr::public_key,
 };
 
 use crate::text::is_one_sound_line;
@@ -16,8 +22,25 @@ const MOST_IDENTITY: usize = 256;
 
 /// Tries the bytes as each of them; they are taken when they are one.
 pub fn run(data: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(data) else { return false };
-    let mut taken = false;
+    // A request to sign by what is in its PEM, so that a change of one byte is one.
+    let pem =
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n", STANDARD.encode(data));
+    let mut taken = match public_key(&pem) {
+        Ok(key) => {
+            assert_eq!(public_key(&pem).as_ref(), Ok(&key), "not the same twice");
+            true
+        }
+        Err(violation) => {
+            is_one_sound_line("a request to sign", &violation.to_string());
+            false
+        }
+    };
+    let Ok(text) = std::str::from_utf8(data) else { return taken };
+    taken |= issuers(text);
+    if let Err(violation) = public_key(text) {
+        is_one_sound_line("a request to sign", &violation.to_string());
+        assert!(violation.to_string().len() < 1024, "a request is repeated: {violation}");
+    }
     if let Some(token) = Token::parse(text) {
         taken = true;
         assert_eq!(token.reveal(), text, "a token with two spellings");
@@ -52,4 +75,18 @@ pub fn run(data: &[u8]) -> bool {
         assert!(written.chars().count() <= MOST_IDENTITY, "{} characters: {written}", written.chars().count());
     }
     taken
+}
+
+/// A token of an issuer, taken apart and not believed; and its keys.
+fn issuers(text: &str) -> bool {
+    let token = parse(text);
+    match &token {
+        Ok(token) => assert!(token.kid.as_ref().is_none_or(|kid| kid.len() <= 256)),
+        Err(error) => is_one_sound_line("a token", &error.to_string()),
+    }
+    let keys = key_set(text.as_bytes());
+    if let Ok(keys) = &keys {
+        assert!((1..=MOST_KEYS).contains(&keys.len()), "{} keys", keys.len());
+    }
+    token.is_ok() || keys.is_ok()
 }

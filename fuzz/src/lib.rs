@@ -10,6 +10,7 @@ pub mod access;
 pub mod agent_stream;
 pub mod credentials;
 pub mod gateway;
+pub mod http_head;
 pub mod policy;
 pub mod sandbox_query;
 pub mod selftest;
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "agent_stream", run: agent_stream::run },
     Target { name: "credentials", run: credentials::run },
     Target { name: "gateway", run: gateway::run },
+    Target { name: "http_head", run: http_head::run },
     Target { name: "policy", run: policy::run },
     Target { name: "sandbox_query", run: sandbox_query::run },
     Target { name: "shift", run: shift::run },
