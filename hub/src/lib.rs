@@ -1,6 +1,7 @@
 //! The hub: the shell around `switchyard-core`. One job a module: [`grpc`] takes intents and agents' streams, [`store`] keeps
 //! them in Postgres, [`feed`] keeps a picture of the store in memory, [`elb`] speaks to AWS, [`engine`] drives plans, [`http`]
-//! serves metrics and health, [`gateway`] the API as JSON. Only [`compose`] sees all.
+//! serves metrics and health, [`gateway`] the API as JSON. Everybody comes in through [`door`], and past [`access`]; agents'
+//! certificates are of the [`authority`]. Only [`compose`] sees all.
 
 pub mod access;
 pub mod analysis;

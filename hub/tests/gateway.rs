@@ -253,7 +253,7 @@ async fn overlong_heads_and_bodies_are_refused_and_others_are_served_all_the_sam
     assert!(lying.starts_with("HTTP/1.1 413"), "refused before it is sent: {lying}");
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n21000\r\n{}", "x".repeat(0x21000));
     let chunked = raw(hub.gateway, chunked.as_bytes()).await;
-    assert!(chunked.starts_with("HTTP/1.1 413"), "no length is told, and it is too long: {chunked}");
+    assert!(chunked.starts_with("HTTP/1.1 411"), "no length is told: {chunked}");
     let large = format!("GET /v1/policies HTTP/1.1\r\nhost: hub\r\nx: {}\r\n\r\n", "x".repeat(40_000));
     let large = raw(hub.gateway, large.as_bytes()).await;
     assert!(large.starts_with("HTTP/1.1 431"), "{large}");

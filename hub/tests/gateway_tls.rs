@@ -108,6 +108,6 @@ async fn certificates_that_cannot_be_used_stop_the_hub_at_its_start() {
         thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(status.code(), Some(1));
-    let said: Vec<String> = hub.log.iter().map(|line| line.to_string()).collect();
+    let said: Vec<String> = hub.rest().iter().map(Value::to_string).collect();
     assert!(said.iter().any(|line| line.contains("--tls-key")), "{said:#?}");
 }

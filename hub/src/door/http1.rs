@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{
+    body::Body,
+    http::{HeaderValue, header::CONNECTION},
+};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -70,6 +73,9 @@ where
         async move {
             let mut answer = answered.await;
             harden(answer.headers_mut(), encrypted);
+            if refused {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -20,7 +20,7 @@ mod trust;
 
 pub use accept::{Bounds, CONNECTIONS_PER_ADDRESS, Guard, MOST_CONNECTIONS};
 pub use peer::{PeerCertificate, PeerInfo, RootSet, source_of};
-pub use rooms::Rooms;
+pub use rooms::{Full, Place, Rooms};
 
 /// An authority that agents' certificates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]

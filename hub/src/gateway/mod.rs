@@ -27,7 +27,6 @@ use hyper::body::Body as _;
 use prost_reflect::MessageDescriptor;
 use tokio::{
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -35,7 +34,7 @@ use tonic::{Status, Streaming, metadata::MetadataMap, service::Routes};
 
 use crate::{
     door::{
-        Guard, PeerInfo,
+        Full, Guard, PeerInfo, Place, Rooms,
         head::HeadFault,
         http1::{self, Asked},
     },
@@ -94,6 +93,11 @@ impl Default for Limits {
     }
 }
 
+/// How much of it one source may have: bodies come slowly before anybody knows whose they are, so the rest is for others.
+fn share(most: usize) -> usize {
+    (3 * most).div_ceil(4)
+}
+
 /// What the gateway needs.
 pub struct GatewayParts {
     /// The services of the API.
@@ -136,8 +140,8 @@ struct Gateway {
     routes: Routes,
     metrics: Metrics,
     limits: Limits,
-    calls: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    calls: Rooms,
+    streams: Rooms,
 }
 
 /// A part of an answer that is sent as it comes.
@@ -148,7 +152,8 @@ impl Gateway {
         let table = Table::new()?;
         let openapi = Bytes::from(openapi::document(&table).to_string());
         let GatewayParts { routes, metrics, limits } = parts;
-        let (calls, streams) = (Arc::new(Semaphore::new(limits.calls)), Arc::new(Semaphore::new(limits.streams)));
+        let room = |most: usize| Rooms::new(most, share(most));
+        let (calls, streams) = (room(limits.calls), room(limits.streams));
         Ok(Self { table, openapi, routes: routes.prepare(), metrics, limits, calls, streams })
     }
 
@@ -205,7 +210,12 @@ impl Gateway {
         let streams = route.method.is_server_streaming();
         let (places, most) =
             if streams { (&self.streams, self.limits.streams) } else { (&self.calls, self.limits.calls) };
-        let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::Busy(most))?;
+        let place = places.enter(peer.address.ip()).map_err(|full| {
+            Refusal::Busy(match full {
+                Full::All => most,
+                Full::Source => share(most),
+            })
+        })?;
         if request.headers().contains_key(header::ORIGIN) {
             return Err(Refusal::FromPage);
         }
@@ -257,7 +267,7 @@ impl Gateway {
         Ok(response)
     }
 
-    async fn stream(&self, route: &Route, call: Call, place: OwnedSemaphorePermit) -> Result<Response<Body>, Refusal> {
+    async fn stream(&self, route: &Route, call: Call, place: Arc<Place>) -> Result<Response<Body>, Refusal> {
         let opened = timeout(self.limits.answer, call.streaming()).await;
         let answers = opened.map_err(|_| Refusal::Late(self.limits.answer))??;
         let (metadata, answers, _) = answers.into_parts();
@@ -275,7 +285,7 @@ struct Watch {
     output: MessageDescriptor,
     silence: Duration,
     /// Given back when the stream ends, or its caller goes away.
-    _place: OwnedSemaphorePermit,
+    _place: Arc<Place>,
 }
 
 impl Watch {
@@ -359,7 +369,8 @@ fn authorization(headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(one) = given.next() else { return Ok(None) };
     // The value is a secret and is not repeated.
-    let bad = |problem| Refusal::field("Authorization", "", problem, "send one header, as in Authorization: Bearer TOKEN");
+    let bad =
+        |problem| Refusal::field("Authorization", "", problem, "send one header, as in Authorization: Bearer TOKEN");
     if given.next().is_some() {
         return Err(bad("is given twice"));
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::{
+    cell::RefCell,
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -40,7 +41,9 @@ pub fn command() -> Command {
 /// A hub that runs.
 pub struct Hub {
     pub child: Child,
-    pub log: Receiver<Value>,
+    log: Receiver<Value>,
+    /// Lines that nobody has asked for yet.
+    passed: RefCell<Vec<Value>>,
 }
 
 impl Drop for Hub {
@@ -68,7 +71,7 @@ pub fn start(mut command: Command) -> Hub {
             }
         }
     });
-    Hub { child, log }
+    Hub { child, log, passed: RefCell::default() }
 }
 
 /// A hub in development mode, with a private Postgres in this folder.
@@ -79,18 +82,27 @@ pub fn start_dev(folder: &Path) -> Hub {
 }
 
 impl Hub {
-    /// The next line of the log that says this.
+    /// A line of the log that says this, whatever else was said before or after; each line is given once.
     pub fn line(&self, message: &str) -> Value {
         let deadline = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
+        let says = |line: &Value| line["message"].as_str().is_some_and(|found| found.contains(message));
+        let mut passed = self.passed.borrow_mut();
+        if let Some(at) = passed.iter().position(says) {
+            return passed.remove(at);
+        }
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = self.log.recv_timeout(left) else { panic!("the log never said {message:?}: {seen:#?}") };
-            if line["message"].as_str().is_some_and(|found| found.contains(message)) {
+            let Ok(line) = self.log.recv_timeout(left) else { panic!("the log never said {message:?}: {passed:#?}") };
+            if says(&line) {
                 return line;
             }
-            seen.push(line);
+            passed.push(line);
         }
+    }
+
+    /// All lines to the end of the log that were not given yet.
+    pub fn rest(&self) -> Vec<Value> {
+        self.passed.take().into_iter().chain(self.log.iter()).collect()
     }
 
     /// The address in the next line that says this.
