@@ -210,6 +210,28 @@ async fn a_stream_of_nothing_but_heartbeats_is_ended_and_so_is_one_of_snapshots_
     hub.stop().await;
 }
 
+/// As many as a snapshot may bring, and a tenth; what is reported message by message is counted too.
+#[tokio::test]
+async fn a_cluster_has_no_more_endpoints_than_the_hub_is_built_for_however_they_are_reported() {
+    let hub = hub().await;
+    hub.apply(&manifest("web", &[("blue", 1)])).await.unwrap();
+    let mut agent = live_agent(&hub, "blue", &["10.0.0.1"]).await;
+    let raw = sqlx::PgPool::connect(&hub.url).await.unwrap();
+    let stored = "insert into endpoints (cluster, namespace, service, service_port, address, target_port, pod_uid, state, \
+                  ready, serving, terminating, pod, pod_name, node, zone, eni_ids, first_seen, updated_at, rev) \
+                  select 'blue', 'shop', 'web', 'http', '10.128.0.0'::inet + i, 8080, 'u' || i, 'present', \
+                  true, true, false, '{}', 'p', 'n', 'z', '[]', now(), now(), 1 from generate_series(1, 110000) as i";
+    sqlx::query(stored).execute(&raw).await.unwrap();
+    agent.changes(changes("web", &["10.0.0.2"])).await;
+    let status = agent.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("cluster blue has more than 110000 endpoints"), "{status:?}");
+    let mut other = live_agent(&hub, "green", &[]).await;
+    let seq = other.changes(agent::Changes::default()).await;
+    other.acked(seq).await;
+    hub.stop().await;
+}
+
 #[tokio::test]
 async fn an_agent_that_moves_to_another_replica_ends_its_session_at_the_first() {
     let first = hub().await;

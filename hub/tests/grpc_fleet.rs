@@ -140,7 +140,7 @@ async fn a_cluster_is_drained_in_steps_in_all_its_policies_and_comes_back_in_the
     let asked = operation(&begun);
     assert_eq!((begun.mode(), asked.kind(), asked.version), (ClusterMode::Draining, ClusterOperationKind::Drain, 1));
     assert_eq!((asked.percent, asked.step_percent, asked.step_seconds), (100, 50, 0));
-    assert_eq!((asked.actor.as_str(), asked.reason.as_str()), ("unauthenticated from 127.0.0.1", "an upgrade"));
+    assert_eq!((asked.actor.as_str(), asked.reason.as_str()), ("development", "an upgrade"));
     engine.turn(&hub).await;
     engine.turn(&hub).await;
     let half_way = engine.in_force(&hub, "api");

@@ -529,7 +529,7 @@ async fn everyone_is_in_the_audit_log_with_address_and_reason() {
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("select action, actor, reason from audit order by id").fetch_all(&raw).await.unwrap();
     assert_eq!(rows[1].0, "set-weights");
-    assert_eq!(rows[1].1, "unauthenticated from 127.0.0.1");
+    assert_eq!(rows[1].1, "development");
     assert_eq!(rows[1].2, "upgrade of blue");
     let long = api::SetWeightsRequest { reason: "x".repeat(1025), ..set_weights("web", &[("green", 8)]) };
     assert_eq!(violations(&set(&hub, long).await.unwrap_err())[0].field, "reason");

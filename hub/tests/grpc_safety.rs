@@ -40,7 +40,7 @@ async fn switches_are_made_set_listed_by_name_and_deleted() {
     let hub = hub().await;
     let made = switch(&hub, set("shop", &["shop/*"], true)).await.unwrap();
     assert_eq!((made.version, made.on), (1, true));
-    assert_eq!((made.actor.as_str(), made.reason.as_str()), ("unauthenticated from 127.0.0.1", "an exercise"));
+    assert_eq!((made.actor.as_str(), made.reason.as_str()), ("development", "an exercise"));
     assert!(made.changed_at.is_some());
     switch(&hub, set("all", &["*/*"], true)).await.unwrap();
     // Patterns that are left out stay.

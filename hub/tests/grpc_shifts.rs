@@ -45,7 +45,7 @@ async fn a_shift_is_made_shown_and_moved_to_its_end() {
     let hub = hub_with(&["web"]).await;
     let made = create(&hub, flip("web", "green")).await.unwrap();
     assert_eq!((status(&made).state(), made.version), (ShiftState::Pending, 1));
-    assert_eq!(made.actor, "unauthenticated from 127.0.0.1");
+    assert_eq!(made.actor, "development");
     let shown = get(&hub, &made.id).await.unwrap();
     assert_eq!(shown, made);
     let one = &status(&shown).moves[0];
@@ -125,7 +125,7 @@ async fn a_policy_is_moved_by_one_shift_at_a_time_and_by_nobody_else() {
         let id = &first.id;
         for part in [
             format!("policy shop/web is moved by shift {id} (AwaitingApproval, step 1 of 2)"),
-            "by unauthenticated from 127.0.0.1".to_owned(),
+            "by development".to_owned(),
             format!("yardctl watch {id}"),
             format!("yardctl abort {id}"),
         ] {
@@ -268,7 +268,7 @@ async fn a_shift_is_paused_resumed_approved_promoted_and_refuses_what_does_not_f
 
     let paused = hub.shifts().pause_shift(pause()).await.unwrap().into_inner().shift.unwrap();
     let hold = status(&paused).paused.as_ref().unwrap();
-    assert_eq!((hold.actor.as_str(), hold.reason.as_str()), ("unauthenticated from 127.0.0.1", "lunch"));
+    assert_eq!((hold.actor.as_str(), hold.reason.as_str()), ("development", "lunch"));
     assert_eq!(status(&drive(&hub, &id).await).state(), ShiftState::Pending, "nothing moves in a pause");
     let resumed = hub.shifts().resume_shift(resume()).await.unwrap().into_inner().shift.unwrap();
     assert_eq!(status(&resumed).paused, None);

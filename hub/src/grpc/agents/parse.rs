@@ -63,12 +63,17 @@ fn id<T>(field: &str, result: Result<T, switchyard_core::ids::IdError>) -> Resul
     result.map_err(|error| malformed(field, &error.value, error.problem, error.remedy))
 }
 
-/// At most `most` characters of a text that is shown to people.
-fn shown(text: String, most: usize) -> String {
-    match text.char_indices().nth(most) {
+/// At most `most` characters of a text that is shown to people, in one line and without what a terminal obeys.
+pub(in crate::grpc) fn shown(text: String, most: usize) -> String {
+    let text = match text.char_indices().nth(most) {
         Some((end, _)) => text[..end].to_owned(),
         None => text,
+    };
+    if !text.contains(char::is_control) {
+        return text;
     }
+    let calm = |c: char| if c.is_whitespace() { ' ' } else { '\u{fffd}' };
+    text.chars().map(|c| if c.is_control() { calm(c) } else { c }).collect()
 }
 
 /// A message as it arrived, checked.
@@ -367,4 +372,32 @@ fn sources(states: proto::SourceStates) -> Result<Vec<SourceProblem>, Malformed>
         }
     }
     Ok(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_to_people_is_cut_and_moves_no_cursor() {
+        assert_eq!(shown("1.0".to_owned(), 64), "1.0");
+        assert_eq!(shown("äöü".to_owned(), 2), "äö");
+        let evil = "1.0\r\nERROR all is lost\u{1b}[31m\u{9b}2J\0".to_owned();
+        assert_eq!(shown(evil, 64), "1.0  ERROR all is lost\u{fffd}[31m\u{fffd}2J\u{fffd}");
+    }
+
+    #[test]
+    fn of_a_pod_with_too_many_details_only_what_counts_is_kept() {
+        let condition =
+            |i: usize| proto::PodCondition { r#type: format!("{i}{}", "x".repeat(240)), status: "True".to_owned() };
+        let pod = |count| proto::PodInfo {
+            namespace: "shop".to_owned(),
+            readiness_gates: (0..100).map(|i| format!("{GATE_PREFIX}p{i}")).collect(),
+            conditions: (0..count).map(condition).collect(),
+            ..proto::PodInfo::default()
+        };
+        assert_eq!(details(&pod(3))["conditions"].as_array().unwrap().len(), 3);
+        assert_eq!(details(&pod(1000)), json!({"namespace": "shop", "cut": true}));
+        assert_eq!(gates(&pod(0).readiness_gates).len(), MOST_GATES);
+    }
 }

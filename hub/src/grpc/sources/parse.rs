@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::end::End;
 use crate::{
-    grpc::policies::manifest,
+    grpc::{agents::parse::shown, policies::manifest},
     store::{NewClaim, Wanted},
 };
 
@@ -112,7 +112,7 @@ pub fn body(message: proto::SyncPoliciesRequest) -> Result<(u64, Body), End> {
             Body::Changes(changes)
         }
         Some(Message::Failing(failing)) => {
-            let text: String = failing.message.chars().take(MOST_TEXT).collect();
+            let text = shown(failing.message, MOST_TEXT);
             Body::Failing(Some(text).filter(|text| !text.is_empty()))
         }
     };
