@@ -17,7 +17,7 @@ use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
 use switchyard_core::access::tokens::{Token, TokenKind};
 use switchyard_hub::{
-    authority::Keys,
+    authority::{Authority, Keys, SealedUnder},
     door::{RootSet, peer},
     store::AuditResult,
 };
@@ -324,6 +324,32 @@ async fn renewed(hub: &Hub, present: &agent::IssuedCertificate) -> Option<agent:
         Err(status) if status.code() == Code::ResourceExhausted => None,
         Err(status) => panic!("{status:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_sealing_key_is_read_again_when_its_file_changes() {
+    let url = store_support::database_url().await;
+    let first = hub_on(&url, own(SEALING_KEY)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sealing-key");
+    write(&file, OTHER_KEY);
+    let hub = hub_on(&url, Keys::Own(SealedUnder::File(file.clone()))).await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let key = KeyPair::generate().unwrap();
+    assert_eq!(nobody.join("blue", &token, &csr_of(&key)).await.unwrap_err().code(), Code::Unavailable);
+    write(&file, &format!("{SEALING_KEY}\n"));
+    eventually("the right key", async || nobody.join("blue", &token, &csr_of(&key)).await.ok()).await;
+    // A file that goes, or holds nonsense, takes nothing away from a hub that runs.
+    write(&file, "nonsense");
+    nobody.join("blue", &token, &csr_of(&key)).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    nobody.join("blue", &token, &csr_of(&key)).await.unwrap();
+    let options = enrollment_support::options(Keys::Own(SealedUnder::File(file)));
+    let error = Authority::open(hub.store.clone(), options).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be used"), "{error}");
+    first.stop().await;
+    hub.stop().await;
 }
 
 #[tokio::test]
