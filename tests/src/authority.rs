@@ -100,6 +100,14 @@ impl Authority {
     }
 }
 
+/// A signing request of a new key, as an agent sends it.
+///
+/// # Errors
+/// When the machine has no randomness.
+pub fn signing_request() -> anyhow::Result<String> {
+    Ok(CertificateParams::new(Vec::new())?.serialize_request(&KeyPair::generate()?)?.pem()?)
+}
+
 /// Writes a file that a program may read at any moment: it holds the old text or the new one.
 pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");

@@ -213,17 +213,27 @@ impl RealKube {
         client_of(&self.admin).await
     }
 
+    /// A fresh token of a service account that is there, for these audiences; none: for the server itself. The kubelet asks for
+    /// projected tokens in the same way.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn token(&self, namespace: &str, name: &str, audiences: &[&str]) -> anyhow::Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
+        let audiences = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        let spec =
+            TokenRequestSpec { audiences, expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
+        let request = TokenRequest { metadata: ObjectMeta::default(), spec, status: None };
+        let issued = accounts.create_token_request(name, &PostParams::default(), &request).await?;
+        Ok(issued.status.context("the server issued no token")?.token)
+    }
+
     /// A kubeconfig with a fresh token of a service account that is there: it may do what that account may.
     ///
     /// # Errors
     /// When there is no such account.
     pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
-        // No audiences: that of the server itself.
-        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() };
-        let request = TokenRequest { metadata: ObjectMeta::default(), spec, status: None };
-        let issued = accounts.create_token_request(name, &PostParams::default(), &request).await?;
-        let token = issued.status.context("the server issued no token")?.token;
+        let token = self.token(namespace, name, &[]).await?;
         let path = self.path(&format!("{namespace}-{name}.kubeconfig"));
         self.write_kubeconfig(&path, &json!({"token": token}))?;
         Ok(path)

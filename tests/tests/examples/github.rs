@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use crate::{
     expressions::{Table, filled, table},
     fields::{only, only_in_each},
-    scene::{self, Scene},
+    github_token::{REQUEST_TOKEN, TokenDesk},
+    scene::{self, JOB as REPOSITORY_JOB, Scene},
     shell::{self, Variables},
 };
 
@@ -27,29 +28,31 @@ struct Run<'a> {
     table: Table,
     variables: Variables,
     folder: TempDir,
+    _desk: TokenDesk,
 }
 
 impl<'a> Run<'a> {
-    fn new(scene: &'a Scene, id: &str, bake: &str) -> Self {
+    async fn new(scene: &'a Scene, id: &str, bake: &str) -> Self {
+        let desk = TokenDesk::start(scene.job_token()).await;
         let job = scene::yaml(FILE)["jobs"]["shift"].clone();
         let table = table([
             ("github.run_id", id.to_owned()),
             ("inputs.to", "green".to_owned()),
-            ("secrets.SWITCHYARD_CA", scene.credential("ca.crt")),
-            ("secrets.SWITCHYARD_CERTIFICATE", scene.credential("tls.crt")),
-            ("secrets.SWITCHYARD_KEY", scene.credential("tls.key")),
+            ("vars.SWITCHYARD_CA", scene.credential("ca.crt")),
         ]);
         let folder = tempfile::tempdir_in(scene.world.folder()).expect("a folder");
         let mut variables = Variables::from([
             ("RUNNER_TEMP".to_owned(), folder.path().display().to_string()),
             ("GITHUB_RUN_ID".to_owned(), id.to_owned()),
             ("GITHUB_REPOSITORY".to_owned(), "example/shop".to_owned()),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN".to_owned(), REQUEST_TOKEN.to_owned()),
+            ("ACTIONS_ID_TOKEN_REQUEST_URL".to_owned(), desk.url.clone()),
         ]);
         extend(&mut variables, &job["env"], &table);
         for (name, value) in [("SWITCHYARD_HUB", scene.url()), ("BAKE", bake.to_owned())] {
             assert!(variables.insert(name.to_owned(), value).is_some(), "{name} is a variable of the job");
         }
-        Self { scene, job, table, variables, folder }
+        Self { scene, job, table, variables, folder, _desk: desk }
     }
 
     /// Runs the step of this name or id; what it says of itself is known to the next ones.
@@ -121,17 +124,24 @@ fn the_workflow_has_only_fields_that_there_are_and_no_expression_within_a_script
     assert_eq!(conditions, ["${{ cancelled() && steps.ask.outputs.shift != '' }}", "${{ always() }}"]);
 }
 
+/// A scene in which shifts are asked for by a job of the repository.
+async fn by_a_job() -> Scene {
+    let mut scene = Scene::begin().await;
+    scene.actor = format!("corp:{REPOSITORY_JOB}");
+    scene
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_moves_the_traffic_and_a_second_attempt_of_it_waits_for_the_same_shift() {
-    let scene = Scene::begin().await;
+    let scene = by_a_job().await;
     for attempt in 1..=2 {
-        let mut run = Run::new(&scene, "4711", "1s");
-        for step in ["Write the client certificate", "ask", "wait", "clean"] {
+        let mut run = Run::new(&scene, "4711", "1s").await;
+        for step in ["Get a token", "ask", "wait", "clean"] {
             let finished = run.step(step).await;
             assert_eq!(finished.code, 0, "attempt {attempt}, {step}: {finished}");
         }
         assert_eq!(run.output("steps.wait.outputs.outcome"), "converged");
-        assert!(!Path::new(&run.variables["SWITCHYARD_TLS_KEY"]).exists(), "the key is not left behind");
+        assert!(!Path::new(&run.variables["SWITCHYARD_TOKEN_FILE"]).exists(), "the token is not left behind");
         scene.served_by("green").await;
         assert_eq!(scene.states().await, ["Succeeded"], "attempt {attempt}");
     }
@@ -142,15 +152,15 @@ async fn a_run_moves_the_traffic_and_a_second_attempt_of_it_waits_for_the_same_s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_run_takes_its_own_shift_back_and_a_waiting_one_says_that_it_went_back() {
-    let scene = Scene::begin().await;
-    let mut run = Run::new(&scene, "4712", "1h");
-    for step in ["Write the client certificate", "ask"] {
+    let scene = by_a_job().await;
+    let mut run = Run::new(&scene, "4712", "1h").await;
+    for step in ["Get a token", "ask"] {
         let finished = run.step(step).await;
         assert_eq!(finished.code, 0, "{step}: {finished}");
     }
     assert_eq!(scene.one_is("Baking").await, run.output("steps.ask.outputs.shift"));
-    let mut other = Run::new(&scene, "4712", "1h");
-    for step in ["Write the client certificate", "ask"] {
+    let mut other = Run::new(&scene, "4712", "1h").await;
+    for step in ["Get a token", "ask"] {
         assert_eq!(other.step(step).await.code, 0, "a second attempt");
     }
     let (waited, cancelled) = tokio::join!(other.step("wait"), run.step("cancel"));

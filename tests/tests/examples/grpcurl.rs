@@ -29,7 +29,7 @@ async fn script(scene: &Scene, arguments: &[&str], hub: &str) -> Finished {
         ("HUB".to_owned(), hub.to_owned()),
         ("GRPCURL".to_owned(), program().expect("grpcurl").display().to_string()),
     ]);
-    for (name, file) in [("TLS_CA", "ca.crt"), ("TLS_CERT", "tls.crt"), ("TLS_KEY", "tls.key")] {
+    for (name, file) in [("TLS_CA", "ca.crt"), ("TOKEN_FILE", "token")] {
         variables.insert(name.to_owned(), credentials.join(file).display().to_string());
     }
     let mut command = shell::command(scene, "bash", &credentials, &variables);

@@ -24,7 +24,7 @@ use crate::{
 
 /// The controller makes a failed pod's successor after 10 s.
 const REPLACED_WITHIN: Duration = Duration::from_secs(90);
-/// Where the examples mount the Secret with the certificate.
+/// Where the examples mount the Secret with the token.
 const MOUNT: &str = "/etc/switchyard";
 
 /// One Job in a namespace of its own.

@@ -8,6 +8,7 @@ mod argo_rollouts;
 mod expressions;
 mod fields;
 mod github;
+mod github_token;
 mod grpcurl;
 mod jobs;
 mod page;

@@ -1,17 +1,13 @@
-//! What all examples are tried in: a world, and a second replica of its hub that believes only certificates of its authority. The
+//! What all examples are tried in: a world, and a second replica of its hub that wants to know who calls, as in production. The
 //! examples call that one; the first one holds the lease and moves the weights.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
+use serde_json::{Value, json};
 use switchyard_tests::{
     elb::State,
-    hub::{Database, Extra, Hub, Times},
+    guard::{self, Guard, binding},
+    hub::{Database, Hub, Times},
     policy::Policy,
     postgres, programs, wait,
     world::{Builder, World},
@@ -19,8 +15,10 @@ use switchyard_tests::{
 
 /// What the examples move.
 pub const POLICY: &str = "shop/checkout";
-/// The line of the hub's log that tells where the gateway is.
-const SERVED: &str = "the API is served as JSON";
+/// The name of the deployments' token, and of their certificate.
+const DEPLOYER: &str = "deployer";
+/// As the issuer of tokens names a job of the repository.
+pub const JOB: &str = "repo:example/shop:environment:production";
 
 /// The folder of the examples.
 pub fn examples() -> PathBuf {
@@ -47,12 +45,13 @@ pub fn yaml(file: &str) -> Value {
 pub struct Scene {
     /// With `shop/checkout`, all of it on blue.
     pub world: World,
-    /// The replica that asks for certificates.
+    /// The replica that wants proofs.
     pub hub: Hub,
     /// Where that one serves JSON, as `https://...`.
     pub gateway: String,
-    /// The start of the client certificate's fingerprint, as the audit log has it.
-    fingerprint: String,
+    /// Who asks for shifts, as the audit log begins to name him.
+    pub actor: String,
+    guard: Guard,
 }
 
 impl Scene {
@@ -67,23 +66,40 @@ impl Scene {
         world.yardctl.apply_until_converged(&Policy::new("checkout", &[("blue", 100), ("green", 0)])).await;
         world.all_healthy(POLICY).await;
         world.hub_knows(POLICY).await;
+        let certificate = json!({"certificate": {"commonName": DEPLOYER}});
+        let job = json!({"issuer": guard::ISSUER, "user": JOB});
+        let operator = |subject| binding("operator", &["shop"], &["blue", "green"], subject);
+        let settings = guard::Settings { bindings: vec![operator(certificate), operator(job)], ..Default::default() };
+        let guard = Guard::make(world.folder(), settings).await.expect("certificates");
         let folder = world.folder().join("second");
-        for name in ["second", "credentials"] {
-            fs::create_dir_all(world.folder().join(name)).expect("a folder");
-        }
-        let fingerprint = certificates(&folder, &world.folder().join("credentials"));
-        let tls = [("cert", "hub.crt"), ("key", "hub.key"), ("client-ca", "clients.crt")];
-        let tls = tls.iter().map(|(flag, file)| format!("--tls-{flag}={}", folder.join(file).display()));
-        let arguments = tls.chain(["--gateway-listen=127.0.0.1:0".to_owned()]).collect();
-        let extra = Extra { arguments, ..Extra::default() };
-        let info = world.sandbox.info();
-        let hub = Hub::start_with(&folder, info, Database::Url(url), &Times::default(), extra).await;
-        let hub = hub.expect("the second replica starts");
-        let gateway = gateway(&folder).await;
-        Self { world, hub, gateway, fingerprint }
+        let started = guard.hub(&folder, world.sandbox.info(), Database::Url(url), &Times::default()).await;
+        let hub = started.expect("the second replica starts");
+        let gateway = hub.gateway_url();
+        let this = Self { world, hub, gateway, actor: format!("token:{DEPLOYER}"), guard };
+        this.fill_credentials().await;
+        this
     }
 
-    /// The folder that a Secret of the examples is: `ca.crt`, `tls.crt` and `tls.key`.
+    /// `ca.crt`, a service token, and the certificate of those who cannot send one.
+    async fn fill_credentials(&self) {
+        let folder = self.credentials();
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("ca.crt"), self.guard.servers.pem()).expect("written");
+        let pair = self.guard.callers.client(self.guard.folder(), DEPLOYER, DEPLOYER, &[]).expect("a certificate");
+        fs::copy(pair.certificate, folder.join("tls.crt")).expect("copied");
+        fs::copy(pair.key, folder.join("tls.key")).expect("copied");
+        let token = folder.join("token").display().to_string();
+        let create = ["token", "create", DEPLOYER, "--role", "operator", "--namespaces", "shop"];
+        let create = [&create[..], &["--clusters", "blue,green", "--out", &token]].concat();
+        self.world.yardctl.expect(&create, "").await;
+    }
+
+    /// A token of the issuer for a job of the repository.
+    pub fn job_token(&self) -> String {
+        self.guard.token(JOB, &[])
+    }
+
+    /// The folder that a Secret of the examples is: `ca.crt` and `token`, and `tls.crt` and `tls.key`.
     pub fn credentials(&self) -> PathBuf {
         self.world.folder().join("credentials")
     }
@@ -95,17 +111,17 @@ impl Scene {
 
     /// The address that the examples' `https://...:7400` stands for.
     pub fn url(&self) -> String {
-        self.hub.grpc_url().replacen("http://", "https://", 1)
+        self.hub.grpc_url()
     }
 
-    /// All shifts, newest first; each was asked for with the client certificate.
+    /// All shifts, newest first; each was asked for by who proved himself.
     pub async fn shifts(&self) -> Vec<Value> {
         let text = self.world.yardctl.expect(&["history", POLICY, "-o", "json"], "").await.stdout;
         let list: Value = serde_json::from_str(&text).expect("JSON");
         let shifts = list["shifts"].as_array().cloned().expect("a list");
         for shift in &shifts {
             let actor = shift["actor"].as_str().unwrap_or_default();
-            assert!(actor.starts_with(&format!("certificate sha256:{}", self.fingerprint)), "{shift}");
+            assert!(actor.starts_with(&self.actor), "{shift}");
         }
         shifts
     }
@@ -165,47 +181,4 @@ impl Scene {
 
 fn serves(state: &State, cluster: &str) -> bool {
     state.weights(POLICY).is_some_and(|weights| weights.iter().all(|(name, weight)| (*weight > 0) == (name == cluster)))
-}
-
-async fn gateway(folder: &Path) -> String {
-    let log = folder.join("hub.log");
-    wait::until("the second replica to say where its gateway is", async || {
-        let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
-        let line = text.lines().rev().find(|line| line.contains(SERVED)).ok_or("it is not served yet")?;
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("address="));
-        address.map(|address| format!("https://{address}")).ok_or_else(|| line.to_owned())
-    })
-    .await
-}
-
-/// The hub's own files in one folder, those of its callers in the other; the start of the client certificate's fingerprint.
-fn certificates(hub: &Path, callers: &Path) -> String {
-    let write = |folder: &Path, file: &str, text: String| fs::write(folder.join(file), text).expect("written");
-    let [servers, clients] = ["hub authority", "client authority"].map(authority);
-    let (pem, key, _) = signed("127.0.0.1", &servers);
-    write(hub, "hub.crt", pem);
-    write(hub, "hub.key", key);
-    write(hub, "clients.crt", clients.pem());
-    let (pem, key, fingerprint) = signed("deployer", &clients);
-    write(callers, "ca.crt", servers.pem());
-    write(callers, "tls.crt", pem);
-    write(callers, "tls.key", key);
-    fingerprint
-}
-
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
-}
-
-/// A certificate and its key in PEM, and the first 16 digits of its SHA-256.
-fn signed(name: &str, authority: &CertifiedIssuer<'static, KeyPair>) -> (String, String, String) {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-    params.distinguished_name.push(DnType::CommonName, name);
-    let certificate = params.signed_by(&key, authority).expect("a certificate");
-    let digest: String = Sha256::digest(certificate.der()).iter().map(|byte| format!("{byte:02x}")).collect();
-    (certificate.pem(), key.serialize_pem(), digest[..16].to_owned())
 }

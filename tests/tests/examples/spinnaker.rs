@@ -151,9 +151,16 @@ fn the_pipeline_has_only_fields_that_there_are_and_names_every_final_state() {
     assert_eq!(named, ends, "a state that is in no list would be polled for ever");
 }
 
+/// A scene in which shifts are asked for with the client certificate: orca has no other proof.
+async fn by_certificate() -> Scene {
+    let mut scene = Scene::begin().await;
+    scene.actor = "certificate:CN=deployer (sha256:".to_owned();
+    scene
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_stages_move_the_traffic_and_a_restarted_stage_asks_for_no_second_shift() {
-    let scene = Scene::begin().await;
+    let scene = by_certificate().await;
     let mut execution = hurried(Execution::new(&scene, "01JD", "green"));
     let (status, first) = execution.ask().await;
     assert_eq!(status, 200, "{first}");
@@ -170,7 +177,7 @@ async fn the_stages_move_the_traffic_and_a_restarted_stage_asks_for_no_second_sh
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_execution_takes_the_traffic_back() {
-    let scene = Scene::begin().await;
+    let scene = by_certificate().await;
     let mut execution = Execution::new(&scene, "01JF", "green");
     assert_eq!(execution.ask().await.0, 200);
     scene.one_is("Baking").await;

@@ -5,6 +5,7 @@ mod crd;
 mod duel;
 mod gates;
 mod harness;
+mod identity;
 mod install;
 mod kubelets;
 mod policies;
