@@ -287,7 +287,11 @@ impl Metrics {
         r.register("access_key_fetches", "Reads of the keys of token issuers", self.access_key_fetches.clone());
         r.register("access_file_ok", "1 while the access file that is there is in force", self.access_file_ok.clone());
         r.register("access_streams", "Open streams of agents and callers", self.access_streams.clone());
-        r.register("access_streams_ended", "Streams whose proof did not hold any more", self.access_streams_ended.clone());
+        r.register(
+            "access_streams_ended",
+            "Streams whose proof did not hold any more",
+            self.access_streams_ended.clone(),
+        );
         let age = self.access_book_age_seconds.clone();
         r.register("access_book_age_seconds", "Seconds since tokens and revocations were known to be up to date", age);
     }
