@@ -69,8 +69,11 @@ fn words(command: &str) -> Vec<String> {
     words.into_iter().map(whole).collect()
 }
 
-/// A hash may be shortened on a page.
+/// A hash may be shortened on a page, or come from another command.
 fn whole(word: String) -> String {
+    if word.starts_with("$(") && word.ends_with(')') {
+        return "0".repeat(64);
+    }
     match word.strip_suffix("...") {
         Some(begin) if begin.chars().all(|c| c.is_ascii_hexdigit()) => format!("{begin:0<64}"),
         _ => word,
