@@ -4,7 +4,10 @@
 mod failover;
 mod safety;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +60,7 @@ pub const TRAFFIC_PORT: &str = "traffic-port";
 
 /// One fault of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{field}: {value:?} {problem}; {remedy}")]
+#[error("{}: {value:?} {}; {remedy}", visible(.field), visible(.problem))]
 pub struct Violation {
     /// Path of the field, such as `spec.clusters[1].weight`.
     pub field: String,
@@ -67,6 +70,15 @@ pub struct Violation {
     pub problem: String,
     /// What to do.
     pub remedy: String,
+}
+
+/// With control characters written out: fields and problems hold names that callers made up, and those forge no line of a log.
+fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let written = |c: char| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(written).collect())
 }
 
 /// Collects violations while the policy is read.
@@ -422,4 +434,20 @@ pub fn validate_weights(
         report.add("weights", "0", "would be the weight of every cluster: all requests would get a 503", remedy);
     }
     if report.0.is_empty() { Ok(result) } else { Err(report.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_is_one_line_whatever_a_caller_named_his_fields() {
+        let violation = Violation {
+            field: "a\nforged=1".to_owned(),
+            value: "\u{1b}[31m".to_owned(),
+            problem: "unknown field `b\tc`".to_owned(),
+            remedy: "leave it out".to_owned(),
+        };
+        assert_eq!(violation.to_string(), r#"a\u{a}forged=1: "\u{1b}[31m" unknown field `b\u{9}c`; leave it out"#);
+    }
 }
