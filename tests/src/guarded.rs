@@ -103,6 +103,16 @@ impl Guarded {
         clusters.iter().map(|cluster| cluster["link"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// No cluster counts as lost: each is connected, or reports everything anew after a renewal.
+    ///
+    /// # Panics
+    /// When one does.
+    pub async fn none_is_stale(&self) {
+        let links = self.links().await;
+        let there = links.len() == 2 && links.iter().all(|link| ["connected", "syncing"].contains(&link.as_str()));
+        assert!(there, "{links:?}");
+    }
+
     /// All sessions of agents that were ever opened at this hub since it started.
     ///
     /// # Panics
