@@ -131,8 +131,12 @@ impl Reading {
             Ok(answer) => {
                 Metrics::count(&self.metrics.grpc_calls, method, code_word(Code::Ok));
                 let mut response = Response::new(answer);
-                let age = self.feed.picture().age(Timestamp::now()).as_millis();
-                if let Ok(value) = MetadataValue::from_str(&age.to_string()) {
+                let picture = self.feed.picture();
+                let age = picture.age(Timestamp::now()).as_millis();
+                // Some calls need no picture; one that was never read has no age.
+                if picture.loaded
+                    && let Ok(value) = MetadataValue::from_str(&age.to_string())
+                {
                     response.metadata_mut().insert(AGE_HEADER, value);
                 }
                 Ok(response)
