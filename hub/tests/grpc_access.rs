@@ -186,7 +186,7 @@ async fn join_tokens_are_made_listed_by_cluster_and_taken_back() {
     };
     let clusters: Vec<String> = list("").await.into_iter().map(|token| token.cluster).collect();
     assert_eq!(clusters, ["green", "blue"]);
-    assert_eq!(list("blue").await, [token.clone()]);
+    assert_eq!(list("blue").await, std::slice::from_ref(&token));
     let revoke = api::RevokeJoinTokenRequest {
         request_id: "revoke-1".to_owned(),
         id: token.id.clone(),
@@ -204,6 +204,9 @@ async fn join_tokens_are_made_listed_by_cluster_and_taken_back() {
     assert_eq!(admin.access().revoke_join_token(unknown).await.unwrap_err().code(), Code::NotFound);
     hub.stop().await;
 }
+
+/// What makes a good request a bad one.
+type Change<'a> = &'a dyn Fn(&mut api::CreateServiceTokenRequest);
 
 #[tokio::test]
 async fn every_field_is_bounded_and_named_when_it_is_at_fault() {
@@ -227,7 +230,7 @@ async fn every_field_is_bounded_and_named_when_it_is_at_fault() {
     for (grants, named) in cases {
         assert_eq!(field(&create(&admin, "ci", &grants).await.unwrap_err()), named);
     }
-    let request = |change: &dyn Fn(&mut api::CreateServiceTokenRequest)| {
+    let request = |change: Change<'_>| {
         let mut request = api::CreateServiceTokenRequest {
             request_id: "r".to_owned(),
             name: "ci".to_owned(),
@@ -237,7 +240,7 @@ async fn every_field_is_bounded_and_named_when_it_is_at_fault() {
         change(&mut request);
         request
     };
-    let cases: [(&dyn Fn(&mut api::CreateServiceTokenRequest), &str); 5] = [
+    let cases: [(Change<'_>, &str); 5] = [
         (&|request| request.ttl_seconds = 299, "ttl_seconds"),
         (&|request| request.ttl_seconds = 31_536_001, "ttl_seconds"),
         (&|request| request.request_id = String::new(), "request_id"),
