@@ -1,5 +1,5 @@
 //! Every file of `examples/cd` is carried out: its scripts, containers and calls are taken from the file as it is and run against the
-//! real hub, over TLS with a client certificate, while the sandbox's load balancer shows what came of it. What a CD system would do
+//! real hub, over TLS with tokens (or a client certificate), while the sandbox's load balancer shows what came of it. What a CD system would do
 //! around them (expressions, variables, replaced pods, polling) is done here by the few lines of each module; the Jobs are made by a
 //! real Kubernetes API server and its Job controller. Needs `scripts/grpcurl.sh`, `scripts/kube-tools.sh`, bash, curl and jq.
 
