@@ -139,14 +139,14 @@ pub struct Args {
     pub trust_domain: String,
 
     /// How long agents' certificates live; they are renewed after two thirds of it.
-    #[arg(long, env = "SWITCHYARD_HUB_AGENT_CERTIFICATE_TTL", default_value = "24h", value_name = "DURATION")]
+    #[arg(long, env = "SWITCHYARD_HUB_AGENT_CERTIFICATE_TTL", default_value = "168h", value_name = "DURATION")]
     pub agent_certificate_ttl: String,
 
     /// Who may do what: issuers of tokens and what their users, certificates and clusters are allowed, YAML.
     #[arg(long, env = "SWITCHYARD_HUB_ACCESS_FILE", value_name = "FILE")]
     pub access_file: Option<PathBuf>,
 
-    /// Connections from one source address, over gRPC and the gateway together; 256, or 4096 with --dev, if left out.
+    /// Connections from one source address, over gRPC and the gateway together (an agent has four); 1024, or 4096 with --dev, if left out.
     #[arg(long, env = "SWITCHYARD_HUB_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
     pub connections_per_address: Option<usize>,
 

@@ -94,7 +94,10 @@ async fn while_all_certificates_of_a_cluster_are_revoked_none_slips_through() {
         let first = certificate("blue", 1);
         db.store.certificate_issue(&ASKING, &first, &account()).await.unwrap();
         let renewals = (0..8).map(|_| {
-            let (store, proof) = (db.store.clone(), Proof::Certificate { serial: first.serial.clone() });
+            let (store, proof) = (
+                db.store.clone(),
+                Proof::Certificate { serial: first.serial.clone(), authority: first.authority.clone() },
+            );
             tokio::spawn(async move { store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.is_ok() })
         });
         let store = db.store.clone();
@@ -225,14 +228,14 @@ async fn a_certificate_of_another_cluster_or_of_an_authority_that_is_gone_proves
     let db = with_authority().await;
     let blue = certificate("blue", 1);
     db.store.certificate_issue(&ASKING, &blue, &account()).await.unwrap();
-    let proof = Proof::Certificate { serial: blue.serial.clone() };
+    let proof = Proof::Certificate { serial: blue.serial.clone(), authority: blue.authority.clone() };
     let refused = db.store.certificate_issue(&ASKING, &certificate("green", 1), &proof).await.unwrap_err();
     assert!(matches!(refused, IssueError::OtherCluster(_)), "{refused:?}");
     let gone = NewCertificate { authority: format!("{:0>16}", "f"), ..certificate("blue", 1) };
     let refused = db.store.certificate_issue(&ASKING, &gone, &proof).await.unwrap_err();
     assert!(matches!(refused, IssueError::UnknownAuthority(_)), "{refused:?}");
     // One that was issued before the database was restored from a backup.
-    let unknown = Proof::Certificate { serial: "0badcafe".to_owned() };
+    let unknown = Proof::Certificate { serial: "0badcafe".to_owned(), authority: blue.authority.clone() };
     db.store.certificate_issue(&ASKING, &certificate("blue", 1), &unknown).await.unwrap();
     assert_eq!(db.store.certificates(Some(&cluster("green"))).await.unwrap(), []);
 }

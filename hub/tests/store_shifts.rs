@@ -104,8 +104,8 @@ async fn fifty_equal_requests_at_once_make_one_shift() {
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     assert_eq!(count(&db, "shifts").await, 1);
     assert_eq!(actions(&db, "a").await, ["shift-create"]);
-    assert_eq!(db.store.shift_answered("the-same").await.unwrap(), Some(answers[0].clone()));
-    assert_eq!(db.store.shift_answered("another").await.unwrap(), None);
+    assert_eq!(db.store.shift_answered(&caller("the-same")).await.unwrap(), Some(answers[0].clone()));
+    assert_eq!(db.store.shift_answered(&caller("another")).await.unwrap(), None);
 
     let other = db.store.shift_create(&who, &flip(&["a"], "blue"), &Origin::Call).await.unwrap_err();
     assert!(matches!(other, ShiftError::RequestReused { .. }), "{other:?}");

@@ -6,7 +6,7 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use jiff::{SignedDuration, Timestamp};
 use switchyard_core::{
     access::{
-        AccessConfig, Grants, Identity,
+        AccessConfig, Grants, Identity, authority,
         config::Issuer,
         identity::cluster_of_spiffe,
         tokens::{Token, TokenKind},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     door::{PeerCertificate, PeerInfo, RootSet},
-    store::access::AccessBook,
+    store::access::{AccessBook, authorities::StoredAuthority},
 };
 
 /// Bytes of the whole header: a token and its scheme.
@@ -38,7 +38,7 @@ pub(super) enum Credential {
     /// Nothing.
     None,
     /// A certificate of the agents' authorities.
-    AgentCertificate { serial: String },
+    AgentCertificate { serial: String, authority: String },
     /// A certificate of the callers' authority.
     CallerCertificate,
     /// A service token of this hub.
@@ -185,13 +185,19 @@ impl Judge<'_> {
         match certificate.set {
             RootSet::Agents => {
                 let serial = certificate.serial.clone();
-                if self.books.current().revoked.contains_key(&serial) {
+                let book = self.books.current();
+                if book.revoked.contains_key(&serial) {
                     return Err(bad("it was revoked"));
+                }
+                // As at the handshake; a connection may outlive the trust in an authority.
+                let authority = certificate.authority.clone().unwrap_or_default();
+                if !is_trusted(&book, &authority, self.now) {
+                    return Err(bad("its authority is not trusted any more"));
                 }
                 let cluster = self.cluster(&certificate.uris).ok_or_else(|| {
                     bad("it has not exactly one URI, spiffe://<trust domain>/cluster/<name>, among its alternative names")
                 })?;
-                let credential = Credential::AgentCertificate { serial: serial.clone() };
+                let credential = Credential::AgentCertificate { serial: serial.clone(), authority };
                 Ok(Proof::of(Identity::Agent { cluster, serial }, Grants::none(), credential, ends))
             }
             RootSet::Callers => {
@@ -250,11 +256,22 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unproved> {
     Ok(Some(token))
 }
 
+/// Whether certificates of this authority are believed now. One that the book does not hold is new, and was trusted at the handshake.
+fn is_trusted(book: &AccessBook, authority: &str, now: Timestamp) -> bool {
+    let judged: Vec<_> = book.authorities.iter().map(StoredAuthority::judged).collect();
+    let known = judged.iter().any(|known| known.id == authority);
+    !known || authority::trusted(&judged, now).iter().any(|trusted| trusted.id == authority)
+}
+
 /// Whether a proof of an open stream still holds, by the book.
-pub(super) fn taken_back(proof: &Proof, book: &AccessBook) -> Option<super::streams::Ended> {
+pub(super) fn taken_back(proof: &Proof, book: &AccessBook, now: Timestamp) -> Option<super::streams::Ended> {
     use super::streams::Ended;
     match &proof.credential {
-        Credential::AgentCertificate { serial } if book.revoked.contains_key(serial) => Some(Ended::CertificateRevoked),
+        Credential::AgentCertificate { serial, authority }
+            if book.revoked.contains_key(serial) || !is_trusted(book, authority, now) =>
+        {
+            Some(Ended::CertificateRevoked)
+        }
         // The book holds those that are good; one that is over is judged before.
         Credential::ServiceToken { id } if !book.tokens.contains_key(id) => Some(Ended::TokenRevoked),
         _ => None,

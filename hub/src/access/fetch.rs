@@ -119,7 +119,7 @@ impl Fetcher {
 
     async fn exchange(&self, url: &Uri) -> Result<Bytes, FetchError> {
         let request = Request::get(url)
-            .header(ACCEPT, "application/json")
+            .header(ACCEPT, "application/json, application/jwk-set+json")
             .header(USER_AGENT, concat!("switchyard-hub/", env!("CARGO_PKG_VERSION")))
             .body(Empty::new())?;
         let response = self.client.request(request).await.map_err(|error| {

@@ -1,5 +1,6 @@
-//! The access file: read at the start, where a fault stops the hub, and looked at every two seconds by its content, so that a new
-//! ConfigMap is in force without a restart. A new one with a fault is refused as a whole: nobody loses or gains a right by half of a
+//! The access file: read at the start, where a fault stops the hub, and looked at every second by its content, so that a new
+//! ConfigMap is in force without a restart. What is different counts when it was seen twice: an editor or a copy writes a file bit by
+//! bit, and half of a list of bindings is a list of bindings. A new one with a fault is refused as a whole: nobody loses or gains a right by half of a
 //! file. Knows nothing of calls.
 
 use std::{
@@ -18,7 +19,7 @@ use tokio::io::AsyncReadExt;
 use super::escaped;
 
 /// A mounted ConfigMap changes within a minute or two; this adds nothing to it.
-pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of the file: a ConfigMap holds a mebibyte at the most.
 const MOST_BYTES: usize = 1 << 20;
 /// Violations of one message.
@@ -73,13 +74,17 @@ fn lines(violations: &[Violation]) -> String {
 #[derive(Debug)]
 pub struct AccessFile {
     path: PathBuf,
-    seen: Option<Result<Vec<u8>, std::io::ErrorKind>>,
+    seen: Option<Seen>,
+    /// Seen at the last look, and not yet for the second time.
+    coming: Option<Seen>,
 }
+
+type Seen = Result<Vec<u8>, std::io::ErrorKind>;
 
 impl AccessFile {
     /// A file that was not looked at yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), seen: None }
+        Self { path: path.into(), seen: None, coming: None }
     }
 
     /// Its path.
@@ -87,7 +92,7 @@ impl AccessFile {
         &self.path
     }
 
-    /// None when nothing is different since the last look; else what is in it now.
+    /// None when nothing is different, or was seen so only once; else what is in it now. The first look of all counts at once.
     ///
     /// # Errors
     /// [`AccessFileError`], once for each state of the file.
@@ -95,8 +100,14 @@ impl AccessFile {
         let read = read(&self.path).await;
         let seen = read.as_ref().map(Vec::clone).map_err(std::io::Error::kind);
         if self.seen.as_ref() == Some(&seen) {
+            self.coming = None;
             return None;
         }
+        if self.seen.is_some() && self.coming.as_ref() != Some(&seen) {
+            self.coming = Some(seen);
+            return None;
+        }
+        self.coming = None;
         self.seen = Some(seen);
         let file = self.path.display().to_string();
         Some(match read {
@@ -152,17 +163,22 @@ bindings:
         let missing = file.look().await.unwrap().unwrap_err().to_string();
         assert!(missing.contains("--access-file"), "{missing}");
         assert!(file.look().await.is_none(), "told once");
+        std::fs::write(&path, &GOOD[..GOOD.len() / 2]).unwrap();
+        assert!(file.look().await.is_none(), "half written");
         std::fs::write(&path, GOOD).unwrap();
+        assert!(file.look().await.is_none(), "seen once");
         let config = file.look().await.unwrap().unwrap();
         assert!(config.grants_of(&ann()).has_role_somewhere(Role::Operator));
         assert!(file.look().await.is_none());
         std::fs::write(&path, GOOD.replace("operator", "king").replace("[shop]", "[]")).unwrap();
+        assert!(file.look().await.is_none(), "seen once");
         let refused = file.look().await.unwrap().unwrap_err().to_string();
         for part in ["bindings[0].role", "king", "bindings[0].namespaces"] {
             assert!(refused.contains(part), "{part}: {refused}");
         }
         assert!(file.look().await.is_none(), "told once");
         std::fs::write(&path, GOOD).unwrap();
+        assert!(file.look().await.is_none(), "seen once");
         assert!(file.look().await.unwrap().is_ok());
     }
 

@@ -200,7 +200,7 @@ impl Gatekeeper {
     fn judge_streams(&self, config: Option<&AccessConfig>) {
         let (book, now) = (self.inner.books.current(), Timestamp::now());
         let ended = self.inner.streams.judge(|proof| {
-            over(proof, now).or_else(|| taken_back(proof, &book)).or_else(|| {
+            over(proof, now).or_else(|| taken_back(proof, &book, now)).or_else(|| {
                 let bound = matches!(proof.identity, Identity::Jwt { .. } | Identity::Certificate { .. });
                 let changed = config.is_some_and(|config| bound && config.grants_of(&proof.identity) != proof.grants);
                 changed.then_some(streams::Ended::Rights)

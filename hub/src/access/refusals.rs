@@ -25,7 +25,7 @@ pub const TOGETHER: Duration = Duration::from_secs(10);
 const MOST_KINDS: usize = 1000;
 /// Of them, those of nobody: whoever can reach the port can make as many as he has addresses, and must not crowd out what is noted of
 /// callers who are known.
-const MOST_OF_NOBODY: usize = 100;
+const MOST_OF_NOBODY: usize = 50;
 /// At the end: the store may be away, and the hub has some seconds to stop.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -63,8 +63,15 @@ struct Noted {
     last_at: Timestamp,
 }
 
+/// Writings in a row after which those of nobody are written only each so many: a flood that goes on is an entry every ten minutes,
+/// and the log, which nobody may shorten, does not grow by it without end.
+const LASTING: u32 = 6;
+const EACH_OF_LASTING: u32 = 60;
+
 #[derive(Debug, Default)]
 struct Heap {
+    /// Writings in a row that had something of nobody.
+    lasting: u32,
     kinds: BTreeMap<Kind, Noted>,
     /// Kinds of nobody among them.
     of_nobody: usize,
@@ -112,7 +119,7 @@ impl Refusals {
 
     /// Whether the store is away.
     async fn write(&self, store: &Store, was_away: bool) -> bool {
-        let mut taken = Taken { heap: mem::take(&mut *self.heap()), home: self, written: false };
+        let mut taken = Taken { heap: self.heap().take(), home: self, written: false };
         let entries = taken.heap.entries();
         if entries.is_empty() {
             return was_away;
@@ -179,6 +186,22 @@ impl Drop for Taken<'_> {
 }
 
 impl Heap {
+    /// What is written now. In a flood that lasts, what is noted of nobody stays and is counted on.
+    fn take(&mut self) -> Self {
+        let of_nobody = self.of_nobody > 0 || self.rest.is_some();
+        self.lasting = if of_nobody { self.lasting.saturating_add(1) } else { 0 };
+        let waits = self.lasting > LASTING && !self.lasting.is_multiple_of(EACH_OF_LASTING);
+        let mut taken = mem::take(self);
+        self.lasting = taken.lasting;
+        if waits {
+            let (kept, rest) = mem::take(&mut taken.kinds).into_iter().partition(|(kind, _)| kind.nobody);
+            self.kinds = kept;
+            taken.kinds = rest;
+            (self.of_nobody, self.rest) = (mem::take(&mut taken.of_nobody), taken.rest.take());
+        }
+        taken
+    }
+
     fn add(&mut self, kind: Kind, noted: Noted) {
         if let Some(known) = self.kinds.get_mut(&kind) {
             known.join(noted);

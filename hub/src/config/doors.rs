@@ -53,7 +53,7 @@ impl Entry {
             agent_certificate_ttl: report.duration(
                 "--agent-certificate-ttl",
                 &args.agent_certificate_ttl,
-                Duration::from_secs(60),
+                Duration::from_secs(15),
                 30 * 24 * HOUR,
             ),
             authority: authority(args, report),

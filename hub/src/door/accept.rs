@@ -61,7 +61,7 @@ impl Default for Bounds {
 /// Connections of a hub in all: each costs some 100 KiB when it is used, so 400 MiB at the worst.
 pub const MOST_CONNECTIONS: usize = 4096;
 /// Connections from one source address, unless told otherwise: many agents, or a fleet of CD runners, behind one address.
-pub const CONNECTIONS_PER_ADDRESS: usize = 256;
+pub const CONNECTIONS_PER_ADDRESS: usize = 1024;
 
 /// How a port is guarded.
 #[derive(Clone, Debug)]

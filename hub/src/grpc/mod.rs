@@ -34,22 +34,18 @@ use switchyard_proto::{
     FILE_DESCRIPTOR_SET,
     agent::v1::{
         agent_service_server::AgentServiceServer, enrollment_service_server::EnrollmentServiceServer,
-        policy_source_service_server::PolicySourceServiceServer,
-        shift_source_service_server::ShiftSourceServiceServer, target_health_service_server::TargetHealthServiceServer,
+        policy_source_service_server::PolicySourceServiceServer, shift_source_service_server::ShiftSourceServiceServer,
+        target_health_service_server::TargetHealthServiceServer,
     },
     api::v1::{
-        PolicyRef, access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer, cluster_service_server::ClusterServiceServer,
-        policy_service_server::PolicyServiceServer, safety_service_server::SafetyServiceServer,
-        shift_service_server::ShiftServiceServer,
+        PolicyRef, access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
+        cluster_service_server::ClusterServiceServer, policy_service_server::PolicyServiceServer,
+        safety_service_server::SafetyServiceServer, shift_service_server::ShiftServiceServer,
     },
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Code, Response, Status,
-    metadata::MetadataValue,
-    service::Routes,
-};
+use tonic::{Code, Response, Status, metadata::MetadataValue, service::Routes};
 use uuid::Uuid;
 
 use crate::{

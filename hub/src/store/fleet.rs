@@ -150,7 +150,7 @@ impl Store {
         if !violations.is_empty() {
             return Err(FleetError::Invalid { violations });
         }
-        let request = Request::new(&caller.request_id, method(wish.kind), &(cluster, wish, expected_version))?;
+        let request = Request::new(caller, method(wish.kind), &(cluster, wish, expected_version))?;
         let mut txn = self.begin().await?;
         let (change, now) = self.fleet_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<ClusterState>(&mut txn, &request).await? {

@@ -1,6 +1,6 @@
 //! The first answer to each request id, so that a caller whose connection broke may ask again without doing it twice (I11). The
 //! answer is kept in the transaction that made the change, behind the policies' lock: of equal requests at once one works, the
-//! others read its answer.
+//! others read its answer. Each caller has ids of his own: nobody uses up those of another, or gets what another was answered.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use super::{
     Store,
     error::{Query, StoreError},
+    policy_change::Caller,
     values::{Conn, from_json, to_json},
 };
 
@@ -26,20 +27,36 @@ pub(super) enum AnswerError {
 
 /// What a request asks for, to tell a repetition from another request under the same id.
 pub(super) struct Request<'a> {
+    /// As the caller gave it.
     pub id: &'a str,
+    /// As it is stored.
+    pub key: String,
     pub method: &'static str,
     fingerprint: [u8; 32],
 }
 
+/// What stands in the store for the request of a caller: the beginning of its id, for people, and the hash of caller and id.
+pub(super) fn key(actor: &str, id: &str) -> String {
+    const SHOWN: usize = 40;
+    let mut hash = Sha256::new();
+    hash.update(actor.as_bytes());
+    hash.update([0]);
+    hash.update(id.as_bytes());
+    let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let shown: String = id.chars().take(SHOWN).collect();
+    format!("{shown} {digits}")
+}
+
 impl<'a> Request<'a> {
     /// `content` is all that decides about the effect.
-    pub fn new(id: &'a str, method: &'static str, content: &impl Serialize) -> Result<Self, StoreError> {
+    pub fn new(caller: &'a Caller, method: &'static str, content: &impl Serialize) -> Result<Self, StoreError> {
         let content = to_json("a request", content)?;
         let mut hash = Sha256::new();
         hash.update(method.as_bytes());
         hash.update([0]);
         hash.update(content.0.to_string().as_bytes());
-        Ok(Self { id, method, fingerprint: hash.finalize().into() })
+        let (id, key) = (caller.request_id.as_str(), key(&caller.actor, &caller.request_id));
+        Ok(Self { id, key, method, fingerprint: hash.finalize().into() })
     }
 
     pub fn fingerprint(&self) -> &[u8; 32] {
@@ -55,7 +72,7 @@ impl Store {
         request: &Request<'_>,
     ) -> Result<Option<T>, AnswerError> {
         let read = "select method, fingerprint, response from idempotency where request_id = $1";
-        let read = sqlx::query_as::<_, (String, Vec<u8>, Json<Value>)>(read).bind(request.id);
+        let read = sqlx::query_as::<_, (String, Vec<u8>, Json<Value>)>(read).bind(&request.key);
         let Some((method, fingerprint, response)) = self.run(Query::IdempotencyGet, read.fetch_optional(conn)).await?
         else {
             return Ok(None);
@@ -75,7 +92,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let insert = "insert into idempotency (request_id, method, fingerprint, response) values ($1, $2, $3, $4)";
         let insert = sqlx::query(insert)
-            .bind(request.id)
+            .bind(&request.key)
             .bind(request.method)
             .bind(request.fingerprint.as_slice())
             .bind(to_json("an answer", answer)?);

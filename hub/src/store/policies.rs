@@ -62,7 +62,7 @@ impl Store {
     ) -> Result<(StoredPolicy, Applied), ApplyError> {
         check_caller(caller)?;
         check_manifest(manifest)?;
-        let request = Request::new(&caller.request_id, "ApplyPolicy", &(manifest, expected_version))?;
+        let request = Request::new(caller, "ApplyPolicy", &(manifest, expected_version))?;
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {
@@ -123,7 +123,7 @@ impl Store {
         // Sorted: the caller may hold them in a hash map, whose order differs between two tries.
         let mut content = wanted.to_vec();
         content.sort();
-        let request = Request::new(&caller.request_id, "SetWeights", &(key, &content, expected_version))?;
+        let request = Request::new(caller, "SetWeights", &(key, &content, expected_version))?;
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {
@@ -166,7 +166,7 @@ impl Store {
         expected_version: u64,
     ) -> Result<StoredPolicy, ApplyError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "DeletePolicy", &(key, expected_version))?;
+        let request = Request::new(caller, "DeletePolicy", &(key, expected_version))?;
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {

@@ -33,7 +33,7 @@ impl Store {
         expected_version: u64,
     ) -> Result<StoredPolicy, ApplyError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "FailbackPolicy", &(key, expected_version))?;
+        let request = Request::new(caller, "FailbackPolicy", &(key, expected_version))?;
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Answer>(&mut txn, &request).await? {
@@ -45,7 +45,8 @@ impl Store {
             return Err(ApplyError::Deleting(key.clone()));
         }
         check_version(expected_version, record.version)?;
-        let out: BTreeSet<ClusterName> = present.status.as_ref().map(|status| out(&status.failover)).unwrap_or_default();
+        let out: BTreeSet<ClusterName> =
+            present.status.as_ref().map(|status| out(&status.failover)).unwrap_or_default();
         if record.policy.failover.is_none() || out.is_empty() {
             return Err(ApplyError::NothingOut(key.clone()));
         }

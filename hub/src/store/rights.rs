@@ -134,6 +134,15 @@ fn touched(before: &StoredPolicy, policy: &ValidatedPolicy) -> BTreeSet<ClusterN
         policy.standbys.iter().map(|one| (one.cluster.clone(), (one.priority, one.weight))).collect()
     };
     touched.extend(unlike(&standbys(old), &standbys(policy)));
+    // What is not about single clusters (the match, the backend, health checks, failover) is about all of them.
+    let rest = |policy: &ValidatedPolicy| {
+        let mut rest = policy.clone();
+        (rest.clusters, rest.standbys) = (Vec::new(), Vec::new());
+        rest
+    };
+    if rest(old) != rest(policy) {
+        touched.extend(clusters(old).into_iter().chain(clusters(policy)));
+    }
     if supersedes(old, policy) {
         touched.extend(differing(&before.record.requested(), &policy.clusters));
     }

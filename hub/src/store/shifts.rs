@@ -26,7 +26,7 @@ use super::{
     Store,
     audit::Entry,
     error::{Query, StoreError},
-    idempotency::Request,
+    idempotency::{Request, key},
     notice::Notice,
     policy_change::{Caller, caller_faults},
     policy_rows::StoredPolicy,
@@ -73,7 +73,7 @@ impl Store {
         check_caller(caller)?;
         // The names of the policies as resolved: the spec may leave namespaces out.
         let keys: Vec<String> = plan.targets.iter().map(|target| target.policy.to_string()).collect();
-        let request = Request::new(&caller.request_id, "CreateShift", &(&plan.spec, keys, origin))?;
+        let request = Request::new(caller, "CreateShift", &(&plan.spec, keys, origin))?;
         let mut txn = self.begin().await?;
         let (change, now) = self.shift_change(&mut txn).await?;
         if let Some((cluster, uid)) = resource(origin)
@@ -120,7 +120,7 @@ impl Store {
     /// [`ShiftError`]; nothing is stored then.
     pub async fn shift_command(&self, caller: &Caller, id: &ShiftId, said: &Command) -> Result<Shift, ShiftError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "CommandShift", &(id, content(said)))?;
+        let request = Request::new(caller, "CommandShift", &(id, content(said)))?;
         let mut txn = self.begin().await?;
         let (change, now) = self.shift_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Shift>(&mut txn, &request).await? {
@@ -197,14 +197,14 @@ impl Store {
         Ok(shift)
     }
 
-    /// The shift that was answered to a request that made or commanded one; none: the request id was not used for that.
+    /// The shift that was answered to a caller's request that made or commanded one; none: the request id was not used for that.
     ///
     /// # Errors
     /// [`StoreError`] when the database does not answer.
-    pub async fn shift_answered(&self, request_id: &str) -> Result<Option<Shift>, StoreError> {
+    pub async fn shift_answered(&self, caller: &Caller) -> Result<Option<Shift>, StoreError> {
         let read =
             "select response from idempotency where request_id = $1 and method in ('CreateShift', 'CommandShift')";
-        let read = sqlx::query_scalar::<_, Json<Value>>(read).bind(request_id);
+        let read = sqlx::query_scalar::<_, Json<Value>>(read).bind(key(&caller.actor, &caller.request_id));
         let answer = self.run(Query::IdempotencyGet, read.fetch_optional(&self.pool)).await?;
         answer.map(|answer| from_json("the first answer to a request", answer)).transpose()
     }
@@ -246,7 +246,9 @@ impl Store {
         }
         if let Some(seen) = &filter.seen {
             let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
-            list.push(" and not exists (select 1 from shift_policies p where p.shift_id = s.id and p.namespace <> all(");
+            list.push(
+                " and not exists (select 1 from shift_policies p where p.shift_id = s.id and p.namespace <> all(",
+            );
             list.push_bind(seen).push("))");
         }
         if let Some(after) = after {

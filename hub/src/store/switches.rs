@@ -131,7 +131,7 @@ impl Store {
         violations.extend(policies.map(pattern_faults).unwrap_or_default());
         check(violations)?;
         let content = (name, policies, on, &caller.reason, expected_version);
-        let request = Request::new(&caller.request_id, "SetGatingSwitch", &content)?;
+        let request = Request::new(caller, "SetGatingSwitch", &content)?;
         let mut txn = self.begin().await?;
         let (change, _) = self.shift_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<StoredSwitch>(&mut txn, &request).await? {
@@ -175,7 +175,7 @@ impl Store {
         expected_version: u64,
     ) -> Result<(), SwitchError> {
         check(caller_faults(caller))?;
-        let request = Request::new(&caller.request_id, "DeleteGatingSwitch", &(name, expected_version))?;
+        let request = Request::new(caller, "DeleteGatingSwitch", &(name, expected_version))?;
         let mut txn = self.begin().await?;
         self.shift_change(&mut txn).await?;
         if self.first_answer::<Value>(&mut txn, &request).await?.is_some() {

@@ -182,7 +182,7 @@ async fn no_name_is_more_than_a_name() {
     let listed = policies.list_policies(ListPoliciesRequest::default()).await.unwrap().into_inner().policies;
     assert_eq!(listed.len(), 1);
     for line in scene.log().lines().filter(|line| !line.trim().is_empty()) {
-        let begins = line.trim_start().trim_start_matches(|c: char| c == '\u{1b}' || c == '[');
+        let begins = line.trim_start().trim_start_matches(['\u{1b}', '[']);
         assert!(begins.starts_with(|c: char| c.is_ascii_digit()), "a line of the log that is not the hub's: {line:?}");
         assert!(!line.contains("[2J") || !line.contains('\u{1b}'), "an escape of a terminal: {line:?}");
         assert!(!line.contains('\u{202e}'), "{line:?}");

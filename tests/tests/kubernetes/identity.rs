@@ -30,7 +30,7 @@ const AUDIENCE: &str = "switchyard";
 const POLICY: &str = "shop/checkout";
 const SECRET: &str = "switchyard-agent-identity";
 /// Life of certificates; renewed after two thirds.
-const SHORT: &str = "60s";
+const SHORT: &str = "40s";
 /// Long enough for a renewal on a machine that is busy.
 const RENEWED_WITHIN: Duration = Duration::from_secs(90);
 

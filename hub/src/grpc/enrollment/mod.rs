@@ -19,6 +19,7 @@ use super::{Reading, access::AccessFault, convert::to_proto_time, errors::ApiErr
 use crate::{
     access::{Access, AccountRefused, Gatekeeper},
     authority::{Authority, Leaf, csr},
+    door::PeerInfo,
     store::{
         Store,
         access::certificates::{Asking, IssueError, NewCertificate, Proof},
@@ -69,6 +70,7 @@ impl Enrollment {
     async fn renew(
         &self,
         access: &Access,
+        authority: String,
         request: &proto::RenewCertificateRequest,
     ) -> Result<proto::IssuedCertificate, ApiError> {
         let Identity::Agent { cluster, serial } = access.identity() else {
@@ -77,7 +79,7 @@ impl Enrollment {
         };
         let instance = instance(&request.agent_instance_id)?;
         let key = public_key(&request.csr_pem)?;
-        let proof = Proof::Certificate { serial: serial.clone() };
+        let proof = Proof::Certificate { serial: serial.clone(), authority };
         self.issue(Ask { cluster: cluster.clone(), proof, key, instance, source: access.source() }).await
     }
 
@@ -153,7 +155,7 @@ impl Enrollment {
         let shown = match proof {
             Proof::JoinToken { token, .. } => token.id.as_str(),
             Proof::ServiceAccount { subject } => subject,
-            Proof::Certificate { serial } => serial,
+            Proof::Certificate { serial, .. } => serial,
         };
         if !self.said.is_news(format!("{action} {shown} {source}")) {
             return;
@@ -226,6 +228,19 @@ fn refused(cluster: &ClusterName, error: IssueError) -> ApiError {
             Code::PermissionDenied,
             format!("certificate {serial} was not issued to cluster {cluster}"),
         ),
+        IssueError::NotNoted(serial) => AccessFault::new(
+            Code::Unauthenticated,
+            format!(
+                "certificate {serial} is not known to this hub, and its authority was replaced; make a join token with `yardctl cluster \
+                 join {cluster}`"
+            ),
+        ),
+        IssueError::TooMany(cluster) => AccessFault::new(
+            Code::ResourceExhausted,
+            format!(
+                "cluster {cluster} got too many certificates within an hour; its agent has to keep what it gets; try again later"
+            ),
+        ),
         IssueError::Removed(cluster) => AccessFault::new(
             Code::FailedPrecondition,
             format!(
@@ -262,7 +277,9 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<proto::RenewCertificateRequest>,
     ) -> Result<Response<proto::RenewCertificateResponse>, Status> {
-        let result = self.renew(&Access::of(&request), request.get_ref()).await;
+        let certificate = request.extensions().get::<PeerInfo>().and_then(|peer| peer.certificate.as_ref());
+        let authority = certificate.and_then(|certificate| certificate.authority.clone()).unwrap_or_default();
+        let result = self.renew(&Access::of(&request), authority, request.get_ref()).await;
         let result = result.map(|issued| proto::RenewCertificateResponse { certificate: Some(issued) });
         self.reading.answer("RenewCertificate", result)
     }

@@ -129,7 +129,7 @@ impl Shifts {
 
     /// The first answer to this request id, as it was; refused when that was to something else.
     async fn answered(&self, caller: &Caller, target: &RollbackTarget) -> Result<Option<proto::Shift>, ApiError> {
-        let Some(first) = self.parts.store.shift_answered(&caller.request_id).await? else { return Ok(None) };
+        let Some(first) = self.parts.store.shift_answered(caller).await? else { return Ok(None) };
         self.must_answer(&first, target, caller).await?;
         caller.may_command(&first)?;
         self.written(&first).await.map(Some)

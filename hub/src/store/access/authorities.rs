@@ -168,7 +168,7 @@ impl Store {
         new: &NewAuthority,
     ) -> Result<Vec<StoredAuthority>, AccessError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "RotateAuthority", &caller.reason)?;
+        let request = Request::new(caller, "RotateAuthority", &caller.reason)?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         if self.first_answer::<Value>(&mut txn, &request).await?.is_some() {

@@ -27,6 +27,8 @@ const WHAT: &str = "certificate";
 const LIST: &str = "ListAgentCertificates (yardctl cluster certificates)";
 /// Serial numbers that an entry of the audit log names.
 const MOST_NAMED: usize = 100;
+/// Certificates that a cluster gets within an hour: three agents with lives of a minute get 270.
+const MOST_AN_HOUR: i64 = 1000;
 
 /// What an agent shows for a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub enum Proof {
     Certificate {
         /// Its serial number.
         serial: String,
+        /// The id of the authority that it was verified against.
+        authority: String,
     },
 }
 
@@ -64,7 +68,7 @@ impl Proof {
         match self {
             Proof::JoinToken { token, .. } => &token.id,
             Proof::ServiceAccount { subject } => subject,
-            Proof::Certificate { serial } => serial,
+            Proof::Certificate { serial, .. } => serial,
         }
     }
 }
@@ -116,6 +120,12 @@ pub enum IssueError {
     /// The certificate that was shown is another cluster's.
     #[error("certificate {0} is another cluster's")]
     OtherCluster(String),
+    /// Nobody noted the certificate that was shown, and its authority issues no more.
+    #[error("certificate {0} is not known, and its authority was replaced")]
+    NotNoted(String),
+    /// The cluster got too many lately.
+    #[error("cluster {0} got {MOST_AN_HOUR} certificates within an hour")]
+    TooMany(ClusterName),
     /// Operators removed the cluster.
     #[error("cluster {0} was removed")]
     Removed(ClusterName),
@@ -135,9 +145,11 @@ impl IssueError {
             IssueError::Join(JoinRefused::Expired | JoinRefused::Revoked | JoinRefused::OtherCluster) => {
                 Some("join-token.refused")
             }
-            IssueError::Revoked(_) | IssueError::OtherCluster(_) | IssueError::Removed(_) => {
-                Some("certificate.refused")
-            }
+            IssueError::Revoked(_)
+            | IssueError::OtherCluster(_)
+            | IssueError::NotNoted(_)
+            | IssueError::TooMany(_)
+            | IssueError::Removed(_) => Some("certificate.refused"),
             IssueError::UnknownToken | IssueError::UnknownAuthority(_) | IssueError::Store(_) => None,
         }
     }
@@ -201,6 +213,7 @@ impl Store {
         self.access_lock(&mut txn, &new.cluster, false).await?;
         self.proof_judged(&mut txn, &new.cluster, proof).await?;
         self.check_not_removed(&mut txn, &new.cluster).await?;
+        self.check_pace(&mut txn, &new.cluster).await?;
         let insert = "insert into agent_certificates \
                       (serial, cluster, fingerprint, authority, instance, proof, proof_id, issued_at, not_after) \
                       select $1, $2, $3, id, $5, $6, $7, $8, $9 from authorities where id = $4";
@@ -266,18 +279,38 @@ impl Store {
                 Ok(self.join_token_use(conn, &token.id, *key).await?)
             }
             Proof::ServiceAccount { .. } => Ok(()),
-            Proof::Certificate { serial } => {
+            Proof::Certificate { serial, authority } => {
                 let read = "select cluster, revoked_at is not null from agent_certificates where serial = $1";
                 let read = sqlx::query_as::<_, (String, bool)>(read).bind(serial);
-                match self.run(Query::CertificatesGet, read.fetch_optional(conn)).await? {
+                match self.run(Query::CertificatesGet, read.fetch_optional(&mut *conn)).await? {
                     Some((_, true)) => Err(IssueError::Revoked(serial.clone())),
                     Some((name, false)) if name != of.as_str() => Err(IssueError::OtherCluster(serial.clone())),
+                    Some(_) => Ok(()),
                     // One that is not noted came from a trusted authority all the same: from before the database was restored from
-                    // a backup, or straight from the tool that owns the key.
-                    Some(_) | None => Ok(()),
+                    // a backup, or straight from the tool that owns the key. But whoever stole the key of an authority must not get
+                    // over its rotation with a certificate that he made himself.
+                    None if self.issues_now(conn, authority).await? => Ok(()),
+                    None => Err(IssueError::NotNoted(serial.clone())),
                 }
             }
         }
+    }
+
+    /// True when this authority is the youngest one that issues.
+    async fn issues_now(&self, conn: &mut Conn, authority: &str) -> Result<bool, StoreError> {
+        let read = "select id from authorities order by issues_from <= now() desc, issues_from desc, id desc limit 1";
+        let read = sqlx::query_scalar::<_, String>(read);
+        let youngest = self.run(Query::CertificatesGet, read.fetch_optional(conn)).await?;
+        Ok(youngest.is_some_and(|youngest| youngest == authority))
+    }
+
+    /// A cluster has one agent, and renews a few times a day: who asks all the time fills the store and the audit log.
+    async fn check_pace(&self, conn: &mut Conn, of: &ClusterName) -> Result<(), IssueError> {
+        let read = "select count(*) from (select 1 from agent_certificates where cluster = $1 \
+                    and issued_at > now() - interval '1 hour' limit $2) as lately";
+        let read = sqlx::query_scalar::<_, i64>(read).bind(of.as_str()).bind(MOST_AN_HOUR);
+        let lately = self.run(Query::CertificatesGet, read.fetch_one(conn)).await?;
+        if lately >= MOST_AN_HOUR { Err(IssueError::TooMany(of.clone())) } else { Ok(()) }
     }
 
     async fn check_not_removed(&self, conn: &mut Conn, of: &ClusterName) -> Result<(), IssueError> {
@@ -314,7 +347,7 @@ impl Store {
         check_caller(caller)?;
         let serial = serial.map(|serial| text(serial, 64));
         let content = (of, &serial, &caller.reason);
-        let request = Request::new(&caller.request_id, "RevokeAgentCertificates", &content)?;
+        let request = Request::new(caller, "RevokeAgentCertificates", &content)?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         if self.first_answer::<Value>(&mut txn, &request).await?.is_some() {
@@ -329,13 +362,15 @@ impl Store {
                       returning serial, cluster, fingerprint, authority, instance, proof, issued_at, not_after, revoked_at, revoked_by";
         let update = sqlx::query_as::<_, Row>(update).bind(of.as_str()).bind(&serial).bind(text(&caller.actor, 256));
         let rows = self.run(Query::CertificateWrite, update.fetch_all(&mut *txn)).await?;
-        let revoked: Vec<StoredCertificate> = rows.into_iter().map(Row::read).collect::<Result<_, _>>()?;
+        let mut revoked: Vec<StoredCertificate> = rows.into_iter().map(Row::read).collect::<Result<_, _>>()?;
         self.join_tokens_end_used(&mut txn, of, &caller.actor).await?;
         let serials: Vec<&str> = revoked.iter().map(|one| one.certificate.serial.as_str()).take(MOST_NAMED).collect();
         let detail = json!({"cluster": of, "serial": serial, "count": revoked.len(), "serials": serials});
         self.audit_access(&mut txn, caller, "certificate.revoke", detail).await?;
         self.keep_access_answer(&mut txn, &request, &made(of.as_str())).await?;
         self.commit(txn).await?;
+        // All of them are revoked; what is shown has to fit into an answer.
+        revoked.truncate(usize::try_from(MOST_LISTED).unwrap_or(usize::MAX));
         Ok(revoked)
     }
 

@@ -86,7 +86,7 @@ impl Store {
     ) -> Result<StoredJoinToken, AccessError> {
         check_caller(caller)?;
         let content = (cluster, ttl.as_secs(), &caller.reason);
-        let request = Request::new(&caller.request_id, "CreateJoinToken", &content)?;
+        let request = Request::new(caller, "CreateJoinToken", &content)?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Value>(&mut txn, &request).await? {
@@ -133,7 +133,7 @@ impl Store {
     /// [`AccessError`]; nothing is stored then.
     pub async fn join_token_revoke(&self, caller: &Caller, id: &str) -> Result<StoredJoinToken, AccessError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "RevokeJoinToken", &(id, &caller.reason))?;
+        let request = Request::new(caller, "RevokeJoinToken", &(id, &caller.reason))?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         let before = self.join_token_in_txn(&mut txn, id).await?;

@@ -208,7 +208,7 @@ impl Store {
         let insert = "insert into idempotency (request_id, method, fingerprint, response) values ($1, $2, $3, $4) \
                       on conflict do nothing";
         let insert = sqlx::query(insert)
-            .bind(request.id)
+            .bind(&request.key)
             .bind(request.method)
             .bind(request.fingerprint().as_slice())
             .bind(to_json("an answer", answer)?);

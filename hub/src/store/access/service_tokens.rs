@@ -90,7 +90,7 @@ impl Store {
     ) -> Result<StoredServiceToken, AccessError> {
         check_caller(caller)?;
         let content = (name, grants, ttl.as_secs(), &caller.reason);
-        let request = Request::new(&caller.request_id, "CreateServiceToken", &content)?;
+        let request = Request::new(caller, "CreateServiceToken", &content)?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         if let Some(answer) = self.first_answer::<Value>(&mut txn, &request).await? {
@@ -143,7 +143,7 @@ impl Store {
     /// [`AccessError`]; nothing is stored then.
     pub async fn service_token_revoke(&self, caller: &Caller, name: &str) -> Result<StoredServiceToken, AccessError> {
         check_caller(caller)?;
-        let request = Request::new(&caller.request_id, "RevokeServiceToken", &(name, &caller.reason))?;
+        let request = Request::new(caller, "RevokeServiceToken", &(name, &caller.reason))?;
         let mut txn = self.begin().await?;
         self.access_change(&mut txn).await?;
         let before = self.service_token_in_txn(&mut txn, name).await?;
