@@ -12,7 +12,7 @@ use switchyard_core::access::{
     tokens::{JoinRefused, Token, TokenKind},
 };
 use switchyard_hub::store::{
-    Retention, Store, StoreError, StoreOptions,
+    Caller, Retention, Store, StoreError, StoreOptions,
     access::{
         AccessError,
         authorities::NewAuthority,
@@ -238,6 +238,38 @@ async fn a_certificate_of_another_cluster_or_of_an_authority_that_is_gone_proves
     let unknown = Proof::Certificate { serial: "0badcafe".to_owned(), authority: blue.authority.clone() };
     db.store.certificate_issue(&ASKING, &certificate("blue", 1), &unknown).await.unwrap();
     assert_eq!(db.store.certificates(Some(&cluster("green"))).await.unwrap(), []);
+    // After a rotation nobody gets over it with one that he made himself with a key that he stole; what was noted is renewed.
+    db.store.authority_rotate(&fresh(), &authority("b")).await.unwrap();
+    sqlx::raw_sql("update authorities set issues_from = created_at").execute(&db.raw).await.unwrap();
+    let forged = db.store.certificate_issue(&ASKING, &certificate("blue", 1), &unknown).await.unwrap_err();
+    assert!(matches!(forged, IssueError::NotNoted(_)), "{forged:?}");
+    db.store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_asks_for_certificates_all_the_time_is_held_up_and_costs_other_clusters_nothing() {
+    let db = with_authority().await;
+    let many = "insert into agent_certificates (serial, cluster, fingerprint, authority, instance, proof, proof_id, issued_at, not_after) \
+                select to_hex(i), 'blue', 'sha256:' || lpad(to_hex(i), 64, '0'), lpad('a', 16, '0'), 'x', 'certificate', 'x', now(), \
+                now() + interval '1 hour' from generate_series(1, 1000) as i";
+    sqlx::raw_sql(many).execute(&db.raw).await.unwrap();
+    let refused = db.store.certificate_issue(&ASKING, &certificate("blue", 1), &account()).await.unwrap_err();
+    assert!(matches!(refused, IssueError::TooMany(_)), "{refused:?}");
+    db.store.certificate_issue(&ASKING, &certificate("green", 1), &account()).await.unwrap();
+    let revoked = db.store.certificates_revoke(&fresh(), &cluster("blue"), None).await.unwrap();
+    assert_eq!(revoked.len(), 1000, "a revocation is still possible");
+}
+
+#[tokio::test]
+async fn request_ids_of_one_caller_are_not_those_of_another() {
+    let db = database().await;
+    let (ann, blue) = (caller("the-same"), cluster("blue"));
+    let bob = Caller { actor: "corp:bob".to_owned(), ..ann.clone() };
+    let of_ann = db.store.join_token_create(&ann, &blue, HOUR, &token(TokenKind::Join)).await.unwrap();
+    let of_bob = db.store.join_token_create(&bob, &blue, HOUR, &token(TokenKind::Join)).await.unwrap();
+    assert_ne!(of_ann.id, of_bob.id);
+    let again = db.store.join_token_create(&ann, &blue, HOUR, &token(TokenKind::Join)).await.unwrap_err();
+    assert!(matches!(&again, AccessError::SecretShown { name, .. } if *name == of_ann.id), "{again:?}");
 }
 
 #[tokio::test]

@@ -112,6 +112,8 @@ impl Refusals {
             // Broken off when the hub stops: what is not written by then is given back and written below.
             away = shutdown.run_until_cancelled(self.write(&store, away)).await.unwrap_or(away);
         }
+        // The last time: nothing waits for later.
+        self.heap().lasting = 0;
         if timeout(FAREWELL, self.write(&store, away)).await.is_err() {
             tracing::warn!("the last refusals are not in the audit log, the database gave no answer in time");
         }
@@ -321,6 +323,32 @@ mod tests {
         assert_eq!(entries.len(), MOST_OF_NOBODY + 2);
         assert!(entries.iter().any(|entry| entry.actor == "token:ci"));
         assert_eq!(entries.iter().map(|entry| entry.count).sum::<u64>(), 100_001);
+    }
+
+    #[test]
+    fn a_flood_of_nobody_that_lasts_is_written_now_and_then_and_known_callers_each_time() {
+        let refusals = Refusals::default();
+        let (mut of_nobody, mut of_ci, mut count) = (0, 0, 0);
+        for round in 0..300 {
+            let refused = Refused {
+                identity: &Identity::Anonymous,
+                source: None,
+                rpc: "a.B/C",
+                code: Code::Unauthenticated,
+                message: "no",
+            };
+            refusals.note(&refused, Timestamp::UNIX_EPOCH);
+            note(&refusals, "ci", Code::PermissionDenied, round);
+            let entries = refusals.heap().take().entries();
+            of_ci += entries.iter().filter(|entry| entry.actor == "token:ci").count();
+            let nobody: Vec<_> = entries.iter().filter(|entry| entry.actor == "anonymous").collect();
+            of_nobody += nobody.len();
+            count += nobody.iter().map(|entry| entry.count).sum::<u64>();
+        }
+        assert_eq!((of_ci, of_nobody, count), (300, 11, 300), "six at first, then each sixtieth; none is lost");
+        // A time without any begins anew.
+        refusals.heap().take();
+        assert_eq!(refusals.heap().lasting, 0);
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub enum AnswerError {
 /// The JSON text of an answer.
 ///
 /// # Errors
-/// [`AnswerError`], never in practice.
+/// `AnswerError`, never in practice.
 pub fn answer(output: MessageDescriptor, bytes: Bytes) -> Result<Vec<u8>, AnswerError> {
     let name = output.full_name().to_owned();
     let message = DynamicMessage::decode(output, bytes).map_err(|error| AnswerError::Decode(name, error))?;

@@ -45,7 +45,7 @@ impl Pace {
     /// A heartbeat came.
     ///
     /// # Errors
-    /// [`Flood`] when there are far too many.
+    /// `Flood` when there are far too many.
     pub fn heartbeat(&mut self, now: Duration) -> Result<(), Flood> {
         self.message(0, now);
         self.beats += 1.0;

@@ -91,7 +91,7 @@ pub enum Parsed {
 /// the session refuses them by their place.
 ///
 /// # Errors
-/// [`Malformed`] for the first field that is out of bounds.
+/// `Malformed` for the first field that is out of bounds.
 pub fn message(message: proto::AgentMessage, cluster: Option<&ClusterName>) -> Result<Parsed, Malformed> {
     use proto::agent_message::Message;
     let seq = message.seq;

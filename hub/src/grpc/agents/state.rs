@@ -106,7 +106,7 @@ pub struct Write {
     pub work: Work,
 }
 
-/// See [`Write`].
+/// See `Write`.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Part of a snapshot. Nothing is stored before the snapshot is whole; a session that ends before that is never resumed,
