@@ -108,6 +108,8 @@ async fn while_all_certificates_of_a_cluster_are_revoked_none_slips_through() {
     }
     let good = db.store.certificates(None).await.unwrap().into_iter().filter(|one| one.revoked_at.is_none());
     assert_eq!(good.count(), 0);
+    let authorities = db.store.authorities().await.unwrap();
+    assert_eq!(authorities[0].last_issued_ends, None, "what is revoked keeps no replaced authority trusted");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ pub struct StoredAuthority {
     pub created_at: Timestamp,
     /// From then on it issues.
     pub issues_from: Timestamp,
-    /// The end of the last certificate that came from it; none: none did, or all have ended long since.
+    /// The end of the last certificate that came from it and is not revoked; none: there is none, or all have ended long since.
     pub last_issued_ends: Option<Timestamp>,
 }
 
@@ -104,8 +104,10 @@ impl Store {
     }
 
     async fn authorities_in_txn(&self, conn: &mut Conn) -> Result<Vec<StoredAuthority>, StoreError> {
+        // What is revoked needs no trust. So after a theft of the key its authority goes as soon as all that it issued is revoked.
         let read = "select id, certificate_pem, sealed_key, created_at, issues_from, not_after, \
-                    (select max(c.not_after) from agent_certificates c where c.authority = a.id) as last_issued_ends \
+                    (select max(c.not_after) from agent_certificates c where c.authority = a.id and c.revoked_at is null) \
+                    as last_issued_ends \
                     from authorities a order by issues_from, id";
         let rows = self.run(Query::AuthoritiesGet, sqlx::query_as::<_, Row>(read).fetch_all(conn)).await?;
         Ok(rows.into_iter().map(Row::read).collect())
