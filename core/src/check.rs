@@ -52,8 +52,6 @@ pub fn check(
     for step in steps {
         play.step(&step.action);
         let next = match &step.action {
-            // Pods that end may leave before everything else: what they would still be sent fails.
-            Action::DeregisterTargets { group, targets } if phase == 0 && play.all_end(group, targets) => 0,
             Action::DeregisterTargets { .. } | Action::DeleteTargetGroup { .. } => 2,
             Action::CreateRule { .. } | Action::ModifyRule { .. } | Action::SetRulePriorities { .. } => 1,
             Action::DeleteRule { .. } => 1,
@@ -285,20 +283,6 @@ impl<'a> Play<'a> {
         if let Some(target) = gone.iter().find(|target| wanted.is_some_and(|wanted| wanted.contains(target))) {
             self.broken("I4", format!("{target} is ready and would be removed from {}", group.name));
         }
-    }
-
-    /// True when of each of these addresses the last that was told is that its pod ends or has ended.
-    fn all_end(&self, group: &GroupRef, gone: &[Target]) -> bool {
-        let tags = group.arn.as_ref().and_then(|arn| self.world.observed.target_groups.get(arn)).map(|g| &g.tags);
-        let cluster = tags.and_then(|tags| ClusterName::new(tags.get(ownership::TAG_CLUSTER)?.clone()).ok());
-        let service = &self.record.policy.service;
-        cluster.is_some_and(|cluster| {
-            gone.iter().all(|target| {
-                let at = self.world.inventory.endpoints_of(&cluster, service).filter(|(known, _, _)| known == target);
-                let last = at.max_by_key(|(_, uid, endpoint)| (endpoint.updated_at, *uid));
-                last.is_some_and(|(_, _, endpoint)| endpoint.state.was_seen_to_go())
-            })
-        })
     }
 
     /// True when the agent's present session told of a pod at this address.

@@ -1,6 +1,4 @@
-//! The steps of one policy, in the order that never opens a gap: make and register first, shift next, remove last (I6). Before all
-//! that the pods that were seen to end: requests to them fail soon, and while a rollout goes on each plan has something new to
-//! register, so that last would mean never.
+//! The steps of one policy, in the order that never opens a gap: make and register first, shift next, remove last (I6).
 
 use std::collections::BTreeMap;
 
@@ -58,9 +56,6 @@ pub(super) fn for_policy(
             prepare_group(world, draft, cluster, &available, &mut steps);
         }
     }
-    for cluster in &draft.clusters {
-        deregister(draft, cluster, When::First, &mut steps);
-    }
     let mut notes = Vec::new();
     for cluster in &draft.clusters {
         register(draft, cluster, &available, ledger, &mut steps, &mut notes);
@@ -68,19 +63,10 @@ pub(super) fn for_policy(
     draft.notes.extend(notes);
     rule(world, draft, priorities, ledger, &available, &mut steps);
     for cluster in &draft.clusters {
-        deregister(draft, cluster, When::Last, &mut steps);
+        deregister(cluster, &mut steps);
     }
     remove_leaving(draft, &mut steps);
     steps.list
-}
-
-/// When targets go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
-    /// Their pods end or have ended.
-    First,
-    /// All others.
-    Last,
 }
 
 /// The groups that may be used by this policy's rule: those that exist, and those that can be made within the quota.
@@ -198,16 +184,10 @@ fn register(
     }
 }
 
-fn deregister(draft: &Draft<'_>, cluster: &ClusterDraft<'_>, when: When, steps: &mut Steps<'_>) {
+fn deregister(cluster: &ClusterDraft<'_>, steps: &mut Steps<'_>) {
     let Some((arn, _)) = cluster.group else { return };
     let group = GroupRef { name: cluster.group_name.clone(), arn: Some(arn.clone()) };
-    let service = &draft.record.policy.service;
-    let words = Words::of(service);
-    // A Node object is not the machine.
-    let ends = |why: &str| !service.targets_nodes() && (why == words.terminating || why == words.deleted);
-    let now: Vec<_> =
-        cluster.deregister.iter().filter(|(_, why)| ends(why) == (when == When::First)).copied().collect();
-    for chunk in now.chunks(MOST_TARGETS_A_CALL) {
+    for chunk in cluster.deregister.chunks(MOST_TARGETS_A_CALL) {
         let mut why: BTreeMap<&str, usize> = BTreeMap::new();
         for (_, words) in chunk {
             *why.entry(words).or_default() += 1;
