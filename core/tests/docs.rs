@@ -221,7 +221,12 @@ fn every_metric_is_listed_and_no_other() {
         .filter(|text| text.starts_with("switchyard_hub_") || text.starts_with("switchyard_agent_"))
         .collect();
     let mut registered = BTreeSet::new();
-    for (file, prefix) in [("hub/src/metrics.rs", "switchyard_hub_"), ("agent/src/metrics.rs", "switchyard_agent_")] {
+    let files = [
+        ("hub/src/metrics.rs", "switchyard_hub_"),
+        ("hub/src/door/metrics.rs", "switchyard_hub_"),
+        ("agent/src/metrics.rs", "switchyard_agent_"),
+    ];
+    for (file, prefix) in files {
         // The name is the first text after the call's parenthesis, on this line or the next.
         for rest in read(file).split(".register(").skip(1) {
             let name = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());

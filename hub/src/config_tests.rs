@@ -90,7 +90,7 @@ fn without_development_mode_there_is_tls_and_an_authority_for_agents() {
     let config = strict(|_| {}).unwrap();
     let Transport::Tls(files) = &config.entry.transport else { panic!("{config:?}") };
     assert_eq!((files.min_version, &files.client_ca), (MinVersion::Tls13, &None));
-    assert_eq!(config.entry.connections_per_address, 256);
+    assert_eq!(config.entry.connections_per_address, 1024);
     assert_eq!(strict_faults(|args| (args.tls_cert, args.tls_key) = (None, None)), ["--tls-cert"]);
     assert_eq!(strict_faults(|args| args.tls_key = None), ["--tls-key"]);
     assert_eq!(strict_faults(|args| args.ca_sealing_key_file = None), ["--ca-sealing-key-file"]);

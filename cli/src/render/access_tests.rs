@@ -61,7 +61,7 @@ fn only_a_grant_over_all_namespaces_and_all_clusters_sees_everything() {
 #[test]
 fn a_join_token_is_open_used_revoked_or_ended() {
     let open = JoinToken {
-        id: "k3Jd0aPq9XzT".into(),
+        id: "k3jd2apq7xzt".into(),
         cluster: "blue".into(),
         created_by: "corp:ann@example.com".into(),
         created_at: at("2026-01-02T03:00:00Z"),
@@ -69,7 +69,7 @@ fn a_join_token_is_open_used_revoked_or_ended() {
         ..JoinToken::default()
     };
     let used = JoinToken {
-        id: "Zr81mW0c7LbH".into(),
+        id: "zr67mw2c7lbh".into(),
         cluster: "green".into(),
         used_at: at("2026-01-02T03:01:00Z"),
         ..open.clone()

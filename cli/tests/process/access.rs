@@ -10,7 +10,7 @@ use crate::{
     support::{Answer, Hub, Script, queue},
 };
 
-const SECRET: &str = "syj_k3Jd0aPq9XzT_c2VjcmV0";
+const SECRET: &str = "syj_k3jd2apq7xzt_c2VjcmV0";
 
 fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds, nanos: 0 })
@@ -22,7 +22,7 @@ async fn hub(access: AccessScript) -> Hub {
 
 fn join_token() -> pb::JoinToken {
     pb::JoinToken {
-        id: "k3Jd0aPq9XzT".into(),
+        id: "k3jd2apq7xzt".into(),
         cluster: "blue".into(),
         created_by: "token:ci".into(),
         created_at: at(1_767_322_800),
@@ -118,7 +118,7 @@ async fn a_token_that_the_hub_shows_no_second_time_says_how_to_get_another() {
     let hub = hub(AccessScript { join: queue([joined("")]), ..Default::default() }).await;
     let ran = hub.yardctl("cluster join blue --request-id r-1").await;
     assert_eq!(ran.code, 5, "{ran:?}");
-    assert!(ran.err.contains("yardctl cluster revoke-token k3Jd0aPq9XzT"), "{ran:?}");
+    assert!(ran.err.contains("yardctl cluster revoke-token k3jd2apq7xzt"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -134,12 +134,12 @@ async fn join_tokens_are_listed_and_revoked() {
     };
     let hub = hub(script).await;
     let ran = hub.yardctl("cluster tokens --cluster blue").await;
-    assert!(ran.code == 0 && ran.out.contains("k3Jd0aPq9XzT  blue     open"), "{ran:?}");
+    assert!(ran.code == 0 && ran.out.contains("k3jd2apq7xzt  blue     open"), "{ran:?}");
     assert_eq!(hub.seen.access.join_tokens.lock().unwrap()[0].cluster, "blue");
-    let ran = hub.yardctl("cluster revoke-token k3Jd0aPq9XzT --reason lost").await;
+    let ran = hub.yardctl("cluster revoke-token k3jd2apq7xzt --reason lost").await;
     assert!(ran.code == 0 && ran.out.contains("is of no use any more"), "{ran:?}");
     let seen = hub.seen.access.revoke_join.lock().unwrap().clone();
-    assert_eq!((seen[0].id.as_str(), seen[0].reason.as_str()), ("k3Jd0aPq9XzT", "lost"));
+    assert_eq!((seen[0].id.as_str(), seen[0].reason.as_str()), ("k3jd2apq7xzt", "lost"));
     let ran = hub.yardctl("cluster tokens -o json").await;
     assert_eq!(ran.json()["tokens"][0]["revoked_at"], "2026-01-02T03:01:40Z", "{ran:?}");
 }

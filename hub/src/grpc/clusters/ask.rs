@@ -6,7 +6,7 @@ use switchyard_core::{
         ClusterState, DEFAULT_STEP_PERCENT, Kind, LEAST_DRILL_SECONDS, MOST_DRILL_SECONDS, MOST_STEP_SECONDS,
         machine::{self, Command},
     },
-    ids::ClusterName,
+    ids::{ClusterName, cut},
     policy::Violation,
 };
 use switchyard_proto::api::v1 as proto;
@@ -159,7 +159,19 @@ fn must_say_why(forced: bool, reason: &str, faults: &mut Vec<Violation>) {
             remedy: "say why it has to be, for the audit log".to_owned(),
         });
     }
+    // As the store judges it; a dry run does not get that far.
+    if reason.chars().count() > MOST_REASON || reason.contains('\0') {
+        faults.push(Violation {
+            field: "reason".to_owned(),
+            value: cut(reason),
+            problem: "is too long, or holds U+0000".to_owned(),
+            remedy: "use at most 1024 characters".to_owned(),
+        });
+    }
 }
+
+/// Characters of a reason.
+const MOST_REASON: usize = 1024;
 
 #[cfg(test)]
 mod tests {
