@@ -144,6 +144,7 @@ async fn apply(hub: &Hub, document: &Document, change: &Change) -> Result<Applie
         manifest: document.text.clone(),
         expected_version: change.expected_version,
         dry_run: change.dry_run,
+        reason: String::new(),
     };
     let answer = hub
         .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {

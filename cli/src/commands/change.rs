@@ -87,6 +87,7 @@ pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: 
         policy: Some((&policy).into()),
         expected_version: change.expected_version,
         dry_run,
+        reason: String::new(),
     };
     let hub = context.hub(wait)?;
     if wait {

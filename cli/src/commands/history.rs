@@ -128,6 +128,7 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
             result: args.result.map(|result| result.word().to_owned()).unwrap_or_default(),
             page_size: page_size(limit - count, ENTRIES_A_PAGE),
             page_token,
+            after_id: 0,
         };
         let send = async |channel, request| Hub::audit(channel).list_audit_entries(request).await;
         let answer = hub.call(pages.what, Kind::Read, message, send).await?;
