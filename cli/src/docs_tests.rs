@@ -1,8 +1,9 @@
-//! Every `yardctl` command in a code block of the documentation is one that this program takes: its words are parsed as typed.
+//! Every `yardctl` command in a code block of the documentation, and in the sentences of its runbooks, is one that this program takes:
+//! its words are parsed as typed.
 
 use std::{fs, path::Path};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::args::Cli;
 
@@ -93,6 +94,72 @@ fn every_command_in_the_documentation_is_taken_by_the_program() {
         }
     }
     assert!(count > 60, "{count} commands were found: the code blocks are not read any more");
+}
+
+/// Pages of which somebody in a hurry types what stands in a sentence or a table.
+const RUNBOOKS: [&str; 2] = ["operations.md", "threat-model.md"];
+
+/// The commands between single backticks, outside of code blocks.
+fn inline(text: &str) -> Vec<String> {
+    let mut fenced = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            let quoted = line.split('`').skip(1).step_by(2);
+            found.extend(quoted.filter(|text| text.starts_with("yardctl ")).map(str::to_owned));
+        }
+    }
+    found
+}
+
+/// The words of such a command: what stands for something of the reader's is filled in, `...` at the end means more of the same.
+fn filled_in(command: &str) -> Vec<String> {
+    let fill = |word: String| match word.as_str() {
+        "NS/NAME" => "shop/checkout".to_owned(),
+        "NAME" => "blue".to_owned(),
+        "CLUSTER=0" => "blue=0".to_owned(),
+        "HASH" => "0".repeat(64),
+        "BACKUP" => "2026-01-01T00:00:00Z".to_owned(),
+        _ => word,
+    };
+    words(command.strip_suffix(" ...").unwrap_or(command)).into_iter().map(fill).collect()
+}
+
+/// Nothing but the name of a command, such as `yardctl cluster join`: a sentence speaks of it, nobody types it so.
+fn is_a_name(words: &[String]) -> bool {
+    let mut command = Cli::command();
+    words.iter().skip(1).all(|word| {
+        let found = command.find_subcommand(word).cloned();
+        found.map(|found| command = found).is_some()
+    })
+}
+
+#[test]
+fn every_command_in_a_sentence_of_a_runbook_is_taken_by_the_program() {
+    let mut count = 0;
+    for (file, text) in documents().into_iter().filter(|(file, _)| RUNBOOKS.contains(&file.as_str())) {
+        for command in inline(&text) {
+            let words = filled_in(&command);
+            if is_a_name(&words) {
+                continue;
+            }
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("docs: {file}: `{command}`\n{error}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} commands were found: the sentences are not read any more");
+}
+
+#[test]
+fn the_name_of_a_command_is_told_from_a_command_that_lacks_something() {
+    let named = |text: &str| is_a_name(&filled_in(text));
+    assert!(named("yardctl cluster join") && named("yardctl weights"));
+    assert!(!named("yardctl cluster revoke blue") && !named("yardctl nonsense"));
+    assert_eq!(inline("a `yardctl b` c `d`\n```sh\n`yardctl e`\n```\n"), ["yardctl b"]);
 }
 
 #[test]

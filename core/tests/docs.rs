@@ -212,14 +212,8 @@ fn every_link_to_a_file_leads_somewhere() {
     }
 }
 
-#[test]
-fn every_metric_is_listed_and_no_other() {
-    let page = read("docs/operations.md");
-    let listed: BTreeSet<String> = quoted(&page)
-        .into_iter()
-        .map(|text| text.split('{').next().unwrap_or_default().to_owned())
-        .filter(|text| text.starts_with("switchyard_hub_") || text.starts_with("switchyard_agent_"))
-        .collect();
+/// The metrics that are registered, by their whole names without the ending of their kind.
+fn registered_metrics() -> BTreeSet<String> {
     let mut registered = BTreeSet::new();
     let files = [
         ("hub/src/metrics.rs", "switchyard_hub_"),
@@ -234,9 +228,52 @@ fn every_metric_is_listed_and_no_other() {
         }
     }
     assert!(registered.len() > 25, "the metrics are found: {registered:?}");
+    registered
+}
+
+#[test]
+fn every_metric_is_listed_and_no_other() {
+    let page = read("docs/operations.md");
+    let listed: BTreeSet<String> = quoted(&page)
+        .into_iter()
+        .map(|text| text.split('{').next().unwrap_or_default().to_owned())
+        .filter(|text| text.starts_with("switchyard_hub_") || text.starts_with("switchyard_agent_"))
+        .collect();
     let without_ending = |name: &String| name.strip_suffix("_total").unwrap_or(name).to_owned();
     let listed: BTreeSet<String> = listed.iter().map(without_ending).collect();
-    assert_eq!(listed, registered, "docs/operations.md against what is registered");
+    assert_eq!(listed, registered_metrics(), "docs/operations.md against what is registered");
+}
+
+/// The words of a text that begin as our metrics do.
+fn metric_words(text: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !is_part(c));
+    words.filter(|word| word.starts_with("switchyard_")).map(str::to_owned).collect()
+}
+
+/// Also in the middle of an expression, of an alert in a chart, and on every page.
+#[test]
+fn no_page_and_no_chart_names_a_metric_that_there_is_not() {
+    // Crates in a filter of the log, a login of Postgres, and what all metrics begin with.
+    const OTHERS: [&str; 5] =
+        ["switchyard_hub", "switchyard_agent", "switchyard_b", "switchyard_hub_", "switchyard_agent_"];
+    let registered = registered_metrics();
+    let mut texts = pages();
+    for end in [".yaml", ".tpl", ".txt", ".md", ".json"] {
+        texts.extend(files("charts", end).into_iter().map(|name| (name.clone(), read(&name))));
+        texts.extend(files("examples", end).into_iter().map(|name| (name.clone(), read(&name))));
+    }
+    let mut found = 0;
+    for (file, text) in texts {
+        for word in metric_words(&text).iter().filter(|word| !OTHERS.contains(&word.as_str())) {
+            let endings = ["_total", "_bucket", "_count", "_sum"];
+            let known = registered.contains(word)
+                || endings.iter().any(|ending| word.strip_suffix(ending).is_some_and(|name| registered.contains(name)));
+            assert!(known, "{file} names the metric {word}, which does not exist");
+            found += 1;
+        }
+    }
+    assert!(found > 100, "the metrics are found on the pages: {found}");
 }
 
 #[test]
