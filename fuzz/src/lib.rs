@@ -23,7 +23,8 @@ pub struct Target {
     /// As its file in `fuzz_targets/` and its folder in `corpus/`.
     pub name: &'static str,
     /// Tries one input; panics when it finds something. True when the input is one that is taken, as every seed whose name begins
-    /// with `good-` has to be: a seed that is refused at the door says nothing about what is behind it.
+    /// with `good-` has to be, and none whose name begins with `bad-` may be: a seed that is refused at the door says nothing about
+    /// what is behind it, and one that is taken nothing about what is refused.
     pub run: fn(&[u8]) -> bool,
 }
 
