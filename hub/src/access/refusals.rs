@@ -281,8 +281,13 @@ mod tests {
     #[test]
     fn equal_refusals_become_one_entry_with_a_count() {
         let refusals = Refusals::default();
+        // What was told differs each time, as it does when somebody tries one name after the other.
+        let identity = Identity::ServiceToken { name: "ci".to_owned() };
         for second in 1..=5 {
-            note(&refusals, "ci", Code::PermissionDenied, second);
+            let message = format!("no\npolicy shop/{second}");
+            let code = Code::PermissionDenied;
+            let refused = Refused { identity: &identity, source: None, rpc: "a.B/C", code, message: &message };
+            refusals.note(&refused, Timestamp::from_second(second).unwrap());
         }
         note(&refusals, "ci", Code::Aborted, 6);
         note(&refusals, "other", Code::PermissionDenied, 7);
@@ -293,7 +298,7 @@ mod tests {
         assert_eq!(shown, expected);
         assert_eq!((entries[1].first_at.as_second(), entries[1].last_at.as_second()), (1, 5));
         assert_eq!((entries[0].result, entries[1].result), (AuditResult::Failed, AuditResult::Refused));
-        assert_eq!(entries[1].message, "no\\nno");
+        assert_eq!(entries[1].message, "no\\npolicy shop/1", "the first one stands for all");
     }
 
     #[test]
