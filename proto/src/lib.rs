@@ -1,4 +1,7 @@
-//! Generated protobuf and gRPC types, one module per package. Nothing else lives here.
+//! Generated protobuf and gRPC types, one module per package, and the codec that reads them within bounds. Nothing else lives here.
+
+pub mod codec;
+pub mod walk;
 
 /// The stream between agents and the hub.
 pub mod agent {
