@@ -60,6 +60,9 @@ pub struct Global {
     /// PEM file with the CA that signed the hub's certificate; https:// needs it
     #[arg(long, global = true, env = "SWITCHYARD_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+    /// Name that the hub's certificate is for, where --hub is the end of a tunnel to it (kubectl port-forward)
+    #[arg(long, global = true, env = "SWITCHYARD_TLS_SERVER_NAME", value_name = "NAME")]
+    pub tls_server_name: Option<String>,
     /// PEM file with the client certificate
     #[arg(long, global = true, env = "SWITCHYARD_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,

@@ -52,7 +52,7 @@ fn commands(text: &str) -> Vec<String> {
 /// The words of a command as a shell makes them, up to a comment, a pipe, a redirection or the end of the command.
 fn words(command: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    for c in command.chars() {
+    for c in taken(command).chars() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some(_), c) => word.get_or_insert_default().push(c),
@@ -68,6 +68,14 @@ fn words(command: &str) -> Vec<String> {
     }
     words.extend(word);
     words.into_iter().map(whole).collect()
+}
+
+/// What `${NAME:+WORDS}` is where the variable is set: the words, the variable among them as what another command gave.
+fn taken(command: &str) -> String {
+    let Some((before, rest)) = command.split_once("${") else { return command.to_owned() };
+    let parts = rest.split_once(":+").and_then(|(name, rest)| Some((name, rest.split_once('}')?)));
+    let Some((name, (given, after))) = parts else { return command.to_owned() };
+    format!("{before}{}{}", given.replace(&format!("\"${name}\""), "$(given)"), taken(after))
 }
 
 /// A hash may be shortened on a page, or come from another command.

@@ -7,12 +7,13 @@ use std::{fmt, time::Duration};
 use prost::Message;
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
-use tonic::{Code, Status, TimeoutExpired};
+use tonic::{Code, Status};
 
 use crate::{
     finding::{Crossing, finding_block},
     model::{Finding, Violation},
     text::plain,
+    trouble::Trouble,
 };
 
 /// Exit codes of the process. They are part of the interface: CD systems branch on them. See docs/yardctl.md.
@@ -172,7 +173,7 @@ fn told(what: &str, hub: &str, kind: Kind<'_>, status: &Status) -> Failure {
         }
     };
     let (exit, remedy) = match status.code() {
-        _ if trouble(status).is_some() => return unreachable(what, hub, &again, status),
+        _ if let Some(trouble) = Trouble::of(status) => trouble.remedy(hub, &again),
         Code::FailedPrecondition if !findings(status).is_empty() => return held(what, status),
         Code::InvalidArgument | Code::FailedPrecondition => return refused(what, status),
         Code::Aborted => return conflict(what, status),
@@ -314,57 +315,10 @@ pub fn with_causes(status: &Status) -> String {
     if text.is_empty() { format!("the hub answered {:?} and no message", status.code()) } else { text }
 }
 
-/// What went wrong on the way, where no answer of the hub came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    /// No connection, or it broke.
-    Broken,
-    /// The hub's certificate is not of the CA that was named.
-    UntrustedHub,
-    /// The hub does not take our certificate, or wants one.
-    Unwelcome,
-}
-
-/// A status that was made on this side carries its cause, one from the wire does not. TLS errors have no type that
-/// could be asked here (they come boxed through three crates), so they are known by rustls' own words.
-fn trouble(status: &Status) -> Option<Trouble> {
-    let mut cause = std::error::Error::source(status);
-    cause?;
-    while let Some(error) = cause {
-        if error.is::<TimeoutExpired>() {
-            return None;
-        }
-        cause = error.source();
-    }
-    let text = with_causes(status);
-    match status.code() {
-        _ if text.contains("invalid peer certificate") => Some(Trouble::UntrustedHub),
-        _ if text.contains("received fatal alert") => Some(Trouble::Unwelcome),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => Some(Trouble::Broken),
-        _ => None,
-    }
-}
-
-fn unreachable(what: &str, hub: &str, again: &str, status: &Status) -> Failure {
-    let (exit, remedy) = match trouble(status) {
-        Some(Trouble::UntrustedHub) => {
-            (Exit::Unavailable, "give the CA that signed the hub's certificate with --tls-ca".to_owned())
-        }
-        Some(Trouble::Unwelcome) => {
-            (Exit::Denied, "give a client certificate that the hub trusts with --tls-cert and --tls-key".to_owned())
-        }
-        Some(Trouble::Broken) | None => (
-            Exit::Unavailable,
-            format!("see that the hub at {hub} runs and that --hub is right, then try again{again}"),
-        ),
-    };
-    Failure::new(exit, what, with_causes(status), remedy)
-}
-
 /// Whether the same call may be sent again: the hub said UNAVAILABLE, or the connection broke under the call. Wrong
 /// certificates stay wrong.
 pub fn is_transient(status: &Status) -> bool {
-    match trouble(status) {
+    match Trouble::of(status) {
         Some(trouble) => trouble == Trouble::Broken,
         None => status.code() == Code::Unavailable,
     }

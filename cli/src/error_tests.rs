@@ -112,18 +112,52 @@ fn a_broken_connection_is_tried_again_and_ends_as_unavailable() {
     }
 }
 
+/// A status as it comes of a handshake that failed.
+fn handshake(code: Code, why: rustls::Error) -> Status {
+    let mut status = Status::new(code, "transport error");
+    status.set_source(std::sync::Arc::new(std::io::Error::new(std::io::ErrorKind::InvalidData, why)));
+    status
+}
+
 #[test]
-fn wrong_certificates_are_not_tried_again_and_each_side_has_its_remedy() {
-    for (cause, exit, flag) in [
-        ("invalid peer certificate: UnknownIssuer", Exit::Unavailable, "--tls-ca"),
-        ("received fatal alert: CertificateRequired", Exit::Denied, "--tls-cert"),
+fn what_is_wrong_with_certificates_is_not_tried_again_and_each_cause_has_its_remedy() {
+    use rustls::{AlertDescription, CertificateError, Error};
+    let certificate = Error::InvalidCertificate;
+    for (cause, exit, part) in [
+        (certificate(CertificateError::UnknownIssuer), Exit::Unavailable, "with --tls-ca"),
+        (certificate(CertificateError::BadSignature), Exit::Unavailable, "with --tls-ca"),
+        (certificate(CertificateError::NotValidForName), Exit::Unavailable, "with --tls-server-name"),
+        (certificate(CertificateError::Expired), Exit::Unavailable, "renew the certificate of the hub"),
+        (certificate(CertificateError::NotValidYet), Exit::Unavailable, "compare the clock"),
+        (certificate(CertificateError::InvalidPurpose), Exit::Unavailable, "for servers"),
+        (Error::AlertReceived(AlertDescription::ProtocolVersion), Exit::Unavailable, "TLS 1.3 only"),
+        (Error::AlertReceived(AlertDescription::NoApplicationProtocol), Exit::Unavailable, "port of the hub's gRPC"),
+        (Error::AlertReceived(AlertDescription::CertificateRequired), Exit::Denied, "--tls-cert"),
     ] {
         for code in [Code::Unavailable, Code::Unknown] {
-            let status = made_here(code, cause);
+            let status = handshake(code, cause.clone());
             assert!(!is_transient(&status), "{cause}");
-            let failure = from_status("cannot look", "http://h", Kind::Read, &status);
+            let failure = from_status("cannot look", "https://h", Kind::Read, &status);
             assert_eq!(failure.exit, exit, "{cause}");
-            assert!(failure.remedy.contains(flag), "{}", failure.remedy);
+            assert!(failure.remedy.contains(part), "{cause}: {}", failure.remedy);
+        }
+    }
+}
+
+#[test]
+fn an_alert_that_http_2_hands_on_as_text_is_one_too() {
+    let status = made_here(Code::Unknown, "received fatal alert: CertificateRequired");
+    assert!(!is_transient(&status));
+    let failure = from_status("cannot look", "https://h", Kind::Read, &status);
+    assert!(failure.exit == Exit::Denied && failure.remedy.contains("--tls-cert"), "{failure:?}");
+}
+
+#[test]
+fn whoever_does_not_reach_the_hub_is_told_the_way_through_a_tunnel() {
+    for hub in ["http://127.0.0.1:7400", "https://hub.example.com"] {
+        let failure = from_status("cannot look", hub, Kind::Read, &made_here(Code::Unavailable, "connection refused"));
+        for part in [hub, "kubectl port-forward", "https://", "--tls-server-name"] {
+            assert!(failure.remedy.contains(part), "{hub}: {}", failure.remedy);
         }
     }
 }
@@ -131,7 +165,7 @@ fn wrong_certificates_are_not_tried_again_and_each_side_has_its_remedy() {
 #[test]
 fn a_timeout_that_was_noticed_on_this_side_is_a_timeout_and_not_a_broken_connection() {
     let mut status = Status::cancelled("Timeout expired");
-    status.set_source(std::sync::Arc::new(TimeoutExpired(())));
+    status.set_source(std::sync::Arc::new(tonic::TimeoutExpired(())));
     assert!(!is_transient(&status));
     assert_eq!(from_status("x", "h", Kind::Write { request_id: "r" }, &status).exit, Exit::Timeout);
 }

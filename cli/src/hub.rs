@@ -7,6 +7,7 @@ mod cluster_watch;
 mod proof;
 mod reopening;
 mod shift_watch;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,12 @@ use switchyard_proto::api::v1::{
     cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient,
     safety_service_client::SafetyServiceClient, shift_service_client::ShiftServiceClient,
 };
+pub use tls::TlsError;
 use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Request, Response, Status,
     metadata::MetadataMap,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
 
 use crate::{
@@ -64,20 +66,28 @@ pub struct Hub {
 impl Hub {
     /// Checks the address, reads the TLS files and the token. Connects at the first call. Must be called inside the runtime.
     pub fn new(global: &Global, timeout: Duration) -> Result<Self, Failure> {
-        let mut endpoint = Endpoint::from(address::address(&global.hub, global)?)
+        let uri = address::address(&global.hub, global)?;
+        let tls = global.tls_ca.as_deref().map(|ca| address::tls(ca, global)).transpose()?;
+        let endpoint = match &tls {
+            // To tonic the connection is plain, for its TLS is made here; calls name what they are for as it is.
+            Some(_) => Endpoint::from(address::plain(&uri)).origin(uri),
+            None => Endpoint::from(uri),
+        };
+        let endpoint = endpoint
             .connect_timeout(CONNECT.min(timeout))
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
             .user_agent(concat!("yardctl/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| Failure::new(Exit::Internal, "cannot name the client", error, "report this"))?;
-        if let Some(ca) = &global.tls_ca {
-            endpoint = endpoint.tls_config(address::tls(ca, global)?).map_err(|error| {
-                Failure::usage("cannot use the TLS files", error, "give PEM files: --tls-ca, --tls-cert, --tls-key")
-            })?;
-        }
+        let channel = match tls {
+            Some(tls) => {
+                endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| tls.clone().connect(uri)))
+            }
+            None => endpoint.connect_lazy(),
+        };
         let proof = Proof::of(global)?;
-        Ok(Self { channel: endpoint.connect_lazy(), url: global.hub.clone(), timeout, proof })
+        Ok(Self { channel, url: global.hub.clone(), timeout, proof })
     }
 
     pub fn policies(channel: Channel) -> PolicyServiceClient<Channel> {

@@ -2,7 +2,7 @@
 //!
 //! Starts the runtime, runs one command, turns its failure into an exit code. Everything else is in the modules:
 //! `args` and `parse` read the command line, `hub` speaks gRPC, `model` is what the hub said as typed values,
-//! `changes`, `wait`, `cluster_wait`, `shift_lines`, `shift_wait`, `shift_advice`, `joining` and `verify` decide (no IO), `render` and `output` show, `commands` put these together.
+//! `changes`, `wait`, `cluster_wait`, `shift_lines`, `shift_wait`, `shift_advice`, `joining`, `trouble` and `verify` decide (no IO), `render` and `output` show, `commands` put these together.
 //! The program must never link a database or an AWS client: it knows only what the hub tells it.
 
 mod args;
@@ -28,6 +28,7 @@ mod shift_file;
 mod shift_lines;
 mod shift_wait;
 mod text;
+mod trouble;
 mod verify;
 mod wait;
 

@@ -3,8 +3,9 @@
 
 use std::{fs, net::IpAddr, path::Path};
 
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
+use tonic::transport::Uri;
 
+use super::tls::Tls;
 use crate::{args::Global, error::Failure};
 
 /// The address, if it may be used.
@@ -26,18 +27,22 @@ pub fn address(text: &str, global: &Global) -> Result<Uri, Failure> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return bad("it has a path".into(), example);
     }
-    let tls_files = global.tls_ca.is_some() || global.tls_cert.is_some() || global.tls_key.is_some();
+    let tls_files = [&global.tls_ca, &global.tls_cert, &global.tls_key].iter().any(|file| file.is_some());
     match scheme {
         "https" if global.tls_ca.is_none() => {
             bad("https:// needs the CA that signed the hub's certificate".into(), "give it with --tls-ca FILE")
         }
         "https" => Ok(uri),
         "http" if tls_files => bad("TLS files are given, but http:// is not encrypted".into(), "write https://"),
+        "http" if global.tls_server_name.is_some() => {
+            bad("--tls-server-name is given, but http:// is not encrypted".into(), "write https://")
+        }
         "http" if is_loopback(host) => Ok(uri),
         "http" => bad(
             "http:// is allowed only to this machine: on the way anyone could read and change what moves your traffic"
                 .into(),
-            "use https:// with --tls-ca, or a tunnel that begins on this machine, such as kubectl port-forward",
+            "use https:// with --tls-ca; through kubectl port-forward, too: with https://127.0.0.1:PORT, and with \
+             --tls-server-name the name that the hub's certificate is for",
         ),
         _ => bad(format!("the scheme {scheme}:// is not known"), example),
     }
@@ -53,24 +58,40 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The authority that the hub's certificate must come from, and the caller's own certificate if there is one.
-pub fn tls(ca: &Path, global: &Global) -> Result<ClientTlsConfig, Failure> {
+/// The same place for a connection whose TLS is made elsewhere: with the port that https:// has when it names none.
+pub fn plain(uri: &Uri) -> Uri {
+    let port = uri.port_u16().unwrap_or(443);
+    let text = format!("http://{}:{port}", uri.host().unwrap_or_default());
+    text.parse().expect("host and port are those of an address that was parsed and checked")
+}
+
+/// The authority that the hub's certificate must come from, the name that it must be for, and the caller's own certificate if there is
+/// one.
+pub fn tls(ca: &Path, global: &Global) -> Result<Tls, Failure> {
     let read = |path: &Path| {
         fs::read(path).map_err(|error| {
             let remedy = "give readable PEM files with --tls-ca, --tls-cert, --tls-key";
             Failure::usage(format!("cannot read {}", path.display()), error, remedy)
         })
     };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
-    match (&global.tls_cert, &global.tls_key) {
-        (Some(cert), Some(key)) => config = config.identity(Identity::from_pem(read(cert)?, read(key)?)),
-        (None, None) => {}
+    let authorities = read(ca)?;
+    let identity = match (&global.tls_cert, &global.tls_key) {
+        (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+        (None, None) => None,
         _ => {
             let why = "--tls-cert and --tls-key belong together, one of them is missing";
             return Err(Failure::usage("cannot use the client certificate", why, "give both, or neither"));
         }
-    }
-    Ok(config)
+    };
+    let pair = identity.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+    let tls = Tls::new(&authorities, pair).map_err(|error| {
+        Failure::usage("cannot use the TLS files", error, "give PEM files: --tls-ca, --tls-cert, --tls-key")
+    })?;
+    let Some(name) = &global.tls_server_name else { return Ok(tls) };
+    tls.named(name).map_err(|error| {
+        let remedy = "give a name that the hub's certificate is for, without scheme and port";
+        Failure::usage(format!("cannot use --tls-server-name '{name}'"), error, remedy)
+    })
 }
 
 #[cfg(test)]
@@ -100,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn a_place_keeps_its_port_or_has_that_of_https() {
+        for (hub, place) in [
+            ("https://hub:7400", "http://hub:7400/"),
+            ("https://hub.example.com/", "http://hub.example.com:443/"),
+            ("https://[2001:db8::1]:7400", "http://[2001:db8::1]:7400/"),
+        ] {
+            assert_eq!(plain(&hub.parse().unwrap()).to_string(), place);
+        }
+    }
+
+    #[test]
     fn a_tunnel_is_here_and_a_hub_elsewhere_is_not() {
         for (hub, here) in [
             ("https://127.0.0.1:7400", true),
@@ -117,6 +149,8 @@ mod tests {
         assert!(check(&["https://hub:7400"]).unwrap_err().contains("--tls-ca FILE"));
         assert_eq!(check(&["https://hub:7400", "--tls-ca", "ca.pem"]), Ok(()));
         assert!(check(&["http://localhost:7400", "--tls-ca", "ca.pem"]).unwrap_err().contains("write https://"));
+        let named = check(&["http://localhost:7400", "--tls-server-name", "hub"]).unwrap_err();
+        assert!(named.contains("--tls-server-name") && named.contains("write https://"), "{named}");
     }
 
     #[test]

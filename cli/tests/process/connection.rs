@@ -1,12 +1,13 @@
 //! The way to the hub as a process: TLS with client certificates, broken connections, interrupted waits.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::TcpListener,
@@ -17,10 +18,15 @@ use tonic::{
     transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
 
-use crate::support::{Answer, Beat, Hub, Script, command, policy, present, queue, weights_answer, yardctl_with};
+use crate::support::{Answer, Beat, Hub, Ran, Script, command, policy, present, queue, weights_answer, yardctl_with};
 
 /// A CA in a folder, with `server.*` and `client.*` signed by it.
 fn certificates(folder: &Path) {
+    certificates_with(folder, |_| {});
+}
+
+/// The same, with certificates that differ.
+fn certificates_with(folder: &Path, change: impl Fn(&mut CertificateParams)) {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -28,7 +34,8 @@ fn certificates(folder: &Path) {
     fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
     for name in ["server", "client"] {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+        change(&mut params);
         let certificate = params.signed_by(&key, &ca).unwrap();
         fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
@@ -41,6 +48,14 @@ async fn mutual_tls(folder: &Path, script: Script) -> Hub {
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(read("server.pem"), read("server.key")))
         .client_ca_root(Certificate::from_pem(read("ca.pem")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Hub::serve(script, listener, Server::builder().tls_config(tls).unwrap(), "https")
+}
+
+/// A hub that asks for no certificate of clients.
+async fn server_tls(folder: &Path, script: Script) -> Hub {
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(read("server.pem"), read("server.key")));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Hub::serve(script, listener, Server::builder().tls_config(tls).unwrap(), "https")
 }
@@ -71,6 +86,73 @@ async fn a_hub_of_another_ca_is_refused_at_once_and_not_tried_again() {
     assert_eq!(ran.code, 6, "{ran:?}");
     assert!(ran.err.contains("certificate"), "{ran:?}");
     assert!(!ran.err.contains("trying for up to"), "a wrong certificate stays wrong: {ran:?}");
+}
+
+#[tokio::test]
+async fn through_a_tunnel_the_hub_proves_the_name_that_is_given_beside_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "hub.example.com";
+    certificates_with(folder.path(), |params| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
+    });
+    let hub = server_tls(folder.path(), one_status()).await;
+    let ca = format!("--tls-ca {}/ca.pem", folder.path().display());
+    for wrong in ["", "--tls-server-name other.example.com"] {
+        let ran = hub.yardctl(&format!("{ca} {wrong} status shop/checkout")).await;
+        assert_eq!(ran.code, 6, "{ran:?}");
+        let (why, remedy) = ran.err.split_once("\nremedy: ").unwrap();
+        assert!(why.contains(name) && remedy.contains("--tls-server-name"), "{ran:?}");
+        assert!(!ran.err.contains("trying for up to"), "a name stays what it is: {ran:?}");
+    }
+    let ran = hub.yardctl(&format!("{ca} --tls-server-name {name} status shop/checkout")).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = hub.yardctl(&format!("{ca} --tls-server-name https://{name} status shop/checkout")).await;
+    assert!(ran.code == 2 && ran.err.contains("without scheme and port"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_whose_time_is_over_is_told_from_one_of_another_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates_with(folder.path(), |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+    let hub = server_tls(folder.path(), one_status()).await;
+    let ran = hub.yardctl(&format!("--tls-ca {}/ca.pem status shop/checkout", folder.path().display())).await;
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.err.contains("remedy: renew the certificate of the hub"), "{ran:?}");
+}
+
+/// What a hub says that takes one connection with these versions of TLS and this protocol in it.
+async fn answer_of(version: &'static rustls::SupportedProtocolVersion, protocols: &[&[u8]]) -> Ran {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(&read("server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(&read("server.key")).unwrap();
+    let mut config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        // How it ends is for yardctl to say.
+        let _ = acceptor.accept(stream).await;
+    });
+    let ca = folder.path().join("ca.pem");
+    let ran = yardctl_with(&format!("--hub https://{address} --tls-ca {} status a/b", ca.display()), "").await;
+    server.await.unwrap();
+    ran
+}
+
+#[tokio::test]
+async fn what_speaks_no_tls_1_3_or_no_http_2_is_not_spoken_to() {
+    let old = answer_of(&rustls::version::TLS12, &[b"h2"]).await;
+    assert!(old.code == 6 && old.err.contains("yardctl speaks TLS 1.3 only"), "{old:?}");
+    for protocols in [&[b"http/1.1".as_slice()][..], &[]] {
+        let other = answer_of(&rustls::version::TLS13, protocols).await;
+        assert!(other.code == 6 && other.err.contains("names the port of the hub's gRPC"), "{other:?}");
+    }
 }
 
 #[tokio::test]
