@@ -13,7 +13,7 @@ use crate::{
     args::{ClusterAccess, Join, Revocation, RevokeCertificates},
     error::{Exit, Failure, Kind},
     hub::{Hub, is_here},
-    joining::{At, commands},
+    joining::{At, commands, hint},
     model::{AgentCertificate, JoinToken},
     render,
     text::{count, plain},
@@ -72,6 +72,7 @@ async fn join(context: &Context, args: Join) -> Result<(), Failure> {
         text.push_str(&format!("{}\n\nWith kubectl and helm at that cluster:\n", plain(&line)));
         joined.commands.iter().for_each(|command| text.push_str(&format!("  {}\n", plain(command))));
         text.push_str("Fill in what is written in capitals; see docs/access.md.\n");
+        text.push_str(&format!("{}\n", hint()));
         text
     })
 }

@@ -63,8 +63,15 @@ async fn a_join_token_is_printed_first_and_once_with_the_commands_that_use_it() 
     let ran = hub.yardctl("cluster join blue --ttl 30m --request-id r-1 --reason new").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.out.lines().next(), Some(SECRET));
-    assert!(ran.out.contains(&format!("--from-file=token=/dev/stdin <<< {SECRET}\n")), "{ran:?}");
-    assert!(ran.out.contains("helm -n switchyard upgrade --install switchyard-agent"), "{ran:?}");
+    assert!(
+        ran.out.contains(&format!("--from-file=token=/dev/stdin --dry-run=client -o yaml <<< {SECRET} | ")),
+        "{ran:?}"
+    );
+    assert!(
+        ran.out.contains("helm -n switchyard upgrade --install --reset-then-reuse-values switchyard-agent"),
+        "{ran:?}"
+    );
+    assert!(ran.out.contains("An agent that is installed needs only the line with switchyard-agent-join"), "{ran:?}");
     assert!(!ran.err.contains(SECRET) && !ran.out.contains("--from-literal"), "{ran:?}");
     let seen = hub.seen.access.join.lock().unwrap();
     let expected = pb::CreateJoinTokenRequest {

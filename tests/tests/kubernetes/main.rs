@@ -7,6 +7,7 @@ mod gates;
 mod harness;
 mod identity;
 mod install;
+mod joining;
 mod kubelets;
 mod policies;
 mod rbac;
