@@ -96,12 +96,24 @@ app.kubernetes.io/name: {{ .Chart.Name }}-trial-postgres
 {{- if not (or $authority.sealingKeySecretName $authority.caSecretName) -}}
 {{- fail "authority: agents need certificates; name a Secret in authority.sealingKeySecretName (the hub's own authority, openssl rand -base64 32) or in authority.caSecretName (yours)" -}}
 {{- end -}}
+{{- if not .Values.tls.clientCaSecretName -}}
+{{- range $i, $binding := .Values.access.bindings -}}
+{{- range $subject := $binding.subjects -}}
+{{- if and (kindIs "map" $subject) (hasKey $subject "certificate") -}}
+{{- fail (printf "access.bindings[%d]: its certificate is refused at the door, since tls.clientCaSecretName is empty; name the Secret with the authority that signs the certificates of callers (a release from before tls.clientCaSecretName had it in that of tls.secretName)" $i) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $trial := .Values.database.trial -}}
 {{- if and $trial.enabled .Values.database.secretName -}}
 {{- fail "database.trial.enabled: database.secretName names another Postgres; use one of the two" -}}
 {{- end -}}
 {{- if and $trial.enabled (not $trial.passwordSecretName) -}}
 {{- fail "database.trial.passwordSecretName: name a Secret with the key password" -}}
+{{- end -}}
+{{- if and $trial.enabled (not $trial.tlsSecretName) -}}
+{{- fail (printf "database.trial.tlsSecretName: name a Secret with ca.crt, and with tls.crt and tls.key for the name %s; the hub speaks to no Postgres whose certificate it cannot verify" (include "switchyard-hub.postgresName" .)) -}}
 {{- end -}}
 {{- if not (or $trial.enabled .Values.database.secretName) -}}
 {{- fail "database.secretName: name the Secret that holds the URL of Postgres" -}}

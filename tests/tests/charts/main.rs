@@ -8,6 +8,7 @@ mod pages;
 mod pods;
 mod render;
 mod sbom;
+mod trial;
 mod values;
 
 use std::{

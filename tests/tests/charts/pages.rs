@@ -18,15 +18,21 @@ async fn every_installation_that_a_page_shows_renders() {
     for page in ["docs/install.md", "docs/quickstart-eks.md"] {
         for command in commands(&read(page)) {
             // Dots stand for what another command on the page shows.
-            if !command.contains(" install ") || !command.starts_with("helm ") || command.contains(" ...") {
+            if !(command.contains(" install ") || command.contains(" --install "))
+                || !command.starts_with("helm ")
+                || command.contains(" ...")
+            {
                 continue;
             }
             let charts = format!("{}/", path("charts").display());
             let words: Vec<String> = command
                 .split_whitespace()
                 .skip(1)
-                .filter(|word| *word != "--create-namespace")
-                .map(|word| if word == "install" { "template".to_owned() } else { word.replace("charts/", &charts) })
+                .filter(|word| !["--create-namespace", "--install", "--reset-then-reuse-values"].contains(word))
+                .map(|word| match word {
+                    "install" | "upgrade" => "template".to_owned(),
+                    _ => word.replace("charts/", &charts),
+                })
                 .collect();
             let finished = helm(&words.iter().map(String::as_str).collect::<Vec<_>>()).await;
             assert_eq!(finished.code, 0, "{page}: {command}\n{finished}");

@@ -73,6 +73,11 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
         &["database.secretName=", "database.trial.enabled=true"],
         &["database.trial.passwordSecretName: name a Secret"],
     ),
+    (
+        "switchyard-hub",
+        &["database.secretName=", "database.trial.enabled=true", "database.trial.passwordSecretName=trial"],
+        &["database.trial.tlsSecretName: name a Secret with ca.crt", "for the name switchyard-hub-postgres"],
+    ),
     ("switchyard-hub", &["tls.secretName="], &["tls.secretName: name the Secret with tls.crt and tls.key"]),
     ("switchyard-hub", &["tls.clientCaSecretName=Callers"], &["/tls/clientCaSecretName"]),
     ("switchyard-hub", &["tls.minVersion=1.1"], &["/tls/minVersion"]),
@@ -87,6 +92,12 @@ const REFUSED: &[(&str, &[&str], &[&str])] = &[
     ("switchyard-hub", &["authority.sealingKey=c2VjcmV0"], &["/authority", "'sealingKey' not allowed"]),
     ("switchyard-hub", &["access.bindings[0].role=root"], &["/access/bindings/0"]),
     ("switchyard-hub", &["access.bindings[1].role=viewer"], &["/access/bindings/1"]),
+    // Nobody with a certificate gets in where no authority of callers is named.
+    (
+        "switchyard-hub",
+        &["access.bindings[0].subjects[1].certificate.commonName=operator"],
+        &["access.bindings[0]", "tls.clientCaSecretName is empty"],
+    ),
     ("switchyard-hub", &["access.users={ann}"], &["/access", "'users' not allowed"]),
     ("switchyard-hub", &["limits.callerReadRate=50"], &["/limits/callerReadRate"]),
     ("switchyard-hub", &["limits.connectionsPerAddress=0"], &["/limits/connectionsPerAddress"]),
