@@ -10,7 +10,7 @@ mod store_support;
 use std::collections::BTreeMap;
 
 use fleet_support::{Engine, agent, cluster, explain, policy};
-use grpc_support::{Agent, Hub, PATIENCE, Setup, hub, hub_set_up, policy_ref, weights};
+use grpc_support::{Agent, Hub, PATIENCE, Setup, hub, hub_on, hub_set_up, policy_ref, weights};
 use prost::Message;
 use rights_support::{Port, bindings};
 use shift_support::{map, request_id};
@@ -369,6 +369,57 @@ async fn refusals_name_the_field_the_clusters_that_are_known_and_the_version_tha
     hub.stop().await;
 }
 
+/// In an emergency AWS may be what is away: what was asked for is stored, and the answer says that nobody knows what it will do.
+#[tokio::test]
+async fn a_drain_and_a_forced_game_day_are_taken_without_a_forecast_and_say_so() {
+    let hub = hub().await;
+    for name in ["api", "web"] {
+        hub.apply(&half(name)).await.unwrap();
+    }
+    hub.apply(&policy("other", &[("green", 1)], "")).await.unwrap();
+    let tried = drain(&hub, api::DrainClusterRequest { dry_run: true, ..draining("blue") }).await.unwrap_err();
+    assert_eq!(tried.code(), Code::Unavailable, "{tried:?}");
+    let drained = drain(&hub, draining("blue")).await.unwrap();
+    assert_eq!(drained.cluster.unwrap().mode(), ClusterMode::Draining);
+    let forced = api::DrillClusterLossRequest { force: true, reason: "it burns".to_owned(), ..drilling("green") };
+    let drilled = drill(&hub, forced).await.unwrap();
+    assert_eq!(drilled.cluster.unwrap().mode(), ClusterMode::Drained);
+    let unknown =
+        |names: &[&'static str]| names.iter().map(|name| (*name, ForecastVerdict::Unspecified)).collect::<Vec<_>>();
+    assert_eq!(verdicts(&drained.forecast), unknown(&["api", "web"]));
+    assert_eq!(verdicts(&drilled.forecast), unknown(&["api", "other", "web"]));
+    for one in drained.forecast.iter().chain(&drilled.forecast) {
+        assert_eq!(one.reason, "NotPlanned");
+        assert!(one.message.contains("without a forecast: AWS was not read by this replica yet"), "{one:?}");
+    }
+    hub.stop().await;
+}
+
+/// The hub was away for longer than an agent may be silent: both agents of one cluster come back, the relieved one first.
+#[tokio::test]
+async fn a_relieved_agent_does_not_take_its_cluster_back_by_a_restart_of_the_hub() {
+    let first = hub().await;
+    let url = first.url.clone();
+    let (old, new) = (grpc_support::hello("blue"), grpc_support::hello("blue"));
+    let mut older = Agent::connect(&first, old.clone()).await;
+    older.welcome().await;
+    let mut newer = Agent::connect(&first, new.clone()).await;
+    newer.welcome().await;
+    assert_eq!(older.end().await.code(), Code::FailedPrecondition);
+    first.stop().await;
+    drop(newer);
+    let raw = sqlx::PgPool::connect(&url).await.unwrap();
+    sqlx::query("update heartbeats set at = now() - interval '1 hour'").execute(&raw).await.unwrap();
+    let second = hub_on(&url).await;
+    let refused = Agent::connect(&second, old).await.end().await;
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("was relieved"), "{refused:?}");
+    Agent::connect(&second, new).await.welcome().await;
+    // One that was restarted together with the hub is new, and waits for nobody.
+    Agent::connect(&second, grpc_support::hello("blue")).await.welcome().await;
+    second.stop().await;
+}
+
 #[tokio::test]
 async fn a_watch_of_all_tells_of_clusters_that_change_and_of_no_others() {
     let (hub, _engine, _agents) = world(&[half("web")]).await;
@@ -422,6 +473,15 @@ async fn failover_explains_itself_and_waits_for_somebodys_word() {
     let failed_over = conditions.iter().find(|one| one.r#type == "FailedOver").unwrap();
     assert_eq!(failed_over.status(), ConditionStatus::True);
 
+    let entries = async || {
+        let entries = api::ListAuditEntriesRequest { policy: Some(policy_ref("web")), ..Default::default() };
+        let entries = hub.audit().list_audit_entries(entries).await.unwrap().into_inner().entries;
+        entries.into_iter().filter(|entry| entry.action.starts_with("failover.")).collect::<Vec<_>>()
+    };
+    let [out] = &entries().await[..] else { panic!("one entry") };
+    assert_eq!((out.action.as_str(), out.reason.as_str()), ("failover.out", failed.message.as_str()));
+    assert!(out.detail_json.contains(r#""wentOut": ["blue"]"#), "{out:?}");
+
     engine.sick.clear();
     engine.turn(&hub).await;
     engine.settle(&hub).await;
@@ -433,6 +493,7 @@ async fn failover_explains_itself_and_waits_for_somebodys_word() {
     let told = hub.policies().failback_policy(failback(id.clone())).await.unwrap().into_inner().policy.unwrap();
     engine.settle(&hub).await;
     assert_eq!(engine.in_force(&hub, "web"), map(&[("blue", 50), ("green", 50)]));
+    assert_eq!(entries().await[0].action, "failover.back");
     let again = hub.policies().failback_policy(failback(id)).await.unwrap().into_inner().policy.unwrap();
     assert_eq!(again.version, told.version, "the first answer, although nothing is out any more");
     let nobody = api::FailbackPolicyRequest { policy: Some(policy_ref("none")), ..failback(request_id()) };

@@ -12,12 +12,13 @@ use switchyard_core::{
     shift::{Finding, Guard, Shift, State, validate::StartError},
 };
 use switchyard_proto::api::v1 as proto;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use super::{
     access::AccessFault,
     clusters::losses::Uncarried,
     convert::{to_proto_ref, to_proto_violation},
+    planning::Busy,
     shifts::to_proto_finding,
 };
 use crate::store::{ApplyError, FleetError, MayNot, ShiftError, StoreError, SwitchError};
@@ -122,6 +123,9 @@ pub enum ApiError {
     /// AWS was not read through yet, so a plan would be one over nothing.
     #[error("AWS was not read by this replica yet, so no plan can be made; ask again in a moment")]
     NotObserved,
+    /// Enough plans wait to be made for callers already.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The hub is going down.
     #[error("the hub is shutting down; try again, at any replica")]
     Shutdown,
@@ -240,8 +244,16 @@ pub fn to_status(error: &ApiError) -> Status {
         ApiError::Invalid(violations) => invalid(violations),
         ApiError::NotFound(_) | ApiError::UnknownCluster { .. } => Status::not_found(text),
         ApiError::NotLoaded | ApiError::NotObserved | ApiError::Shutdown => Status::unavailable(text),
+        ApiError::Busy(busy) => with_wait(text, busy),
         ApiError::Internal => Status::internal(text),
     }
+}
+
+/// With the whole seconds after which to ask again, as the layer in front of the services says it.
+fn with_wait(text: String, busy: &Busy) -> Status {
+    let mut status = Status::resource_exhausted(text);
+    status.metadata_mut().insert("retry-after", MetadataValue::from(busy.seconds()));
+    status
 }
 
 fn apply_status(error: &ApplyError) -> Status {
@@ -303,6 +315,7 @@ fn fleet_status(error: &FleetError) -> Status {
             let message = format!("it gives {cluster} requests");
             with_findings(text, policies.iter().map(|policy| found("StillCarries", Some(policy), &message)))
         }
+        FleetError::MayNot(_) => Status::permission_denied(text),
         FleetError::RequestReused { .. } => Status::already_exists(text),
         FleetError::Store(error) => store_status(error),
     }
@@ -363,6 +376,16 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Unavailable { .. } => Status::unavailable(
             "the hub's store does not answer, so nothing is known to be stored; retry with the same request id",
         ),
+        StoreError::ListsBusy { .. } => {
+            let mut status =
+                Status::resource_exhausted("as many long lists are being read as may be at a time; try again in a moment");
+            // So that clients try again by themselves, unlike after the next one.
+            status.metadata_mut().insert("retry-after", MetadataValue::from_static("1"));
+            status
+        }
+        StoreError::ListTooLong { limit, .. } => Status::resource_exhausted(format!(
+            "reading this list took longer than {limit:?}; ask for less: one policy, one shift, one namespace, or a shorter time"
+        )),
         StoreError::Broken { .. }
         | StoreError::Unreadable { .. }
         | StoreError::HubIdDiffers { .. }

@@ -1,5 +1,8 @@
 //! Plans for callers: what the hub would do, by the planner over the present picture with changes put in. Writes nothing. Used by
-//! PolicyService and ShiftService. Tests: `hub/tests/grpc_policies.rs`, `hub/tests/grpc_shifts_follow.rs`.
+//! PolicyService and ShiftService. How many such plans are made at once, and for whom, is `queue`'s. Tests:
+//! `hub/tests/grpc_policies.rs`, `hub/tests/grpc_shifts_follow.rs`.
+
+mod queue;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,14 +16,13 @@ use switchyard_core::{
     plan::{self, RegionPlan, World},
     policy::{PolicyMemory, PolicyRecord},
 };
-use tokio::sync::{Semaphore, watch::Receiver};
+use tokio::sync::watch::Receiver;
+
+pub use queue::{Busy, Lane};
 
 use super::errors::ApiError;
 use crate::{feed::Picture, store::StoredPolicy};
-
-/// Plans that are made for callers at once, over all connections. One takes a good part of a second of a core with 100,000
-/// endpoints, and the engine wants cores too.
-const MOST_AT_ONCE: usize = 2;
+use queue::Queue;
 
 /// What plans are made from, beside the picture.
 #[derive(Clone)]
@@ -28,13 +30,13 @@ pub struct Planning {
     observed: Receiver<Arc<Observed>>,
     epoch: Receiver<Option<Epoch>>,
     settings: plan::Settings,
-    room: Arc<Semaphore>,
+    queue: Queue,
 }
 
 impl Planning {
     /// `settings`: the epoch in it is not used.
     pub fn new(observed: Receiver<Arc<Observed>>, epoch: Receiver<Option<Epoch>>, settings: plan::Settings) -> Self {
-        Self { observed, epoch, settings, room: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+        Self { observed, epoch, settings, queue: Queue::default() }
     }
 
     /// What was last read from AWS.
@@ -60,17 +62,20 @@ impl Planning {
         sheet
     }
 
-    /// Does this off the threads that serve, and no more than a few such at once.
+    /// Does this for a caller, named as in the audit log, off the threads that serve, and no more than a few such at once.
     ///
     /// # Errors
-    /// [`ApiError::Internal`] when it died, [`ApiError::Shutdown`] when nothing is started any more.
+    /// [`ApiError::Busy`] when enough wait already, [`ApiError::Internal`] when it died, [`ApiError::Shutdown`] when nothing is
+    /// started any more.
     pub async fn off_thread<T: Send + 'static>(
         &self,
+        lane: Lane,
+        who: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_| ApiError::Shutdown)?;
+        let turn = self.queue.turn(lane, who).await?;
         let work = tokio::task::spawn_blocking(move || {
-            let _room = room;
+            let _turn = turn;
             work()
         });
         work.await.map_err(|error| {

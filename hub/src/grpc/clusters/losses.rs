@@ -12,7 +12,10 @@ use switchyard_core::{
 };
 use switchyard_proto::api::v1 as proto;
 
-use crate::grpc::{convert_fleet::to_proto_forecast, errors::ApiError};
+use crate::{
+    feed::Policies,
+    grpc::{convert::to_proto_ref, convert_fleet::to_proto_forecast, errors::ApiError},
+};
 
 /// By policy.
 pub type Losses = BTreeMap<PolicyKey, Forecast>;
@@ -48,6 +51,22 @@ pub fn shown(losses: &Losses) -> Vec<proto::PolicyForecast> {
     worst.truncate(MOST_PROGRESS);
     worst.sort_by_key(|(policy, _)| *policy);
     worst.into_iter().map(|(policy, forecast)| to_proto_forecast(policy, forecast)).collect()
+}
+
+/// In place of a forecast that could not be made: each policy that names the cluster, without a verdict, and why.
+pub fn missing(cluster: &ClusterName, policies: &Policies, why: &str) -> Vec<proto::PolicyForecast> {
+    let named = policies.iter().filter(|(_, stored)| {
+        let record = &stored.record;
+        record.deleting_since.is_none() && record.policy.clusters.iter().any(|(name, _)| name == cluster)
+    });
+    let unknown = |policy: &PolicyKey| proto::PolicyForecast {
+        policy: Some(to_proto_ref(policy)),
+        verdict: proto::ForecastVerdict::Unspecified.into(),
+        reason: "NotPlanned".to_owned(),
+        message: why.to_owned(),
+        clusters: Vec::new(),
+    };
+    named.take(MOST_PROGRESS).map(|(policy, _)| unknown(policy)).collect()
 }
 
 /// A game day is an exercise: where it would cost requests, it is not begun.

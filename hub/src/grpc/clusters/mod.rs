@@ -7,18 +7,18 @@ pub(super) mod losses;
 mod show;
 mod watch;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use jiff::Timestamp;
 use switchyard_core::{
     access::{Role, Touch},
-    fleet::{ClusterState, Kind},
+    fleet::ClusterState,
     ids::ClusterName,
     shift::Guard,
 };
 use switchyard_proto::api::v1::{self as proto, cluster_service_server::ClusterService};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
@@ -27,7 +27,7 @@ use super::{
     Reading,
     caller::{caller, may_read_cluster, reader},
     errors::ApiError,
-    planning::Planning,
+    planning::{Lane, Planning},
 };
 use crate::{
     feed::Picture,
@@ -38,6 +38,10 @@ use losses::Losses;
 
 /// Events that wait for one watcher.
 const WATCH_OUTBOX: usize = 16;
+
+/// What was asked for is stored; whoever waits for the answer to a drain in an emergency is told no later than this what it does.
+/// yardctl gives a call 10 s.
+const FORECAST_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the service needs.
 #[derive(Clone)]
@@ -71,25 +75,20 @@ impl Clusters {
 
     /// The picture, in which the cluster is known, and a caller who may ask for this: it concerns policies of every namespace.
     fn look(&self, caller: &Caller, ask: &Ask) -> Result<Arc<Picture>, ApiError> {
-        let role = match ask.wish.kind {
-            Kind::Remove => Role::Admin,
-            Kind::Cordon | Kind::Drain | Kind::Uncordon | Kind::Drill => Role::Operator,
-        };
-        let touch = Touch::Cluster(&ask.cluster);
-        caller.may(
-            role,
-            &touch,
-            format_args!("{} cluster {}", ask.wish.kind.to_string().to_lowercase(), ask.cluster),
-        )?;
+        let (kind, cluster) = (ask.wish.kind, &ask.cluster);
+        // Before it is told whether there is such a cluster, and once more for what is known of it.
+        caller.may_wish(kind, None, cluster)?;
         if ask.wish.force {
-            caller.may_cross(role, &touch, &[Guard::Capacity])?;
+            caller.may_cross(Role::Operator, &Touch::Cluster(cluster), &[Guard::Capacity])?;
         }
         let picture = self.picture()?;
-        show::must_be_known(caller, &ask.cluster, &picture)?;
+        caller.may_wish(kind, picture.fleet.get(cluster).map(Arc::as_ref), cluster)?;
+        show::must_be_known(caller, cluster, &picture)?;
         Ok(picture)
     }
 
-    async fn forecast(&self, picture: &Arc<Picture>, ask: &Ask) -> Result<Losses, ApiError> {
+    /// In the lane of operators: no reader keeps it waiting.
+    async fn forecast(&self, caller: &Caller, picture: &Arc<Picture>, ask: &Ask) -> Result<Losses, ApiError> {
         let planning = self.parts.planning.clone();
         let observed = planning.observed()?;
         let (picture, cluster, force) = (Arc::clone(picture), ask.cluster.clone(), ask.wish.force);
@@ -97,7 +96,20 @@ impl Clusters {
             let now = Timestamp::now();
             planning.sheet(&picture).forecast(&picture.inventory, &observed, &cluster, force, now)
         };
-        self.parts.planning.off_thread(work).await
+        self.parts.planning.off_thread(Lane::Operators, &caller.actor, work).await
+    }
+
+    /// Beside something that is stored already: soon, or the answer says that it is missing.
+    async fn forecast_soon(&self, caller: &Caller, picture: &Arc<Picture>, ask: &Ask) -> Vec<proto::PolicyForecast> {
+        let why = match timeout(FORECAST_WITHIN, self.forecast(caller, picture, ask)).await {
+            Ok(Ok(forecast)) => return losses::shown(&forecast),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it was not made within {FORECAST_WITHIN:?}"),
+        };
+        tracing::info!(cluster = %ask.cluster, why, "what was asked of a cluster is answered without a forecast");
+        let why =
+            format!("taken without a forecast: {why}; see how it goes with `yardctl get clusters {}`", ask.cluster);
+        losses::missing(&ask.cluster, &picture.policies, &why)
     }
 
     /// Stores what is asked for; the cluster with it.
@@ -130,16 +142,17 @@ impl Clusters {
     ) -> Result<proto::DrainClusterResponse, ApiError> {
         let ask = Ask::drain(request)?;
         let picture = self.look(caller, &ask)?;
-        let forecast = self.forecast(&picture, &ask).await;
-        let (cluster, forecast) = if request.dry_run {
+        if request.dry_run {
+            let forecast = self.forecast(caller, &picture, &ask).await;
             let state = ask.preview(caller, &picture, Timestamp::now())?;
-            (self.with_state(&ask.cluster, &state)?, forecast?)
-        } else {
-            // A policy that nobody else can carry keeps its weight and says so: a drain is safe without a forecast, and is taken also
-            // while this replica has not read AWS.
-            (self.store(caller, &ask).await?, forecast.unwrap_or_default())
-        };
-        Ok(proto::DrainClusterResponse { cluster: Some(cluster), forecast: losses::shown(&forecast) })
+            let (cluster, forecast) = (self.with_state(&ask.cluster, &state)?, losses::shown(&forecast?));
+            return Ok(proto::DrainClusterResponse { cluster: Some(cluster), forecast });
+        }
+        // First the drain: a policy that nobody else can carry keeps its weight and says so, so it is safe without a forecast, and is
+        // taken also while this replica has not read AWS or has no time to plan.
+        let cluster = self.store(caller, &ask).await?;
+        let forecast = self.forecast_soon(caller, &picture, &ask).await;
+        Ok(proto::DrainClusterResponse { cluster: Some(cluster), forecast })
     }
 
     async fn drill(
@@ -149,14 +162,17 @@ impl Clusters {
     ) -> Result<proto::DrillClusterLossResponse, ApiError> {
         let ask = Ask::drill(request)?;
         let picture = self.look(caller, &ask)?;
-        let forecast = self.forecast(&picture, &ask).await?;
+        if ask.wish.force && !request.dry_run {
+            let cluster = self.store(caller, &ask).await?;
+            let forecast = self.forecast_soon(caller, &picture, &ask).await;
+            return Ok(proto::DrillClusterLossResponse { forecast, cluster: Some(cluster) });
+        }
+        let forecast = self.forecast(caller, &picture, &ask).await?;
         let cluster = if request.dry_run {
             ask.check_version(&picture)?;
             None
         } else {
-            if !ask.wish.force {
-                losses::must_be_carried(&ask.cluster, &forecast)?;
-            }
+            losses::must_be_carried(&ask.cluster, &forecast)?;
             Some(self.store(caller, &ask).await?)
         };
         Ok(proto::DrillClusterLossResponse { forecast: losses::shown(&forecast), cluster })

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use jiff::Timestamp;
+use prost::Message;
 use switchyard_core::{
     access::{Role, Touch},
     ids::{Namespace, PolicyKey},
@@ -28,7 +29,7 @@ use super::{
     convert_failover::to_proto_explanation,
     errors::ApiError,
     page,
-    planning::Planning,
+    planning::{Lane, Planning},
     required,
 };
 use crate::{
@@ -39,6 +40,8 @@ use crate::{
 /// Policies on one page; see the .proto file.
 const DEFAULT_PAGE: u32 = 100;
 const MOST_PAGE: u32 = 500;
+/// Bytes of a page: policies of 64 KiB make it shorter, so that what one caller can ask for at a time is bounded.
+const MOST_PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Events that wait for one watcher.
 const WATCH_OUTBOX: usize = 16;
 /// Weights in one call: five clusters a rule, and room for a wrong one to be named.
@@ -86,6 +89,7 @@ impl Policies {
 
     async fn plan(
         &self,
+        who: &str,
         picture: Arc<Picture>,
         change: Option<StoredPolicy>,
         shown: impl Fn(&PolicyKey) -> bool + Send + 'static,
@@ -98,7 +102,7 @@ impl Policies {
             change.iter().for_each(|stored| sheet.put(stored));
             to_proto_plan(&sheet.plan(&picture.inventory, &observed, now), shown, now)
         };
-        self.parts.planning.off_thread(work).await
+        self.parts.planning.off_thread(Lane::Readers, who, work).await
     }
 
     async fn apply(
@@ -114,7 +118,9 @@ impl Policies {
         let (stored, applied, plan) = if request.dry_run {
             let change = preview::apply(&caller, &picture, &manifest, &policy, request.expected_version)?;
             let only = policy.key.clone();
-            let plan = self.plan(Arc::clone(&picture), Some(change.stored.clone()), move |key| *key == only).await?;
+            let plan = self
+                .plan(&caller.actor, Arc::clone(&picture), Some(change.stored.clone()), move |key| *key == only)
+                .await?;
             (change.stored, change.applied, Some(plan))
         } else {
             let store = &self.parts.store;
@@ -156,15 +162,24 @@ impl Policies {
                 && namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
                 && after.as_ref().is_none_or(|after| place(key) > *after)
         };
-        let mut found = picture.policies.iter().filter(|(key, _)| wanted(key));
-        let taken: Vec<_> = found.by_ref().take(size).collect();
-        let last = taken.last().filter(|_| found.next().is_some());
-        Ok(proto::ListPoliciesResponse {
-            next_page_token: last
-                .map(|(key, _)| page::token(&[key.namespace.as_str(), key.name.as_str()]))
-                .unwrap_or_default(),
-            policies: taken.into_iter().map(|(_, stored)| to_proto_policy(stored, &links)).collect(),
-        })
+        let mut found = picture.policies.iter().filter(|(key, _)| wanted(key)).peekable();
+        let (mut answer, mut bytes, mut last) = (proto::ListPoliciesResponse::default(), 0, None);
+        while answer.policies.len() < size
+            && let Some((key, stored)) = found.peek()
+        {
+            let shown = to_proto_policy(stored, &links);
+            bytes += shown.encoded_len();
+            if last.is_some() && bytes > MOST_PAGE_BYTES {
+                break;
+            }
+            answer.policies.push(shown);
+            last = Some(*key);
+            found.next();
+        }
+        if let Some(key) = last.filter(|_| found.peek().is_some()) {
+            answer.next_page_token = page::token(&[key.namespace.as_str(), key.name.as_str()]);
+        }
+        Ok(answer)
     }
 
     async fn set_weights(
@@ -188,7 +203,8 @@ impl Policies {
         let (stored, plan) = if request.dry_run {
             let picture = self.picture()?;
             let change = preview::set_weights(&caller, &picture, &key, &wanted, request.expected_version)?;
-            let plan = self.plan(picture, Some(change.stored.clone()), move |shown| *shown == key).await?;
+            let plan =
+                self.plan(&caller.actor, picture, Some(change.stored.clone()), move |shown| *shown == key).await?;
             (change.stored, Some(plan))
         } else {
             let stored = self.parts.store.policy_set_weights(&caller, &key, &wanted, request.expected_version).await?;
@@ -228,9 +244,10 @@ impl Policies {
         if let Some(key) = &only {
             preview::find(&picture, key)?;
         }
+        let who = caller.actor.clone();
         let shown =
             move |key: &PolicyKey| only.as_ref().map_or_else(|| caller.sees(&key.namespace), |only| only == key);
-        Ok(proto::GetPlanResponse { plan: Some(self.plan(picture, None, shown).await?) })
+        Ok(proto::GetPlanResponse { plan: Some(self.plan(&who, picture, None, shown).await?) })
     }
 
     fn explain(
@@ -289,7 +306,8 @@ impl PolicyService for Policies {
         &self,
         request: Request<proto::ApplyPolicyRequest>,
     ) -> Result<Response<proto::ApplyPolicyResponse>, Status> {
-        let caller = caller(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
+        let body = request.get_ref();
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
         let result = self.apply(caller, request.into_inner()).await;
         self.parts.reading.answer("ApplyPolicy", result)
     }
@@ -330,7 +348,8 @@ impl PolicyService for Policies {
         &self,
         request: Request<proto::DeletePolicyRequest>,
     ) -> Result<Response<proto::DeletePolicyResponse>, Status> {
-        let caller = caller(&request, &request.get_ref().request_id, request.get_ref().dry_run, "");
+        let body = request.get_ref();
+        let caller = caller(&request, &body.request_id, body.dry_run, &body.reason);
         let result = self.delete(caller, request.into_inner()).await;
         self.parts.reading.answer("DeletePolicy", result)
     }

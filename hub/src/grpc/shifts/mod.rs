@@ -28,7 +28,7 @@ use super::{
     Reading,
     caller::{caller, may_read_shift, reader},
     errors::ApiError,
-    planning::Planning,
+    planning::{Lane, Planning},
     rights::GateSources,
 };
 use crate::{
@@ -126,7 +126,7 @@ impl Shifts {
             let preview = preview::look(&shift, &picture, &observed, planning.sheet(&picture), now);
             (to_proto_shift(&shift, &picture), preview)
         };
-        self.parts.planning.off_thread(look).await
+        self.parts.planning.off_thread(Lane::Readers, &caller.actor, look).await
     }
 
     async fn command(&self, caller: &Caller, id: &str, command: Command) -> Result<proto::Shift, ApiError> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     feed::Picture,
-    grpc::{errors::ApiError, required},
+    grpc::{errors::ApiError, planning::Lane, required},
     store::{Caller, ShiftError},
 };
 
@@ -195,7 +195,7 @@ impl Shifts {
             let preview = preview::look_back(&writes, &picture, &observed, planning.sheet(&picture), now);
             (to_proto_shift(&shift, &picture), preview)
         };
-        self.parts.planning.off_thread(look).await
+        self.parts.planning.off_thread(Lane::Readers, &caller.actor, look).await
     }
 }
 
