@@ -12,7 +12,7 @@ use switchyard_core::{
     inventory::{Endpoint, EndpointKey, EndpointState, Evidence, Inventory, Link, SourceProblem},
 };
 use switchyard_hub::store::{
-    AgentHello, EndpointChange, Mirror, NewEndpoint, Retention, SessionError, SessionOpened, Snapshot, Store,
+    AgentHello, EndpointChange, Hears, Mirror, NewEndpoint, Retention, SessionError, SessionOpened, Snapshot, Store,
     StoreOptions,
 };
 use uuid::Uuid;
@@ -313,6 +313,41 @@ async fn a_relieved_agent_process_does_not_come_back_while_its_successor_lives_a
     }
     let remembered = sqlx::query_scalar::<_, i32>("select jsonb_array_length(relieved) from clusters");
     assert_eq!(remembered.fetch_one(&db.raw).await.unwrap(), 16);
+}
+
+/// A replica that was down, or had no store, knows nothing of who was silent.
+struct Deaf;
+
+impl Hears for Deaf {
+    fn stale_after(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn hears(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn a_relieved_agent_process_does_not_come_back_by_a_silence_that_was_the_hubs_own() {
+    let db = database().await;
+    let (name, process) = (cluster("blue"), Uuid::from_u128);
+    let opened = async |id: u128| {
+        let hello = AgentHello { agent_instance_id: process(id), ..hello("blue") };
+        db.store.session_open(&hello, Uuid::new_v4(), process(9), Deaf).await.map(|opened| opened.relieves)
+    };
+    assert_eq!(opened(1).await.unwrap(), None);
+    opened(2).await.unwrap();
+    sqlx::query("update heartbeats set at = now() - interval '1 hour'").execute(&db.raw).await.unwrap();
+    assert!(matches!(opened(1).await, Err(SessionError::Relieved(_))));
+    assert!(matches!(db.store.session_turn(&name, process(1), Deaf).await, Err(SessionError::Relieved(_))));
+    db.store.session_turn(&name, process(2), Deaf).await.unwrap();
+    assert_eq!(opened(2).await.unwrap(), None, "the rightful one is let in at once");
+    assert_eq!(opened(3).await.unwrap(), Some(process(2)), "and so is one that is new: both were restarted");
+    // Where its silence could have been heard, it is gone.
+    sqlx::query("update heartbeats set at = now() - interval '1 hour'").execute(&db.raw).await.unwrap();
+    let hello = AgentHello { agent_instance_id: process(1), ..hello("blue") };
+    db.store.session_open(&hello, Uuid::new_v4(), process(9), Duration::from_secs(15)).await.unwrap();
 }
 
 #[tokio::test]

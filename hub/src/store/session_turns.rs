@@ -21,7 +21,7 @@ use super::{
 /// An agent process that was relieved by one that lives.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "agent process {instance} of cluster {cluster} was relieved by {by}, which lives; one agent runs in a cluster: stop one of the \
+    "agent process {instance} of cluster {cluster} was relieved by {by}, which lives or was away for too short a time to be given up; one agent runs in a cluster: stop one of the \
      two, or give the other cluster a name of its own"
 )]
 pub struct Relieved {
@@ -44,7 +44,7 @@ pub(super) struct Before {
     lives: bool,
 }
 
-/// Whether the process that holds the cluster lives is told by its heartbeat alone, not by whether a session is open: a connection that
+/// Whether the process that holds the cluster lives is told by its heartbeat alone, where that could be heard ([`Hears`]), not by whether a session is open: a connection that
 /// is made anew must not let the relieved process in.
 macro_rules! before_select {
     () => {
@@ -54,13 +54,36 @@ macro_rules! before_select {
     };
 }
 
+/// What the silence of an agent is worth at this replica.
+pub trait Hears {
+    /// An agent that was not heard of for as long is silent.
+    fn stale_after(&self) -> Duration;
+
+    /// False: this replica could not have heard of it (it was down, or could not reach the store), so its silence says nothing.
+    fn hears(&self) -> bool;
+}
+
+/// One that hears at all times.
+impl Hears for Duration {
+    fn stale_after(&self) -> Duration {
+        *self
+    }
+
+    fn hears(&self) -> bool {
+        true
+    }
+}
+
 /// A cluster that was never seen.
 pub(super) const NOBODY: Seats<Uuid> = Seats { present: None, present_lives: false, relieved: Vec::new() };
 
 impl Before {
-    pub fn seats(&self) -> Result<Seats<Uuid>, StoreError> {
+    /// To be asked after the row was read: a store that was away in between has made the replica deaf by then, whereas an answer from
+    /// before says nothing of the heartbeats that were missed while the statement hung.
+    pub fn seats(&self, hears: &impl Hears) -> Result<Seats<Uuid>, StoreError> {
         let relieved = from_json("relieved agent processes", self.relieved.clone())?;
-        Ok(Seats { present: Some(self.agent_instance), present_lives: self.lives, relieved })
+        let present_lives = self.lives || !hears.hears();
+        Ok(Seats { present: Some(self.agent_instance), present_lives, relieved })
     }
 
     pub fn resumes(&self, hello: &AgentHello) -> bool {
@@ -82,12 +105,12 @@ impl Store {
         &self,
         cluster: &ClusterName,
         instance: Uuid,
-        stale_after: Duration,
+        hears: impl Hears,
     ) -> Result<(), SessionError> {
         let read = sqlx::query_as::<_, Before>(before_select!());
-        let read = read.bind(cluster.as_str()).bind(stale_after.as_secs_f64());
+        let read = read.bind(cluster.as_str()).bind(hears.stale_after().as_secs_f64());
         let before = self.run(Query::SessionTurn, read.fetch_optional(&self.pool)).await?;
-        let seats = before.as_ref().map(Before::seats).transpose()?.unwrap_or(NOBODY);
+        let seats = before.as_ref().map(|before| before.seats(&hears)).transpose()?.unwrap_or(NOBODY);
         seated(&seats, cluster, instance).map(|_| ())
     }
 

@@ -3,8 +3,6 @@
 //! cluster ([`switchyard_core::access::turns`]), by what this row remembers, so that every replica decides alike. What is written is in
 //! `inventory_write`.
 
-use std::time::Duration;
-
 use switchyard_core::{
     ids::{ClusterName, Epoch, VpcId},
     inventory::{EndpointKey, ServiceKey, SourceProblem},
@@ -24,7 +22,7 @@ use super::{
 
 pub use super::{
     inventory_changes::{EndpointChange, NewEndpoint, NewServiceState},
-    session_turns::Relieved,
+    session_turns::{Hears, Relieved},
 };
 
 /// What an agent says of itself when it connects.
@@ -127,7 +125,8 @@ impl AgentHello {
 
 impl Store {
     /// Opens a session, taking the cluster over from an older one. Until the agent is live again ([`Store::session_snapshot`],
-    /// [`Store::session_live`]) the cluster is syncing. `stale_after`: a process that was heard of within it lives.
+    /// [`Store::session_live`]) the cluster is syncing. `hears`: whether a process that was not heard of is
+    /// silent.
     ///
     /// # Errors
     /// [`SessionError::ClusterRemoved`], [`SessionError::Relieved`], or the store's.
@@ -136,16 +135,16 @@ impl Store {
         hello: &AgentHello,
         session_id: Uuid,
         hub_instance: Uuid,
-        stale_after: Duration,
+        hears: impl Hears,
     ) -> Result<SessionOpened, SessionError> {
         let mut txn = self.begin().await?;
         if self.cluster_is_removed(&mut txn, &hello.cluster).await? {
             return Err(SessionError::ClusterRemoved { cluster: hello.cluster.clone() });
         }
         let read = sqlx::query_as::<_, Before>(concat!(before_select!(), " for update of c"));
-        let read = read.bind(hello.cluster.as_str()).bind(stale_after.as_secs_f64());
+        let read = read.bind(hello.cluster.as_str()).bind(hears.stale_after().as_secs_f64());
         let before = self.run(Query::SessionOpen, read.fetch_optional(&mut *txn)).await?;
-        let seats = before.as_ref().map(Before::seats).transpose()?.unwrap_or(NOBODY);
+        let seats = before.as_ref().map(|before| before.seats(&hears)).transpose()?.unwrap_or(NOBODY);
         let (relieved, relieves) = seated(&seats, &hello.cluster, hello.agent_instance_id)?;
         let resume = before.is_some_and(|before| before.resumes(hello));
         let upsert = "insert into clusters as c (name, region, vpc_id, agent_instance, agent_version, session_id, hub_instance, \
@@ -287,7 +286,7 @@ impl Store {
         let update = "update heartbeats h set at = clock_timestamp() from unnest($1::uuid[], $2::text[]) as s (id, cluster) \
                       where h.cluster = s.cluster and h.session_id = s.id returning h.session_id";
         let update = sqlx::query_scalar::<_, Uuid>(update).bind(&ids).bind(names);
-        let held = self.run(Query::SessionHeartbeat, update.fetch_all(&self.pool)).await?;
+        let held = self.run(Query::SessionHeartbeat, update.fetch_all(&self.vital)).await?;
         Ok(ids.into_iter().filter(|id| !held.contains(id)).collect())
     }
 

@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::hearing::Hearing;
 use crate::{metrics::Metrics, store::Store};
 
 struct Entry {
@@ -73,9 +74,11 @@ impl Drop for Place {
     }
 }
 
-/// Tells the store, once per interval and for all sessions at once, that they live. Ends with the token.
+/// Tells the store, once per interval and for all sessions at once, that they live; without any, asks it whether it is there. Ends with
+/// the token.
 pub async fn run_heartbeats(
     registry: Registry,
+    hearing: Hearing,
     store: Store,
     metrics: Metrics,
     every: Duration,
@@ -91,11 +94,14 @@ pub async fn run_heartbeats(
         }
         let present = registry.present();
         metrics.sessions.set(i64::try_from(present.len()).unwrap_or(i64::MAX));
-        if present.is_empty() {
-            continue;
-        }
-        match store.session_heartbeat(&present).await {
+        let stored = if present.is_empty() {
+            store.access_version().await.map(|_| Vec::new())
+        } else {
+            store.session_heartbeat(&present).await
+        };
+        match stored {
             Ok(lost) => {
+                hearing.heard();
                 registry.end(&lost);
                 if failing {
                     failing = false;
@@ -103,6 +109,7 @@ pub async fn run_heartbeats(
                 }
             }
             Err(error) if !failing => {
+                hearing.deaf();
                 failing = true;
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(
@@ -110,7 +117,7 @@ pub async fn run_heartbeats(
                     "heartbeats of the agents cannot be stored; clusters will count as stale until they can"
                 );
             }
-            Err(_) => {}
+            Err(_) => hearing.deaf(),
         }
     }
 }
