@@ -6,17 +6,26 @@ mod rights_support;
 mod shift_support;
 mod store_support;
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write,
+    time::Duration,
+};
 
-use grpc_support::{Hub, Setup, eventually, hub_set_up, manifest, policy_ref};
+use grpc_support::{Agent, Hub, Setup, eventually, hub_set_up, manifest, policy_ref};
 use prost_reflect::MethodDescriptor;
 use rights_support::{Port, call, methods, name};
 use serde_json::{Value, json};
-use shift_support::flip;
+use shift_support::{flip, turn};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use store_support::database_url;
-use switchyard_core::access::{Kind, Need, Role, Who, need, table::TABLE};
-use switchyard_hub::access::AccessSettings;
+use switchyard_core::{
+    access::{Kind, Need, Role, Who, need, table::TABLE},
+    fleet::{ClusterState, Progress},
+    ids::PolicyKey,
+    status::Reason,
+};
+use switchyard_hub::{access::AccessSettings, store::ClusterUpdate};
 use switchyard_proto::{
     agent::v1::{
         self as agent, agent_message, agent_service_client::AgentServiceClient,
@@ -24,12 +33,14 @@ use switchyard_proto::{
         target_health_service_client::TargetHealthServiceClient,
     },
     api::v1::{
-        self as api, cluster_service_client::ClusterServiceClient, policy_service_client::PolicyServiceClient,
+        self as api, audit_service_client::AuditServiceClient, cluster_service_client::ClusterServiceClient,
+        policy_service_client::PolicyServiceClient, safety_service_client::SafetyServiceClient,
         shift_service_client::ShiftServiceClient,
     },
 };
 use tempfile::NamedTempFile;
-use tokio_stream::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -103,6 +114,60 @@ async fn furnished() -> World {
     world
 }
 
+/// In every read something of the hidden namespace: beside what [`furnished`] has a gating switch, an endpoint, an operation on cluster
+/// red that waits for a policy, and a shift that moves policies of both namespaces.
+async fn furnished_everywhere() -> (World, Agent, String) {
+    let world = furnished().await;
+    for (namespace, policy) in [("shop", "joint"), ("hidden", "hidden-joint")] {
+        world.apply("admin", namespace, policy, &[("blue", 100), ("green", 0)]).await.unwrap();
+    }
+    let joint = world.joint_shift().await;
+    let switch = api::SetGatingSwitchRequest {
+        request_id: id(),
+        name: "stop".to_owned(),
+        policies: vec!["hidden/*".to_owned()],
+        on: true,
+        reason: "a test".to_owned(),
+        ..Default::default()
+    };
+    SafetyServiceClient::new(world.caller("admin")).set_gating_switch(switch).await.unwrap();
+
+    let (outbox, receiver) = mpsc::channel(64);
+    let mut agents = AgentServiceClient::new(world.agent("blue"));
+    let inbox = agents.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut blue = Agent::over(outbox, inbox, grpc_support::hello("blue")).await;
+    blue.welcome().await;
+    let set = blue.watch_set().await;
+    let mut changes = grpc_support::changes("hidden-web", &["10.0.0.1"]);
+    let mut service = changes.services[0].service.clone().unwrap();
+    service.namespace = "hidden".to_owned();
+    changes.services[0].service = Some(service.clone());
+    changes.upserts[0].service = Some(service);
+    let begin = agent::SnapshotBegin { snapshot_id: "s".to_owned(), watch_set_version: set.version };
+    blue.send(agent_message::Message::SnapshotBegin(begin)).await;
+    blue.changes(changes).await;
+    let end = agent::SnapshotEnd { snapshot_id: "s".to_owned(), service_count: 1, endpoint_count: 1 };
+    let seq = blue.send(agent_message::Message::SnapshotEnd(end)).await;
+    blue.acked(seq).await;
+
+    let drain = api::DrainClusterRequest { request_id: id(), cluster: "red".to_owned(), ..Default::default() };
+    ClusterServiceClient::new(world.caller("admin")).drain_cluster(drain).await.unwrap();
+    let mut state = ClusterState::clone(&world.hub.feed.picture().fleet[&"red".parse().unwrap()]);
+    state.operation.progress.push(Progress {
+        policy: PolicyKey::new("hidden", "hidden-red").unwrap(),
+        done: false,
+        programmed: None,
+        targets: 0,
+        reason: Reason::Draining,
+        message: "it waits".to_owned(),
+    });
+    let update = ClusterUpdate { before_version: state.version, state: &state };
+    let fence = store_support::fence(&world.hub.store).await;
+    assert_eq!(world.hub.store.clusters_save(fence, &[update]).await.unwrap().len(), 1);
+    world.hub.feed.refreshed().await;
+    (world, blue, joint)
+}
+
 fn to_green() -> api::ShiftPolicy {
     flip("web", "green").policies.remove(0)
 }
@@ -157,6 +222,41 @@ impl World {
         let request = api::CreateShiftRequest { request_id: id(), spec: Some(spec), dry_run: false };
         let made = ShiftServiceClient::new(self.caller(who)).create_shift(request).await?;
         Ok(made.into_inner().shift.unwrap())
+    }
+
+    /// Half of two policies of two namespaces, and the rest after an approval; at its first step.
+    async fn joint_shift(&self) -> String {
+        let moved = |namespace, name| api::ShiftPolicy { policy: Some(policy_of(namespace, name)), ..to_green() };
+        let steps = [(50, true), (100, false)];
+        let steps = steps.map(|(percent, approval)| api::ShiftStep { percent, approval, ..Default::default() });
+        let spec = api::ShiftSpec {
+            policies: vec![moved("shop", "joint"), moved("hidden", "hidden-joint")],
+            strategy: Some(api::ShiftStrategy { steps: steps.to_vec(), ..Default::default() }),
+            ..Default::default()
+        };
+        let shift = self.shift("admin", spec).await.unwrap().id;
+        while turn(&self.hub, &shift).await.1 {}
+        assert_eq!(self.asked("hidden", "hidden-joint").await, grpc_support::weights(&[("blue", 50), ("green", 50)]));
+        shift
+    }
+
+    /// The weights that a policy asks for, as stored.
+    async fn asked(&self, namespace: &str, name: &str) -> HashMap<String, u32> {
+        let key = PolicyKey::new(namespace, name).unwrap();
+        let stored = self.hub.store.policy_get(&key).await.unwrap().unwrap();
+        stored.record.requested().into_iter().map(|(cluster, weight)| (cluster.to_string(), weight.get())).collect()
+    }
+
+    /// Applies a manifest as it stands.
+    async fn apply_text(&self, who: &str, manifest: String, dry_run: bool) -> Result<(), Status> {
+        let request = api::ApplyPolicyRequest { request_id: id(), manifest, dry_run, ..Default::default() };
+        self.policies(who).apply_policy(request).await.map(|_| ())
+    }
+
+    async fn delete(&self, who: &str, policy: api::PolicyRef, dry_run: bool) -> Result<(), Status> {
+        let request =
+            api::DeletePolicyRequest { request_id: id(), policy: Some(policy), dry_run, ..Default::default() };
+        self.policies(who).delete_policy(request).await.map(|_| ())
     }
 
     /// Rows of every table but the log of what was refused.
@@ -303,25 +403,37 @@ async fn every_call_is_refused_to_all_who_may_not_make_it_and_nothing_is_stored(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_of_one_namespace_touches_nothing_of_another_and_learns_nothing_of_it() {
-    let world = furnished().await;
+    let (world, _blue, _) = furnished_everywhere().await;
     let before = world.rows().await;
-    let shop = world.caller("shop-admin");
+    let (shop, whole) = (world.caller("shop-admin"), world.caller("viewer"));
     for method in methods() {
         let row = need(&format!("/{}", name(&method))).unwrap();
         let request = world.request(&method);
         let names_something = request.as_object().is_some_and(|fields| !fields.is_empty());
-        let answer = call(&shop, &method, request).await;
+        let answer = call(&shop, &method, request.clone()).await;
+        let watches_clusters = row.rpc.ends_with("/WatchClusters");
+        if row.who == Who::Role(Role::Viewer) && (!names_something || watches_clusters) {
+            let shown = call(&whole, &method, request).await.unwrap_or_else(|status| panic!("{}: {status:?}", row.rpc));
+            // The head of the chain is a number and a hash.
+            let tells = shown.to_string().contains("hidden") || row.rpc.ends_with("/GetAuditHead");
+            assert!(tells, "{} has nothing that could be hidden: {shown}", row.rpc);
+        }
         match row.who {
             // It says how much happens in all namespaces.
             Who::Role(Role::Viewer) if row.rpc.ends_with("/GetAuditHead") => {
                 assert_eq!(answer.unwrap_err().code(), Code::PermissionDenied);
             }
+            // They hold up everybody, so everybody is shown them.
+            Who::Role(Role::Viewer) if row.rpc.ends_with("/ListGatingSwitches") => drop(answer.unwrap()),
             Who::Role(Role::Viewer) if !names_something => {
                 let shown = answer.unwrap_or_else(|status| panic!("{}: {status:?}", row.rpc)).to_string();
                 assert!(!shown.contains("hidden"), "{}: {shown}", row.rpc);
             }
             // One cluster serves many namespaces; it may be read by all who may read something of it.
-            Who::Role(Role::Viewer) if row.rpc.ends_with("/WatchClusters") => drop(answer.unwrap()),
+            Who::Role(Role::Viewer) if watches_clusters => {
+                let shown = answer.unwrap().to_string();
+                assert!(shown.contains("red") && !shown.contains("hidden"), "{shown}");
+            }
             Who::Role(_) | Who::HubRole(_) => {
                 let refused = answer.expect_err(row.rpc);
                 assert_eq!(refused.code(), Code::PermissionDenied, "{}: {refused:?}", row.rpc);
@@ -341,6 +453,83 @@ async fn an_admin_of_one_namespace_touches_nothing_of_another_and_learns_nothing
         let refused = refused.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
     }
+    world.hub.stop().await;
+}
+
+/// A shift takes its policies back when one of them leaves it: so a new spec of one namespace's policy would move another namespace's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_of_one_namespace_moves_no_weights_of_another_through_a_shift_of_both() {
+    let (world, _blue, joint) = furnished_everywhere().await;
+    let half = grpc_support::weights(&[("blue", 50), ("green", 50)]);
+    let other = || manifest_of("shop", "joint", &[("blue", 1), ("green", 0)]);
+    for dry_run in [true, false] {
+        let refused = [
+            world.apply_text("shop-admin", other(), dry_run).await.unwrap_err(),
+            world.delete("shop-admin", policy_ref("joint"), dry_run).await.unwrap_err(),
+        ];
+        for refused in refused {
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+            assert!(refused.message().contains(&joint) && !refused.message().contains("hidden"), "{refused:?}");
+        }
+        assert_eq!(world.asked("hidden", "hidden-joint").await, half);
+    }
+    // What does not take the policy out of its shift is his all the same.
+    let same = manifest_of("shop", "joint", &[("blue", 100), ("green", 0)]).replace("joint.example", "other.example");
+    world.apply_text("shop-admin", same, false).await.unwrap();
+
+    // What is said of the shift to those of one namespace is about that namespace.
+    let entries = api::ListAuditEntriesRequest { page_size: 1000, ..Default::default() };
+    let shown = async |who: &str| {
+        let client = AuditServiceClient::new(world.caller(who)).list_audit_entries(entries.clone()).await;
+        let entries = client.unwrap().into_inner().entries;
+        entries
+            .into_iter()
+            .filter(|entry| entry.shift_id == joint)
+            .map(|entry| format!("{entry:?}"))
+            .collect::<Vec<_>>()
+    };
+    let own = shown("shop-admin").await;
+    assert!(own.iter().any(|entry| entry.contains("shop/joint from blue=100,green=0 to blue=0,green=100")), "{own:#?}");
+    assert!(own.iter().all(|entry| !entry.contains("hidden")), "{own:#?}");
+
+    for dry_run in [true, false] {
+        world.apply_text("admin", other(), dry_run).await.unwrap();
+    }
+    let back = grpc_support::weights(&[("blue", 100), ("green", 0)]);
+    assert_eq!(world.asked("hidden", "hidden-joint").await, back, "somebody who has both takes both back");
+    let own = shown("shop-admin").await;
+    assert!(own.iter().all(|entry| !entry.contains("hidden")), "{own:#?}");
+    world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_about_single_clusters_is_about_all_of_a_policy() {
+    let world = furnished().await;
+    let text = |blue: u32| manifest_of("shop", "web", &[("blue", blue), ("green", 0)]);
+    let failover = |green: u32| {
+        let clusters =
+            format!("clusters: [{{name: blue, weight: 100}}, {{name: green, weight: {green}, priority: 1}}]");
+        let (head, _) =
+            text(100).split_once("clusters:").map(|(head, tail)| (head.to_owned(), tail.to_owned())).unwrap();
+        format!("{head}{clusters}\n  failover: {{failback: Auto}}\n")
+    };
+    let denied = async |manifest: String, what: &str| {
+        for dry_run in [true, false] {
+            let refused = world.apply_text("shop-blue-admin", manifest.clone(), dry_run).await.expect_err(what);
+            assert_eq!(refused.code(), Code::PermissionDenied, "{what}: {refused:?}");
+        }
+    };
+    denied(text(100).replace("web.example.com", "other.example.com"), "another host name").await;
+    world.apply_text("admin", failover(50), false).await.unwrap();
+    denied(failover(51), "another standby").await;
+    world.apply_text("shop-blue-admin", failover(50), false).await.unwrap();
+    world.apply_text("admin", text(100), false).await.unwrap();
+
+    // A new spec ends what was set over the old one, which is green's too.
+    world.set("admin", &[("blue", 50), ("green", 50)], false).await.unwrap();
+    denied(text(90), "the end of an override of green").await;
+    world.apply_text("shop-blue-admin", text(100), false).await.unwrap();
+    assert_eq!(world.asked("shop", "web").await, grpc_support::weights(&[("blue", 50), ("green", 50)]));
     world.hub.stop().await;
 }
 
@@ -451,6 +640,17 @@ async fn what_is_wanted_of_a_cluster_is_for_those_who_have_it_in_every_namespace
     assert!(refused.message().contains("may not override Capacity"), "{refused:?}");
     red.cordon_cluster(cordon("red")).await.unwrap();
 
+    // To take back what an admin did is an admin's.
+    let mut admin = ClusterServiceClient::new(world.caller("red-admin"));
+    let remove = || api::RemoveClusterRequest { request_id: id(), cluster: "red".to_owned(), ..Default::default() };
+    let uncordon = || api::UncordonClusterRequest { request_id: id(), cluster: "red".to_owned(), ..Default::default() };
+    admin.remove_cluster(remove()).await.unwrap();
+    let refused = red.uncordon_cluster(uncordon()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert!(refused.message().contains("may not uncordon cluster red"), "{refused:?}");
+    admin.uncordon_cluster(uncordon()).await.unwrap();
+    red.uncordon_cluster(uncordon()).await.unwrap();
+
     // The operation concerns policies of a namespace that this viewer does not see.
     let shown = ClusterServiceClient::new(world.caller("shop-viewer")).list_clusters(api::ListClustersRequest {}).await;
     let shown = format!("{:?}", shown.unwrap().into_inner());
@@ -479,6 +679,29 @@ async fn a_watch_tells_of_what_its_caller_sees_also_when_policies_come_and_go() 
     world.apply("admin", "shop", "later", &[("blue", 1)]).await.unwrap();
     let told = next().await;
     assert_eq!(told.policy.unwrap().r#ref.unwrap(), policy_ref("later"), "and of nothing before");
+    world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_clusters_tells_nothing_of_one_that_its_caller_may_not_read() {
+    let (world, _blue, _) = furnished_everywhere().await;
+    let mut clusters = ClusterServiceClient::new(world.caller("blue-viewer"));
+    let of_red = api::WatchClustersRequest { cluster: "red".to_owned() };
+    assert_eq!(clusters.watch_clusters(of_red).await.unwrap_err().code(), Code::PermissionDenied);
+    let mut watched = clusters.watch_clusters(api::WatchClustersRequest::default()).await.unwrap().into_inner();
+    let mut next = async || watched.next().await.unwrap().unwrap().cluster.unwrap();
+    assert_eq!(next().await.name, "blue");
+    let mut admin = ClusterServiceClient::new(world.caller("admin"));
+    let red = api::UncordonClusterRequest { request_id: id(), cluster: "red".to_owned(), ..Default::default() };
+    admin.uncordon_cluster(red).await.unwrap();
+    let blue = api::CordonClusterRequest { request_id: id(), cluster: "blue".to_owned(), ..Default::default() };
+    admin.cordon_cluster(blue).await.unwrap();
+    let mut told = next().await;
+    while told.operation.is_none() {
+        assert_eq!(told.name, "blue", "{told:?}");
+        told = next().await;
+    }
+    assert_eq!((told.name.as_str(), told.mode()), ("blue", api::ClusterMode::Cordoned));
     world.hub.stop().await;
 }
 

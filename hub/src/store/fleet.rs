@@ -22,6 +22,7 @@ use super::{
     notice::Notice,
     policy_change::{Caller, caller_faults},
     policy_rows::{PolicyRow, StoredPolicy, policy_select, read_all},
+    rights::MayNot,
     shifts_rows::{ShiftRow, shift_select},
     values::{Conn, unreadable},
 };
@@ -65,6 +66,9 @@ pub enum FleetError {
     /// It does not fit where the cluster is.
     #[error(transparent)]
     Refused(#[from] machine::Refusal),
+    /// The caller may not do this.
+    #[error(transparent)]
+    MayNot(#[from] Box<MayNot>),
     /// The request id was used for something else.
     #[error("request id {request_id:?} was used for another {method} request; use a new id for a new request")]
     RequestReused {
@@ -161,6 +165,7 @@ impl Store {
         if expected_version != 0 && expected_version != present {
             return Err(FleetError::VersionConflict { cluster: cluster.clone(), expected: expected_version, present });
         }
+        caller.may_wish(wish.kind, before.as_ref(), cluster)?;
         let carried_by = match wish.kind {
             Kind::Remove => self.policies_that_carry(&mut txn, cluster).await?,
             Kind::Cordon | Kind::Drain | Kind::Uncordon | Kind::Drill => Vec::new(),

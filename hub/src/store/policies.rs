@@ -88,6 +88,7 @@ impl Store {
                 let record = &present.record;
                 let new_spec = Some(manifest).filter(|manifest| present.manifest.spec != manifest.spec);
                 if supersede {
+                    self.shift_lets_go(&mut txn, caller, (&policy.key, &record.uid)).await?;
                     let leave = leave(caller, false, change);
                     self.shift_leave(&mut txn, (&policy.key, &record.uid), leave).await?;
                 }
@@ -181,8 +182,9 @@ impl Store {
         }
         check_owner(&present)?;
         check_version(expected_version, present.record.version)?;
+        self.shift_lets_go(&mut txn, caller, (key, &present.record.uid)).await?;
         self.owner_to_api(&mut txn, &present, change).await?;
-        let cause = Cause { change, leaves: Some(caller), reason: "" };
+        let cause = Cause { leaves: Some(caller), ..Cause::resources(change) };
         self.policy_settle(&mut txn, key, &cause).await?;
         let stored = self.policy_expected(&mut txn, key).await?;
         self.keep_answer(&mut txn, &request, &Answer::new(&stored, Applied::Configured)).await?;

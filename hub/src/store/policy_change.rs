@@ -153,7 +153,7 @@ pub(super) fn decide_apply(
 }
 
 /// A new spec with other weights ends an override.
-pub(super) fn supersedes(old: &ValidatedPolicy, new: &ValidatedPolicy) -> bool {
+pub(crate) fn supersedes(old: &ValidatedPolicy, new: &ValidatedPolicy) -> bool {
     let weights = |policy: &ValidatedPolicy| policy.clusters.iter().cloned().collect::<BTreeMap<_, _>>();
     weights(old) != weights(new)
 }

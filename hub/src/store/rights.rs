@@ -9,12 +9,20 @@ use std::{
 
 use switchyard_core::{
     access::{Denied, Role, Touch},
-    ids::{ClusterName, Namespace, PolicyKey, Weight},
+    fleet::{ClusterState, Kind, Mode},
+    ids::{ClusterName, Namespace, PolicyKey, PolicyUid, Weight},
     policy::ValidatedPolicy,
-    shift::{Guard, Move, Shift},
+    shift::{
+        Guard, Move, Shift,
+        machine::{self, By, Command},
+    },
 };
 
-use super::{policies::Caller, policy_change::supersedes, policy_rows::StoredPolicy};
+use super::{
+    policies::{ApplyError, Caller},
+    policy_change::supersedes,
+    policy_rows::StoredPolicy,
+};
 
 /// A caller, and what he may not do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +93,19 @@ impl Caller {
         self.may(Role::Operator, &touch, format_args!("let clusters of policy {key} return"))
     }
 
+    /// What is wanted of a whole cluster concerns policies of every namespace. To remove it is an admin's, and so is to take back what an
+    /// admin did there.
+    pub(crate) fn may_wish(&self, kind: Kind, before: Option<&ClusterState>, cluster: &ClusterName) -> Allowed {
+        let removed = before.is_some_and(|state| state.mode == Mode::Removed);
+        let role = match kind {
+            Kind::Remove => Role::Admin,
+            Kind::Uncordon if removed => Role::Admin,
+            Kind::Cordon | Kind::Drain | Kind::Uncordon | Kind::Drill => Role::Operator,
+        };
+        let what = format!("{} cluster {cluster}", kind.to_string().to_lowercase());
+        self.may(role, &Touch::Cluster(cluster), what)
+    }
+
     /// Making a shift is an operator's of every cluster whose weight it changes, in every policy of it.
     pub(crate) fn may_shift(&self, shift: &Shift) -> Allowed {
         self.may_move(&shift.moves, &format!("shift {}", policies(&shift.moves)), &shift.spec.overrides)
@@ -93,6 +114,20 @@ impl Caller {
     /// Saying something to a shift is for those who might have made it.
     pub(crate) fn may_command(&self, shift: &Shift) -> Allowed {
         self.may_move(&shift.moves, &format!("command shift {}", shift.id), &[])
+    }
+
+    /// Taking a policy out of its shift is for whoever may change the policy. Where the shift's other policies go back by it, their
+    /// weights move too: then it is for those only who may move those.
+    pub(crate) fn may_leave(&self, shift: &Shift, policy: &PolicyKey, uid: &PolicyUid) -> Result<(), ApplyError> {
+        let by = By { actor: &self.actor, reason: &self.reason };
+        // Only what it would write is asked of it, so any time does.
+        let left = machine::command(shift.clone(), &Command::Superseded(uid.clone()), by, shift.since);
+        let written: BTreeSet<PolicyUid> =
+            left.map(|(_, writes)| writes.into_iter().map(|write| write.uid).collect()).unwrap_or_default();
+        let others: Vec<Move> = shift.present_moves().filter(|one| written.contains(&one.uid)).cloned().collect();
+        let what = format!("take the other policies of shift {} back", shift.id);
+        self.may_move(&others, &what, &[])
+            .map_err(|_| ApplyError::ShiftActive { policy: policy.clone(), shift: shift.id.clone() })
     }
 
     fn may_move(&self, moves: &[Move], what: &str, overrides: &[Guard]) -> Allowed {

@@ -138,7 +138,7 @@ impl Store {
         let moved = self.weights_write(&mut txn, &writes, change).await?;
         self.shift_update(&mut txn, &shift, change).await?;
         for one in before.present_moves() {
-            let detail = detail(&shift, moved.of(&one.uid));
+            let detail = detail(&shift, &one.policy, moved.of(&one.uid));
             self.audit_shift(&mut txn, caller, action(said), &shift, &one.policy, detail).await?;
         }
         self.keep_answer(&mut txn, &request, &shift).await?;
@@ -187,7 +187,7 @@ impl Store {
             self.shift_update(&mut txn, &shift, change).await?;
             for one in shift.present_moves() {
                 for said in &told {
-                    let detail = detail(&shift, moved.of(&one.uid));
+                    let detail = detail(&shift, &one.policy, moved.of(&one.uid));
                     self.audit_shift(&mut txn, caller, action(said), &shift, &one.policy, detail).await?;
                 }
             }

@@ -152,7 +152,7 @@ pub(super) fn step_action(before: &Shift, after: &Shift) -> Option<&'static str>
 
 /// What the audit log says of a new shift, for one of its policies.
 pub(super) fn create_detail(shift: &Shift, one: &Move, findings: &[Finding]) -> Value {
-    let mut detail = detail(shift, Some((&one.from, &one.to)));
+    let mut detail = detail(shift, &one.policy, Some((&one.from, &one.to)));
     let (steps, origin) = (&shift.steps, &shift.origin);
     detail["steps"] = json!(steps.iter().map(|step| step.percent).collect::<Vec<_>>());
     detail["origin"] = json!(origin);
@@ -163,15 +163,15 @@ pub(super) fn create_detail(shift: &Shift, one: &Move, findings: &[Finding]) -> 
 
 type Weights = [(ClusterName, Weight)];
 
-/// What the audit log says of any later change; with weights when they moved.
-pub(super) fn detail(shift: &Shift, moved: Option<(&Weights, &Weights)>) -> Value {
+/// What the audit log says of any later change, for one of its policies; with weights when they moved.
+pub(super) fn detail(shift: &Shift, policy: &PolicyKey, moved: Option<(&Weights, &Weights)>) -> Value {
     let mut detail = json!({
         "shift": shift.id,
         "version": shift.version,
         "state": shift.state,
         "step": shift.step.map(|step| step + 1),
         "why": shift.why,
-        "message": shift.message,
+        "message": sentence_for(shift, policy),
         // What the caller said; rules that are open to every rollback are nobody's word.
         "overrides": shift.spec.overrides,
     });
@@ -180,6 +180,22 @@ pub(super) fn detail(shift: &Shift, moved: Option<(&Weights, &Weights)>) -> Valu
         detail["to"] = json!(by_cluster(to));
     }
     detail
+}
+
+/// What is said of a shift to those who may read this policy. Its own sentence names the policies that it moves, with their weights: where
+/// those are of several namespaces, it is for the readers of all of them only.
+pub(super) fn sentence_for(shift: &Shift, policy: &PolicyKey) -> String {
+    if shift.moves.iter().all(|one| one.policy.namespace == policy.namespace) {
+        return shift.message.clone();
+    }
+    let words = |weights: &Weights| {
+        let words: Vec<String> = weights.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+        words.join(",")
+    };
+    let step = shift.step.map(|step| format!(", step {} of {}", step + 1, shift.steps.len())).unwrap_or_default();
+    let own = shift.moves.iter().find(|one| one.policy == *policy);
+    let own = own.map(|one| format!(": {policy} from {} to {}", words(&one.from), words(&one.to))).unwrap_or_default();
+    format!("{} ({}){step}{own}", shift.state, shift.why)
 }
 
 /// The resource behind a shift: what is remembered of it answers first.

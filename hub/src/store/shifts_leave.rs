@@ -12,7 +12,13 @@ use switchyard_core::{
 };
 
 use super::{
-    Store, audit::Entry, error::StoreError, notice::Notice, policy_rows::StoredPolicy, shifts_change::detail,
+    Store,
+    audit::Entry,
+    error::StoreError,
+    notice::Notice,
+    policies::{ApplyError, Caller},
+    policy_rows::StoredPolicy,
+    shifts_change::detail,
     values::Conn,
 };
 
@@ -120,6 +126,25 @@ impl Store {
         Ok(())
     }
 
+    /// Refuses a caller who would move weights of policies that are not his by taking this one out of its shift. The engine, and
+    /// resources of clusters, are nobody who could be asked.
+    ///
+    /// # Errors
+    /// [`ApplyError::ShiftActive`], or the store's.
+    pub(super) async fn shift_lets_go(
+        &self,
+        conn: &mut Conn,
+        caller: &Caller,
+        (key, uid): (&PolicyKey, &PolicyUid),
+    ) -> Result<(), ApplyError> {
+        match self.shift_of_policy(conn, uid).await {
+            Ok(Some(shift)) => caller.may_leave(&shift, key, uid),
+            // What cannot be read is not taken back either.
+            Ok(None) | Err(StoreError::Unreadable { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn audit_leave(
         &self,
         conn: &mut Conn,
@@ -133,7 +158,7 @@ impl Store {
             action,
             policy: Some(policy),
             shift: Some(&shift.id),
-            detail: detail(shift, weights),
+            detail: detail(shift, policy, weights),
             reason: leave.reason,
             request_id: leave.request_id,
             source: leave.source,

@@ -14,7 +14,7 @@ use super::{
     error::{Query, StoreError},
     lease::{Fence, FencedError},
     notice::Notice,
-    shifts_change::{detail, step_action},
+    shifts_change::{detail, sentence_for, step_action},
     shifts_leave::{MovedWeights, suits},
     values::Conn,
 };
@@ -104,7 +104,8 @@ impl Store {
             // The engine saw that the policy is gone, or has other clusters, before any writer of the policy said so.
             let action = if one.left { Some("shift-supersede") } else { action };
             if let Some(action) = action {
-                self.audit_hub(conn, action, &after, &was.policy, detail(&after, moved.of(&was.uid))).await?;
+                self.audit_hub(conn, action, &after, &was.policy, detail(&after, &was.policy, moved.of(&was.uid)))
+                    .await?;
             }
         }
         Ok(Some(moved))
@@ -157,7 +158,7 @@ impl Store {
             policy: Some(policy),
             shift: Some(&shift.id),
             detail,
-            reason: &shift.message,
+            reason: &sentence_for(shift, policy),
             request_id: "",
             source: "",
         };

@@ -68,6 +68,7 @@ pub struct Hub {
     /// The services, behind the gate.
     pub routes: Routes,
     pub authority: Authority,
+    pub gate: Gatekeeper,
     pub channel: Channel,
     pub shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -139,7 +140,7 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
     let (access, gate) = Gatekeeper::start(access, store.clone(), metrics.clone()).await.unwrap();
     tasks.spawn(gate.run(shutdown.clone()));
     let keeps = made_with.keys != Keys::None;
-    let authority = Authority::open(store.clone(), made_with).await.unwrap();
+    let authority = Authority::open(store.clone(), made_with, metrics.clone()).await.unwrap();
     if keeps {
         tasks.spawn(authority.clone().run(shutdown.clone()));
     }
@@ -163,7 +164,7 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
             let access = access.clone();
             Arc::new(move |cluster| access.grants_of(&Identity::Cluster(cluster.clone())))
         },
-        access,
+        access: access.clone(),
         authority: authority.clone(),
         heartbeat_interval: HEARTBEAT,
         stale_after: STALE_AFTER,
@@ -186,7 +187,8 @@ pub async fn hub_set_up(url: &str, setup: Setup) -> Hub {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     feed.subscribe().wait_for(|picture| picture.loaded).await.unwrap();
     let url = url.to_owned();
-    Hub { store, url, http, gateway, feed, epoch, observed, metrics, routes, authority, channel, shutdown, tasks }
+    let gate = access;
+    Hub { store, url, http, gateway, feed, epoch, observed, metrics, routes, authority, gate, channel, shutdown, tasks }
 }
 
 impl Hub {
@@ -346,7 +348,16 @@ impl Agent {
 
     /// Opens a stream, says Hello and keeps heartbeats going.
     pub async fn connect(hub: &Hub, hello: agent::Hello) -> Self {
-        let agent = Self::silent(hub).await;
+        Self::silent(hub).await.greet(hello).await
+    }
+
+    /// The same over a stream that is open.
+    pub async fn over(outbox: mpsc::Sender<AgentMessage>, inbox: Streaming<HubMessage>, hello: agent::Hello) -> Self {
+        Self { outbox, inbox, seq: 0, beats: CancellationToken::new() }.greet(hello).await
+    }
+
+    async fn greet(self, hello: agent::Hello) -> Self {
+        let agent = self;
         agent.say(0, agent_message::Message::Hello(hello)).await;
         let (outbox, beats) = (agent.outbox.clone(), agent.beats.clone());
         tokio::spawn(async move {

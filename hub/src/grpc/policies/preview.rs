@@ -1,10 +1,7 @@
 //! What a change would store, for dry runs: refused as the store would refuse it. Writes nothing; the plan over the change is made by
 //! [`crate::grpc::planning`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use switchyard_core::{
@@ -19,7 +16,7 @@ use switchyard_core::{
 use crate::{
     feed::Picture,
     grpc::{errors::ApiError, shifts::active_on},
-    store::{Applied, ApplyError, Caller, Ownership, Resource, StoredClaim, StoredPolicy, check_owner},
+    store::{Applied, ApplyError, Caller, Ownership, Resource, StoredClaim, StoredPolicy, check_owner, supersedes},
 };
 
 /// A change to be looked at.
@@ -54,8 +51,17 @@ pub fn apply(
         return Ok(Change { stored, applied: Applied::Unchanged });
     }
     validate_update(&stored.record.policy, policy).map_err(ApiError::Invalid)?;
+    if supersedes(&present.record.policy, policy) {
+        shift_lets_go(caller, picture, present)?;
+    }
     replace(&mut stored, manifest, policy);
     Ok(Change { stored, applied: Applied::Configured })
+}
+
+/// Refused where taking the policy out of its shift would move policies that are not the caller's.
+fn shift_lets_go(caller: &Caller, picture: &Picture, present: &StoredPolicy) -> Result<(), ApiError> {
+    let (key, uid) = (&present.record.policy.key, &present.record.uid);
+    active_on(picture, key).map_or(Ok(()), |shift| Ok(caller.may_leave(shift, key, uid)?))
 }
 
 fn created(
@@ -148,6 +154,7 @@ pub fn delete(caller: &Caller, picture: &Picture, key: &PolicyKey, expected_vers
     }
     check_owner(present)?;
     check_version(expected_version, stored.record.version)?;
+    shift_lets_go(caller, picture, present)?;
     let leaving = present.ownership.owner.cluster();
     let waiting = picture.claims.iter().filter(|(cluster, _)| leaving != Some(*cluster));
     let claims: Vec<Arc<StoredClaim>> = waiting.filter_map(|(_, claims)| claims.get(key).cloned()).collect();
@@ -182,9 +189,8 @@ fn hand_over(stored: &mut StoredPolicy, taken: &StoredClaim) -> Result<(), ApiEr
 
 /// Another spec, and what follows from it.
 fn replace(stored: &mut StoredPolicy, manifest: &ClusterTrafficPolicy, policy: &ValidatedPolicy) {
-    let weights = |policy: &ValidatedPolicy| policy.clusters.iter().cloned().collect::<BTreeMap<_, _>>();
     let record = &mut stored.record;
-    if weights(&record.policy) != weights(policy) {
+    if supersedes(&record.policy, policy) {
         record.weight_override = None;
     }
     record.policy = policy.clone();
