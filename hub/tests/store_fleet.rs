@@ -14,6 +14,8 @@ use store_support::{
     valid,
 };
 use switchyard_core::{
+    access::{Grant, Grants, Role, Span},
+    audit::Verifier,
     failover::{ClusterExplanation, Explanation},
     fleet::{ClusterState, Kind, Mode, Why, machine::Refusal},
     ids::{Epoch, Weight},
@@ -22,8 +24,8 @@ use switchyard_core::{
     status::{PolicyStatus, Reason},
 };
 use switchyard_hub::store::{
-    ApplyError, AuditFilter, AuditRow, ClusterUpdate, ClusterWish, Fence, FencedError, FleetError, Mirror, NewClaim,
-    SessionError, Snapshot, SourceError, SourceSession, StatusUpdate, Store, Wanted,
+    ApplyError, AuditFilter, AuditRow, Caller, ClusterUpdate, ClusterWish, Fence, FencedError, FleetError, Mirror,
+    NewClaim, SessionError, Snapshot, SourceError, SourceSession, StatusUpdate, Store, Wanted,
 };
 use uuid::Uuid;
 
@@ -234,7 +236,7 @@ async fn what_a_newer_version_wrote_counts_as_cordoned_and_is_left_alone() {
 async fn the_agent_of_a_removed_cluster_is_refused_until_the_cluster_is_taken_back() {
     let db = database().await;
     let session = open(&db.store, "blue").await;
-    let source = SourceSession { cluster: cluster("blue"), id: Uuid::new_v4() };
+    let source = SourceSession { cluster: cluster("blue"), id: Uuid::new_v4(), source: "192.0.2.7".to_owned() };
     db.store.source_open(&source).await.unwrap();
     command(&db.store, "blue", Kind::Remove).await.unwrap();
     let lost = db.store.session_heartbeat(&[(session, cluster("blue"))]).await.unwrap();
@@ -270,7 +272,7 @@ async fn what_a_removed_cluster_reported_goes_at_the_end_and_its_policies_stay()
         epoch: Epoch(1),
     };
     db.store.session_snapshot(session, &cluster("blue"), 1, snapshot).await.unwrap();
-    let source = SourceSession { cluster: cluster("blue"), id: Uuid::new_v4() };
+    let source = SourceSession { cluster: cluster("blue"), id: Uuid::new_v4(), source: "192.0.2.7".to_owned() };
     db.store.source_open(&source).await.unwrap();
     apply(&db.store, &manifest("theirs", &[("green", 100)])).await;
     let claims = [claim(&manifest("ours", &[("green", 100)])), claim(&manifest("theirs", &[("green", 50)]))];
@@ -281,6 +283,9 @@ async fn what_a_removed_cluster_reported_goes_at_the_end_and_its_policies_stay()
     let ended = end(&db.store, fence, &removed).await;
     assert_eq!(db.store.clusters_purge().await.unwrap(), [cluster("blue")]);
     assert_eq!(db.store.clusters_purge().await.unwrap(), []);
+    let said: Vec<_> = audit(&db.store).await.into_iter().filter(|row| row.action == "cluster.purge").collect();
+    assert_eq!(said.len(), 1);
+    assert_eq!((said[0].actor.as_str(), &said[0].detail["cluster"]), ("switchyard-hub", &json!("blue")));
     let mirror = mirrored(&db).await;
     assert_eq!((mirror.clusters.len(), mirror.inventory.endpoints().count()), (0, 0));
     assert_eq!(*mirror.fleet[&cluster("blue")], ended, "that it was removed is remembered");
@@ -292,8 +297,8 @@ async fn what_a_removed_cluster_reported_goes_at_the_end_and_its_policies_stay()
     apply(&db.store, &manifest("ours", &[("green", 10)])).await;
 }
 
-/// The engine explained the policy: green is out, or everything is as asked for.
-async fn explained(store: &Store, fence: Fence<'_>, uid: &switchyard_core::ids::PolicyUid, out: bool) {
+/// Green is out, or everything is as asked for.
+fn explanation(out: bool) -> PolicyStatus {
     let mut green: ClusterExplanation = serde_json::from_value(json!({
         "cluster": "green", "priority": 0, "requested": 50, "standby": 0, "decided": 50, "programmed": 50, "link": null,
         "mode": "Active", "ceiling": 1000, "expected": 2, "healthy": 2, "unjudged": 0, "unhealthy": 0, "known": true,
@@ -301,17 +306,26 @@ async fn explained(store: &Store, fence: Fence<'_>, uid: &switchyard_core::ids::
         "out_since": null, "outs": 0, "held_until": null, "reason": "AsRequested", "message": "",
     }))
     .unwrap();
-    green.out_since = out.then(jiff::Timestamp::now);
-    let failover = Explanation { clusters: vec![green], ..Explanation::default() };
-    let status = PolicyStatus {
+    let mut message = String::new();
+    if out {
+        green.out_since = Some(jiff::Timestamp::UNIX_EPOCH);
+        green.decided = Weight::ZERO;
+        "green has no healthy target".clone_into(&mut message);
+    }
+    let failover = Explanation { clusters: vec![green], message, ..Explanation::default() };
+    PolicyStatus {
         observed_version: 1,
         conditions: Vec::new(),
         clusters: Vec::new(),
         rule: None,
         notes: Vec::new(),
         failover,
-    };
-    let memory = PolicyMemory::default();
+    }
+}
+
+/// The engine explained the policy in this way.
+async fn explained(store: &Store, fence: Fence<'_>, uid: &switchyard_core::ids::PolicyUid, out: bool) {
+    let (status, memory) = (explanation(out), PolicyMemory::default());
     store.policy_statuses_save(fence, &[StatusUpdate { uid, status: &status, memory: &memory }]).await.unwrap();
 }
 
@@ -349,6 +363,102 @@ async fn clusters_that_are_out_are_let_return_once_a_request_and_nothing_else_of
     db.store.policy_mark_deleting(&fresh(), &key("a"), 0).await.unwrap();
     let late = db.store.policy_failback(&fresh(), &key("a"), 0).await.unwrap_err();
     assert!(matches!(late, ApplyError::Deleting(_)), "{late}");
+}
+
+/// Somebody with this role over these clusters in namespace shop.
+fn of_shop(role: Role, clusters: &[&str]) -> Caller {
+    let grant = Grant {
+        role,
+        namespaces: Span::Only(["shop".parse().unwrap()].into()),
+        clusters: Span::Only(clusters.iter().map(|name| cluster(name)).collect()),
+        overrides: false,
+    };
+    Caller { grants: Grants(vec![grant]), ..fresh() }
+}
+
+#[tokio::test]
+async fn clusters_that_are_out_are_let_return_by_those_who_have_them() {
+    let db = database().await;
+    let fence = fence(&db.store).await;
+    let (made, _) = apply(&db.store, &with_failover("a")).await;
+    explained(&db.store, fence, &made.record.uid, true).await;
+    let refused = db.store.policy_failback(&of_shop(Role::Operator, &["blue"]), &key("a"), 0).await.unwrap_err();
+    assert!(matches!(refused, ApplyError::MayNot(_)), "{refused}");
+    db.store.policy_failback(&of_shop(Role::Operator, &["green"]), &key("a"), 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removed_cluster_is_taken_back_by_an_admin_also_where_the_caller_was_let_in_as_an_operator() {
+    let db = database().await;
+    let grants = |role| {
+        let (namespaces, clusters) = (Span::All, Span::Only([cluster("blue")].into()));
+        Grants(vec![Grant { role, namespaces, clusters, overrides: false }])
+    };
+    let by = |role| Caller { grants: grants(role), ..fresh() };
+    let blue = cluster("blue");
+    let of = async |role, kind| db.store.cluster_command(&by(role), &blue, &wish(kind), 0).await;
+    assert!(matches!(of(Role::Operator, Kind::Remove).await, Err(FleetError::MayNot(_))));
+    of(Role::Operator, Kind::Cordon).await.unwrap();
+    of(Role::Operator, Kind::Uncordon).await.unwrap();
+    assert_eq!(of(Role::Admin, Kind::Remove).await.unwrap().mode, Mode::Removed);
+    assert!(matches!(of(Role::Operator, Kind::Uncordon).await, Err(FleetError::MayNot(_))));
+    assert_eq!(of(Role::Admin, Kind::Uncordon).await.unwrap().mode, Mode::Returning);
+}
+
+#[tokio::test]
+async fn what_failover_did_is_in_the_audit_log_once_and_only_if_it_was_done() {
+    let db = database().await;
+    let fence = fence(&db.store).await;
+    let (made, _) = apply(&db.store, &with_failover("a")).await;
+    let uid = &made.record.uid;
+    let moves = async || {
+        let rows = audit_of(&db.store, "a").await;
+        rows.into_iter().filter(|row| row.action.starts_with("failover.")).collect::<Vec<_>>()
+    };
+    explained(&db.store, fence, uid, false).await;
+    assert_eq!(moves().await.len(), 0);
+    let stale = Fence { epoch: Epoch(fence.epoch.0 + 1), ..fence };
+    let (out, memory) = (explanation(true), PolicyMemory::default());
+    let lost = db.store.policy_status_save(stale, uid, &out, &memory).await;
+    assert!(lost.is_err() && moves().await.is_empty(), "without the lease nothing is done");
+
+    for _ in 0..3 {
+        explained(&db.store, fence, uid, true).await;
+    }
+    let [entry] = &moves().await[..] else { panic!("one entry") };
+    assert_eq!((entry.action.as_str(), entry.actor.as_str()), ("failover.out", "switchyard-hub"));
+    assert_eq!((&entry.detail["wentOut"], &entry.detail["out"]), (&json!(["green"]), &json!(["green"])));
+    assert_eq!(
+        (&entry.detail["decidedFrom"], &entry.detail["decidedTo"]),
+        (&json!({"green": 50}), &json!({"green": 0}))
+    );
+    assert_eq!(entry.reason, "green has no healthy target");
+    explained(&db.store, fence, uid, false).await;
+    let entry = &moves().await[0];
+    assert_eq!((entry.action.as_str(), &entry.detail["returned"]), ("failover.back", &json!(["green"])));
+    assert_eq!((moves().await.len(), &entry.detail["out"]), (2, &json!([])));
+}
+
+#[tokio::test]
+async fn when_many_policies_fail_over_at_once_the_chain_of_the_audit_log_holds_an_entry_for_each() {
+    let db = database().await;
+    let fence = fence(&db.store).await;
+    let mut uids = Vec::new();
+    for i in 0..30 {
+        uids.push(apply(&db.store, &with_failover(&format!("p{i:02}"))).await.0.record.uid);
+    }
+    let (status, memory) = (explanation(true), PolicyMemory::default());
+    let updates: Vec<_> = uids.iter().map(|uid| StatusUpdate { uid, status: &status, memory: &memory }).collect();
+    db.store.policy_statuses_save(fence, &updates).await.unwrap();
+    let rows = db.store.audit_page(&AuditFilter::default(), true, None, 1000).await.unwrap();
+    let named: Vec<&str> =
+        rows.iter().filter(|row| row.action == "failover.out").map(|row| row.policy.as_str()).collect();
+    let expected: Vec<String> = (0..30).map(|i| format!("shop/p{i:02}")).collect();
+    assert_eq!(named, expected, "in the order of their names");
+    let mut verifier = Verifier::from_the_first();
+    for row in &rows {
+        verifier.take(&row.link(), &row.previous_hash, &row.hash).unwrap();
+    }
 }
 
 #[tokio::test]

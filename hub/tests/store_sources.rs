@@ -18,12 +18,12 @@ use switchyard_core::{
     source::{MOST_CLAIMS, Owner},
 };
 use switchyard_hub::store::{
-    Applied, ApplyError, Listed, Mirror, NewClaim, SourceError, SourceSession, Store, StoredPolicy, Wanted,
+    Applied, ApplyError, AuditFilter, Listed, Mirror, NewClaim, SourceError, SourceSession, Store, StoredPolicy, Wanted,
 };
 use uuid::Uuid;
 
 async fn session(store: &Store, name: &str) -> SourceSession {
-    let session = SourceSession { cluster: cluster(name), id: Uuid::new_v4() };
+    let session = SourceSession { cluster: cluster(name), id: Uuid::new_v4(), source: "192.0.2.7".to_owned() };
     store.source_open(&session).await.unwrap();
     session
 }
@@ -50,7 +50,7 @@ fn on_another_listener(name: &str) -> ClusterTrafficPolicy {
 }
 
 async fn report(store: &Store, session: &SourceSession, upserts: &[NewClaim]) {
-    assert_eq!(store.source_changes(session, upserts, &[]).await.unwrap(), BTreeSet::new());
+    assert_eq!(store.source_changes(session, upserts, &[]).await.unwrap().no_room, BTreeSet::new());
 }
 
 async fn gone(store: &Store, session: &SourceSession, name: &str, uid: &str) {
@@ -359,6 +359,9 @@ async fn the_policies_of_a_cluster_that_is_a_source_no_longer_stay_and_can_be_ta
     assert_eq!(db.store.sources_keep(&[cluster("blue")].into()).await.unwrap(), BTreeSet::new());
     assert_eq!(numbers(&db).await, before, "nothing is to be read anew");
     assert_eq!(db.store.sources_keep(&[cluster("green")].into()).await.unwrap(), [cluster("blue")].into());
+    let said = db.store.audit_page(&AuditFilter::default(), false, None, 1).await.unwrap().remove(0);
+    assert_eq!((said.actor.as_str(), said.action.as_str()), ("switchyard-hub", "source.keep"));
+    assert_eq!(said.detail, serde_json::json!({"clusters": ["blue"], "resources": 1}));
     let kept = get(&db.store, "a").await.unwrap();
     assert_eq!(kept.record.deleting_since, None);
     assert!(kept.ownership.resource.unwrap().absent_since.is_some());
@@ -398,7 +401,7 @@ async fn the_claim_past_the_last_place_is_named_and_the_others_are_taken() {
         asks("uid-b", 1, &manifest("b", &[("blue", 1)])),
         asks("uid-c", 1, &manifest("c", &[("blue", 1)])),
     ];
-    assert_eq!(db.store.source_changes(&blue, &more, &[]).await.unwrap(), listed(&["c"]));
+    assert_eq!(db.store.source_changes(&blue, &more, &[]).await.unwrap().no_room, listed(&["c"]));
     assert_eq!(owner(&get(&db.store, "a").await.unwrap()), ("blue".to_owned(), 2));
     assert!(get(&db.store, "b").await.is_some());
     assert_eq!(get(&db.store, "c").await, None);

@@ -1,6 +1,7 @@
 //! What the engine that holds the lease made of clusters (I7): saved only if nobody wanted something else meanwhile. A lost update is
 //! no error: the engine looks again. And what goes with a cluster that was removed for good.
 
+use serde_json::json;
 use switchyard_core::{fleet::ClusterState, ids::ClusterName};
 
 use super::{
@@ -115,6 +116,17 @@ impl Store {
         // With it everything that its agent reported.
         let delete = sqlx::query("delete from clusters where name = $1").bind(cluster.as_str());
         self.run(Query::Purge, delete.execute(&mut *txn)).await?;
+        let entry = Entry {
+            actor: "switchyard-hub",
+            action: "cluster.purge",
+            policy: None,
+            shift: None,
+            detail: json!({"cluster": cluster}),
+            reason: "the cluster was removed, and nothing of it is left at the load balancers",
+            request_id: "",
+            source: "",
+        };
+        self.audit(&mut txn, entry).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
         Ok(true)

@@ -65,7 +65,7 @@ impl Store {
 }
 
 /// The clusters that carry less than their share for their health, or are on their way back from that.
-fn out(explanation: &Explanation) -> BTreeSet<ClusterName> {
+pub(super) fn out(explanation: &Explanation) -> BTreeSet<ClusterName> {
     let is_out = |cluster: &&switchyard_core::failover::ClusterExplanation| {
         let waits = cluster.pending.is_some_and(|pending| pending.back);
         cluster.out_since.is_some() || waits

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use switchyard_core::ids::ClusterName;
 
 use super::{
     Store,
+    audit::Entry,
     error::{Query, StoreError},
     inventory_statements::ALL,
     values::unreadable,
@@ -95,13 +97,6 @@ impl Store {
         let all = [
             ("delete from join_tokens where expires_at < now() - make_interval(secs => $1)", certificates),
             ("delete from agent_certificates where not_after < now() - make_interval(secs => $1)", certificates),
-            // The youngest stays whatever its age; one that has certificates is still needed to name where they came from.
-            (
-                "delete from authorities a where exists (select 1 from authorities y where y.issues_from > a.issues_from \
-                 and y.issues_from < now() - make_interval(secs => $1)) \
-                 and not exists (select 1 from agent_certificates c where c.authority = a.id)",
-                certificates,
-            ),
             (
                 "delete from service_tokens where least(expires_at, revoked_at) < now() - make_interval(secs => $1)",
                 keep.service_tokens.as_secs_f64(),
@@ -112,7 +107,30 @@ impl Store {
             let delete = sqlx::query(statement).bind(seconds);
             deleted += self.run(Query::Purge, delete.execute(&self.pool)).await?.rows_affected();
         }
-        Ok(deleted)
+        Ok(deleted + self.purge_authorities(keep).await?)
+    }
+
+    async fn purge_authorities(&self, keep: &Retention) -> Result<u64, StoreError> {
+        let mut txn = self.begin().await?;
+        // The youngest stays whatever its age; one that has certificates is still needed to name where they came from.
+        let retire = "delete from authorities a where exists (select 1 from authorities y where y.issues_from > a.issues_from \
+                      and y.issues_from < now() - make_interval(secs => $1)) \
+                      and not exists (select 1 from agent_certificates c where c.authority = a.id) returning a.id";
+        let retire = sqlx::query_scalar::<_, String>(retire).bind(keep.certificates.as_secs_f64());
+        let retired = self.run(Query::Purge, retire.fetch_all(&mut *txn)).await?;
+        let entries = retired.iter().map(|id| Entry {
+            actor: "switchyard-hub",
+            action: "authority.retire",
+            policy: None,
+            shift: None,
+            detail: json!({"authority": id}),
+            reason: "a younger authority issues, and nothing that this one issued is kept any more",
+            request_id: "",
+            source: "",
+        });
+        self.audit_all(&mut txn, entries.collect()).await?;
+        self.commit(txn).await?;
+        Ok(u64::try_from(retired.len()).unwrap_or(u64::MAX))
     }
 
     async fn purge_shifts(&self, keep: &Retention) -> Result<u64, StoreError> {

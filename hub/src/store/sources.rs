@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
 use switchyard_core::{
     ids::{ClusterName, PolicyKey, ResourceUid},
     source::{MOST_CLAIMS, absence},
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Store,
+    audit::Entry,
     error::{Query, StoreError},
     notice::Notice,
     settle::Cause,
@@ -30,6 +32,8 @@ pub struct SourceSession {
     pub cluster: ClusterName,
     /// Which stream; a newer one of the same cluster ends the right of the older to write.
     pub id: Uuid,
+    /// The address that it comes from, for the audit log; empty when it is not known.
+    pub source: String,
 }
 
 /// Why a report was not stored.
@@ -52,6 +56,15 @@ pub enum SourceError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What a report led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Resources that there was no room for.
+    pub no_room: BTreeSet<PolicyKey>,
+    /// Resources that came, said something else, or went.
+    pub changed: usize,
 }
 
 /// What a complete list led to.
@@ -80,8 +93,7 @@ impl Store {
         Ok(self.commit(txn).await?)
     }
 
-    /// Takes resources that are new or changed, then those that were seen to be deleted. The answer names those that there was
-    /// no room for.
+    /// Takes resources that are new or changed, then those that were seen to be deleted.
     ///
     /// # Errors
     /// [`SourceError`]; nothing is stored then.
@@ -90,7 +102,7 @@ impl Store {
         session: &SourceSession,
         upserts: &[NewClaim],
         deleted: &[(PolicyKey, ResourceUid)],
-    ) -> Result<BTreeSet<PolicyKey>, SourceError> {
+    ) -> Result<Taken, SourceError> {
         let cluster = &session.cluster;
         let keys: Vec<&PolicyKey> =
             upserts.iter().map(|new| &new.key).chain(deleted.iter().map(|(key, _)| key)).collect();
@@ -98,7 +110,7 @@ impl Store {
         let news: Vec<&NewClaim> =
             upserts.iter().filter(|new| known.get(&new.key).is_none_or(|stored| !stored.says(new))).collect();
         if news.is_empty() && deleted.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(Taken::default());
         }
         let mut txn = self.begin().await?;
         let change = self.policy_change(&mut txn).await?;
@@ -123,13 +135,13 @@ impl Store {
                 changed.insert(key.clone());
             }
         }
-        let cause = Cause::resources(change);
+        let cause = Cause { source: &session.source, ..Cause::resources(change) };
         for key in &changed {
             self.policy_settle(&mut txn, key, &cause).await?;
         }
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
-        Ok(no_room)
+        Ok(Taken { no_room, changed: changed.len() })
     }
 
     /// Takes a complete list: what is missing from it is gone, or held when that is not believed.
@@ -148,7 +160,8 @@ impl Store {
         let known = self.claims_held(&mut txn, cluster).await?;
         let renewed = self.claims_renewed(&mut txn, cluster).await?;
         let missing = absence(&known, listed, renewed);
-        let cause = Cause { reason: "it is missing from the complete list of its cluster", ..Cause::resources(change) };
+        let reason = "it is missing from the complete list of its cluster";
+        let cause = Cause { reason, source: &session.source, ..Cause::resources(change) };
         if !(missing.gone.is_empty() && missing.held.is_empty()) {
             let claim_change = self.claim_change(&mut txn).await?;
             for key in &missing.held {
@@ -211,10 +224,23 @@ impl Store {
         let touch = sqlx::query("update policies set change = $2 where owner_cluster <> all ($1)");
         let touch = touch.bind(&names).bind(change);
         self.run(Query::SourceNote, touch.execute(&mut *txn)).await?;
+        let resources = held.len();
+        let held = held.into_iter().map(ClusterName::new).collect::<Result<BTreeSet<_>, _>>();
+        let held = held.map_err(|error| unreadable("a source", error))?;
+        let entry = Entry {
+            actor: "switchyard-hub",
+            action: "source.keep",
+            policy: None,
+            shift: None,
+            detail: json!({"clusters": held, "resources": resources}),
+            reason: "--policy-source names these clusters no longer: their policies stay, and may be taken over by the API",
+            request_id: "",
+            source: "",
+        };
+        self.audit(&mut txn, entry).await?;
         self.notify(&mut txn, &Notice::Policies).await?;
         self.commit(txn).await?;
-        let names = held.into_iter().map(ClusterName::new).collect::<Result<_, _>>();
-        names.map_err(|error| unreadable("a source", error))
+        Ok(held)
     }
 
     /// The next change number of the claims; the caller holds the policies' lock.
