@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+mod outbound;
 pub mod secret;
 pub mod store;
 pub mod telemetry;

@@ -1,27 +1,27 @@
 //! One GET at an issuer of tokens and its whole answer, bounded in time and size. Follows no redirect, uses no proxy, speaks plain
 //! text with this machine only and only when it was told to. Knows nothing of keys.
 
-use std::{error::Error, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, io, net::IpAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{
     Request, StatusCode, Uri,
     header::{ACCEPT, USER_AGENT},
 };
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use http_body_util::Empty;
+use hyper_rustls::ConfigBuilderExt;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
+    RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio::time::timeout;
 
 use super::escaped;
+use crate::outbound::{self, Connector, Unanswered, connector, tls};
 
 /// From the name's resolution to the last byte: a caller waits for it when the key of his token is not known yet.
 pub(super) const TIME_LIMIT: Duration = Duration::from_secs(5);
@@ -54,6 +54,16 @@ pub enum FetchError {
     Request(#[from] http::Error),
 }
 
+impl From<Unanswered> for FetchError {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::Connect(words) => FetchError::Connect(escaped(&words)),
+            Unanswered::Broken(words) => FetchError::Broken(escaped(&words)),
+            Unanswered::Length => FetchError::Length,
+        }
+    }
+}
+
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -76,7 +86,7 @@ pub enum ClientError {
 /// Connections to one issuer.
 #[derive(Clone)]
 pub(super) struct Fetcher {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<Connector, Empty<Bytes>>,
     /// Plain text with this machine is spoken.
     plain_loopback: bool,
 }
@@ -84,21 +94,11 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Trusts the certificates of the file, or else the roots of this machine (SSL_CERT_FILE and SSL_CERT_DIR name others).
     pub(super) fn new(ca: Option<&Path>, plain_loopback: bool) -> Result<Self, ClientError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let config = match ca {
-            Some(file) => config.with_root_certificates(roots(file)?),
-            None => config.with_native_roots().map_err(ClientError::Roots)?,
+            Some(file) => tls()?.with_root_certificates(roots(file)?),
+            None => tls()?.with_native_roots().map_err(ClientError::Roots)?,
         };
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(TIME_LIMIT / 2));
-        http.set_nodelay(true);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config.with_no_client_auth())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let connector = connector(config.with_no_client_auth(), TIME_LIMIT / 2);
         // Keys are fetched every ten minutes: nothing is kept open for that long.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -122,17 +122,11 @@ impl Fetcher {
             .header(ACCEPT, "application/json, application/jwk-set+json")
             .header(USER_AGENT, concat!("switchyard-hub/", env!("CARGO_PKG_VERSION")))
             .body(Empty::new())?;
-        let response = self.client.request(request).await.map_err(|error| {
-            let words = chain(&error);
-            if error.is_connect() { FetchError::Connect(words) } else { FetchError::Broken(words) }
-        })?;
+        let response = outbound::send(&self.client, request).await?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() { FetchError::Length } else { FetchError::Broken(chain(error.as_ref())) }
-        })?;
-        Ok(body.to_bytes())
+        Ok(outbound::whole(response.into_body(), MOST_BYTES).await?)
     }
 }
 
@@ -153,21 +147,18 @@ fn is_loopback(url: &Uri) -> bool {
 
 /// The error and its causes in one short line without control characters.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    escaped(&text)
+    escaped(&outbound::chain(error))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::{
+        ServerConfig, SupportedProtocolVersion,
+        crypto::aws_lc_rs,
+        version::{TLS12, TLS13},
+    };
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
     use super::*;
@@ -222,22 +213,43 @@ mod tests {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
+    /// A server's half of TLS, of these versions.
+    fn speaks(
+        made: &rcgen::CertifiedKey<rcgen::KeyPair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> tokio_rustls::TlsAcceptor {
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        Arc::new(config).into()
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_speaks_only_old_tls_is_not_spoken_with() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        let fetcher = Fetcher::new(Some(file.path()), false).unwrap();
+        let get = async |versions: &[&'static SupportedProtocolVersion]| {
+            let port = server(answer("{}"), Some(speaks(&made, versions))).await;
+            fetcher.get(&format!("https://localhost:{port}/").parse().unwrap()).await
+        };
+        assert_eq!(get(&[&TLS13]).await.unwrap(), "{}");
+        let refused = get(&[&TLS12]).await.unwrap_err();
+        assert!(matches!(&refused, FetchError::Connect(why) if why.contains("ProtocolVersion")), "{refused}");
+    }
+
     #[tokio::test]
     async fn an_issuer_is_believed_only_with_a_certificate_of_its_own_authority_and_for_its_name() {
         let (ours, other) = (
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap(),
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap(),
         );
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![ours.cert.der().clone()],
-                rustls::pki_types::PrivatePkcs8KeyDer::from(ours.signing_key.serialize_der()).into(),
-            )
-            .unwrap();
-        let port = server(answer("{}"), Some(Arc::new(config).into())).await;
+        let port = server(answer("{}"), Some(speaks(&ours, &[&TLS12, &TLS13]))).await;
         let folder = tempfile::tempdir().unwrap();
         let get = async |made: &rcgen::CertifiedKey<rcgen::KeyPair>, host: &str| {
             let file = folder.path().join("ca.pem");

@@ -1,23 +1,24 @@
 //! One request to a place outside and its whole answer, bounded in time and size. Follows no redirect, uses no proxy, retries
 //! nothing: a measurement that failed is made again at its next time. Knows neither Prometheus nor webhooks.
 
-use std::{error::Error, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use http::{
     HeaderValue, Request, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
 };
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector};
+use http_body_util::Full;
+use hyper_rustls::ConfigBuilderExt;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, crypto::aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::{io::AsyncReadExt, time::timeout};
 use tokio_util::bytes::Bytes;
 
 use super::{AnalysisError, settings::Place};
+use crate::outbound::{self, Connector, Unanswered, connector, tls};
 
 /// The connection gets this part of the time, so that "not there" is told apart from "slow".
 const CONNECT_SHARE: f64 = 0.5;
@@ -29,7 +30,7 @@ const MOST_CHARACTERS: usize = 512;
 /// Connections to places outside. Clones share them.
 #[derive(Clone)]
 pub(super) struct Outside {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     time_limit: Duration,
 }
 
@@ -71,17 +72,7 @@ pub(super) enum AskError {
 
 /// The error and its causes in one line.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    shortened(&text)
+    shortened(&outbound::chain(error))
 }
 
 /// A text that is kept and shown, without line breaks and control characters, which would garble a terminal and a log.
@@ -94,34 +85,21 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// The provider is named, so that no other one in the process can be taken by chance.
-fn versions() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, AnalysisError> {
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    config.with_safe_default_protocol_versions().map_err(AnalysisError::Tls)
-}
-
 impl Outside {
     /// Reads the platform's root certificates when a place needs them: a bare machine may have none. The variables
     /// SSL_CERT_FILE and SSL_CERT_DIR name others.
     pub(super) fn new(needs_tls: bool, time_limit: Duration) -> Result<Self, AnalysisError> {
+        let config = tls().map_err(AnalysisError::Tls)?;
         let config = if needs_tls {
-            versions()?.with_native_roots().map_err(AnalysisError::Roots)?
+            config.with_native_roots().map_err(AnalysisError::Roots)?
         } else {
-            versions()?.with_root_certificates(RootCertStore::empty())
+            config.with_root_certificates(RootCertStore::empty())
         };
         Ok(Self::with(config.with_no_client_auth(), time_limit))
     }
 
     fn with(config: ClientConfig, time_limit: Duration) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(time_limit.mul_f64(CONNECT_SHARE)));
-        http.set_nodelay(true);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let connector = connector(config, time_limit.mul_f64(CONNECT_SHARE));
         // A gate is asked every half minute: connections that are kept longer are more often broken than useful.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -153,19 +131,15 @@ impl Outside {
             request = request.header(AUTHORIZATION, bearer(file).await?);
         }
         let request = request.body(Full::new(Bytes::from(question.body)))?;
-        let response = self.client.request(request).await.map_err(|error| {
-            let words = chain(&error);
-            if error.is_connect() { AskError::Connect(words) } else { AskError::Broken(words) }
-        })?;
+        let most = question.most;
+        let failed = |why| match why {
+            Unanswered::Connect(words) => AskError::Connect(shortened(&words)),
+            Unanswered::Broken(words) => AskError::Broken(shortened(&words)),
+            Unanswered::Length => AskError::Length(most),
+        };
+        let response = outbound::send(&self.client, request).await.map_err(failed)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, question.most).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                AskError::Length(question.most)
-            } else {
-                AskError::Broken(chain(error.as_ref()))
-            }
-        })?;
-        Ok(Answer { status: head.status, body: body.to_bytes() })
+        Ok(Answer { status: head.status, body: outbound::whole(body, most).await.map_err(failed)? })
     }
 }
 
@@ -190,9 +164,13 @@ async fn bearer(file: &Path) -> Result<HeaderValue, AskError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustls::{
-        ServerConfig,
+        ServerConfig, SupportedProtocolVersion,
+        crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivatePkcs8KeyDer},
+        version::{TLS12, TLS13},
     };
     use tokio::io::AsyncWriteExt;
 
@@ -207,13 +185,14 @@ mod tests {
         assert_eq!(shortened("plain"), "plain");
     }
 
-    /// A server with a certificate for `localhost`, which answers every connection with `{}`; gives its port and the certificate.
-    async fn tls_server() -> (u16, CertificateDer<'static>) {
+    /// A server with a certificate for `localhost`, which answers every connection with `{}` over these versions of TLS; gives its port
+    /// and the certificate.
+    async fn tls_server(versions: &[&'static SupportedProtocolVersion]) -> (u16, CertificateDer<'static>) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.clone()], key.into())
@@ -237,7 +216,7 @@ mod tests {
     }
 
     async fn ask_over_tls(roots: RootCertStore, host: &str, port: u16) -> Result<Answer, AskError> {
-        let config = versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+        let config = tls().unwrap().with_root_certificates(roots).with_no_client_auth();
         let outside = Outside::with(config, Duration::from_secs(10));
         let url: Uri = format!("https://{host}:{port}/").parse().unwrap();
         let place = Place { url: url.clone(), token: None };
@@ -247,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_is_believed_only_with_a_certificate_for_its_name_from_a_known_authority() {
-        let (port, certificate) = tls_server().await;
+        let (port, certificate) = tls_server(&[&TLS12, &TLS13]).await;
         let mut known = RootCertStore::empty();
         known.add(certificate).unwrap();
         let answer = ask_over_tls(known.clone(), "localhost", port).await.unwrap();
@@ -256,6 +235,15 @@ mod tests {
             let error = ask_over_tls(roots, host, port).await.unwrap_err();
             assert!(matches!(&error, AskError::Connect(why) if why.contains("certificate")), "{host}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_only_old_tls_is_not_asked() {
+        let (port, certificate) = tls_server(&[&TLS12]).await;
+        let mut known = RootCertStore::empty();
+        known.add(certificate).unwrap();
+        let error = ask_over_tls(known, "localhost", port).await.unwrap_err();
+        assert!(matches!(&error, AskError::Connect(why) if why.contains("ProtocolVersion")), "{error}");
     }
 
     #[tokio::test]
