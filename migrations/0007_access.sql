@@ -138,22 +138,25 @@ begin
 end $$;
 create trigger authorities_keep_order before update on authorities for each row execute function authorities_keep_order();
 
--- Every certificate that was issued to an agent.
+-- Every certificate that was issued to an agent, and others that agents showed or that were revoked: a tool that has the authority's
+-- key makes some, and so did the hub before its database was restored from a backup.
 create table agent_certificates (
     serial text primary key check (serial ~ '^[0-9a-f]{1,40}$'),
     cluster text not null check (cluster ~ '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$'),
-    fingerprint text not null unique check (fingerprint ~ '^sha256:[0-9a-f]{64}$'),
-    authority text not null references authorities (id),
+    fingerprint text unique check (fingerprint ~ '^sha256:[0-9a-f]{64}$'),
+    authority text references authorities (id),
     -- The agent process that asked, as it names itself.
     instance text not null check (length(instance) <= 128),
-    proof text not null check (proof in ('join-token', 'service-account', 'certificate')),
+    -- 'seen': it was not issued here, and an agent showed it. 'none': it was revoked before any agent showed it.
+    proof text not null check (proof in ('join-token', 'service-account', 'certificate', 'seen', 'none')),
     -- The serial of the certificate, the id of the join token or the subject of the ServiceAccount token that was the proof.
     proof_id text not null check (length(proof_id) <= 256),
     issued_at timestamptz not null,
     not_after timestamptz not null check (not_after > issued_at),
     revoked_at timestamptz,
     revoked_by text check (length(revoked_by) between 1 and 256),
-    constraint certificate_is_revoked_by_somebody check ((revoked_at is null) = (revoked_by is null))
+    constraint certificate_is_revoked_by_somebody check ((revoked_at is null) = (revoked_by is null)),
+    constraint certificate_is_known check (proof = 'none' or (fingerprint is not null and authority is not null))
 );
 create index agent_certificates_by_cluster on agent_certificates (cluster, issued_at);
 create index agent_certificates_by_authority on agent_certificates (authority, not_after);

@@ -106,7 +106,7 @@ pub struct Decision {
 /// A read of an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Fetch {
-    /// `done` or `failed`.
+    /// `done`, `failed`, or `empty`: a key set without a key that can be used.
     pub outcome: &'static str,
 }
 
@@ -191,6 +191,14 @@ pub struct Metrics {
     pub access_streams_ended: Family<EndReason, Counter>,
     /// Seconds since it was last known that the book of tokens and revocations is up to date.
     pub access_book_age_seconds: FloatGauge,
+    /// When the authority ends that issues agents' certificates, seconds since 1970; 0: there is none.
+    pub authority_ends: Gauge,
+    /// 1 while this replica has the key of the authority that issues agents' certificates.
+    pub authority_can_issue: Gauge,
+    /// How often a sealing key was read that is another than the one before.
+    pub authority_sealing_key_reads: Counter,
+    /// Of the last certificate of each cluster's agent the first end, seconds since 1970; 0: there are none.
+    pub agent_certificates_end_first: Gauge,
     /// Of the ports: connections, and who was turned away.
     pub door: DoorMetrics,
 }
@@ -241,6 +249,10 @@ impl Metrics {
             access_streams: Gauge::default(),
             access_streams_ended: Family::default(),
             access_book_age_seconds: FloatGauge::default(),
+            authority_ends: Gauge::default(),
+            authority_can_issue: Gauge::default(),
+            authority_sealing_key_reads: Counter::default(),
+            agent_certificates_end_first: Gauge::default(),
             door: DoorMetrics::default(),
         };
         metrics.register();
@@ -278,6 +290,7 @@ impl Metrics {
         r.register("observed_age_seconds", "Seconds since AWS was read", self.observed_age_seconds.clone());
         r.register("picture_refreshes", "Refreshes of the picture of the store", self.picture_refreshes.clone());
         self.register_access(r);
+        self.register_authority(r);
         self.door.register(r);
     }
 
@@ -294,6 +307,16 @@ impl Metrics {
         );
         let age = self.access_book_age_seconds.clone();
         r.register("access_book_age_seconds", "Seconds since tokens and revocations were known to be up to date", age);
+    }
+
+    fn register_authority(&self, r: &mut Registry) {
+        r.register("authority_ends", "When the authority of agents' certificates ends", self.authority_ends.clone());
+        let can_issue = self.authority_can_issue.clone();
+        r.register("authority_can_issue", "1 while this replica has the key of the authority that issues", can_issue);
+        let reads = self.authority_sealing_key_reads.clone();
+        r.register("authority_sealing_key_reads", "Sealing keys that were read", reads);
+        let first = self.agent_certificates_end_first.clone();
+        r.register("agent_certificates_end_first", "When the first agent will have no certificate", first);
     }
 
     /// Counts one event.

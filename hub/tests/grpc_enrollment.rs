@@ -8,21 +8,39 @@ mod grpc_support;
 mod issuer;
 mod store_support;
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
 use enrollment_support::{
     OTHER_KEY, Port, SEALING_KEY, audit, count, csr, csr_of, hub, hub_on, hub_with, is_believed, leaf, own, write,
 };
 use grpc_support::{Hub, eventually};
 use jiff::{SignedDuration, Timestamp};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use prost::Message;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, SerialNumber};
+use rustls::pki_types::CertificateDer;
 use switchyard_core::access::tokens::{Token, TokenKind};
 use switchyard_hub::{
-    authority::{Authority, Keys, SealedUnder},
+    access::{AccessSettings, Gatekeeper},
+    authority::{Authority, Keys, SealedUnder, SealingKey},
     door::{RootSet, peer},
-    store::AuditResult,
+    metrics::Metrics,
+    store::{AuditResult, EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Store, StoreOptions},
 };
 use switchyard_proto::{
-    agent::v1::{self as agent, enroll_request::Proof},
+    agent::v1::{
+        self as agent, AgentMessage, agent_message, agent_service_client::AgentServiceClient, enroll_request::Proof,
+        hub_message,
+    },
     api::v1::{self as api, cluster_service_client::ClusterServiceClient},
 };
 use tonic::Code;
@@ -176,15 +194,49 @@ async fn a_certificate_gives_the_next_one_of_its_own_cluster_until_it_is_revoked
     for gone in [&second, &third] {
         assert_eq!(Port::agent(&hub, gone).renew(&csr()).await.unwrap_err().code(), Code::Unauthenticated);
     }
-    let other = revoke("0badcafe");
-    assert_eq!(admin.access().revoke_agent_certificates(other).await.unwrap_err().code(), Code::NotFound);
+    // One that nobody ever saw is refused from now on, and the answer says that nobody did.
+    let unseen = admin.access().revoke_agent_certificates(revoke("0badcafe")).await.unwrap().into_inner();
+    assert_eq!((unseen.certificates.len(), unseen.certificates[0].proof.as_str()), (1, "none"));
+    let others = api::RevokeAgentCertificatesRequest { cluster: "green".to_owned(), ..revoke("0badcafe") };
+    assert_eq!(admin.access().revoke_agent_certificates(others).await.unwrap_err().code(), Code::NotFound);
     // A new token lets the cluster in again.
     let token = admin.join_token("blue").await.secret;
     nobody.join("blue", &token, &csr()).await.unwrap();
     let all = api::ListAgentCertificatesRequest::default();
     let all = admin.access().list_agent_certificates(all).await.unwrap().into_inner().certificates;
-    assert_eq!(all.iter().filter(|one| one.revoked_at.is_some()).count(), 3);
-    assert_eq!((all.len(), all[0].revoked_by.as_str()), (4, ""));
+    assert_eq!(all.iter().filter(|one| one.revoked_at.is_some()).count(), 4);
+    assert_eq!((all.len(), all[0].revoked_by.as_str()), (5, ""));
+    hub.stop().await;
+}
+
+/// A leaf that somebody with the key of an authority made himself.
+fn made(by: &(String, String), cluster: &str, serial: &[u8]) -> CertificateDer<'static> {
+    let issuer = Issuer::from_ca_cert_pem(&by.0, KeyPair::from_pem(&by.1).unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    let uri = format!("spiffe://switchyard/cluster/{cluster}");
+    params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.not_after = rcgen::date_time_ymd(2040, 1, 2);
+    params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()
+}
+
+#[tokio::test]
+async fn a_certificate_that_somebody_made_with_the_serial_number_of_another_one_is_not_renewed() {
+    let hub = hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let token = admin.join_token("blue").await.secret;
+    let real = nobody.join("blue", &token, &csr()).await.unwrap();
+    let octets: Vec<u8> =
+        (0..real.serial.len()).step_by(2).map(|i| u8::from_str_radix(&real.serial[i..i + 2], 16).unwrap()).collect();
+    let forged = made(&external("stolen"), "blue", &octets);
+    assert_eq!(peer::read(&forged, RootSet::Agents, None).unwrap().serial, real.serial);
+    // The door verified it against whichever authority is trusted still.
+    let authority = admin.authorities().await[0].id.clone();
+    let refused = Port::showing(&hub, &forged, &authority).renew(&csr()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    assert!(refused.message().contains("is another one"), "{refused:?}");
+    assert_eq!(count(&hub, "certificate.refused").await, 1);
+    Port::agent(&hub, &real).renew(&csr()).await.unwrap();
     hub.stop().await;
 }
 
@@ -346,7 +398,7 @@ async fn a_sealing_key_is_read_again_when_its_file_changes() {
     std::fs::remove_file(&file).unwrap();
     nobody.join("blue", &token, &csr_of(&key)).await.unwrap();
     let options = enrollment_support::options(Keys::Own(SealedUnder::File(file)));
-    let error = Authority::open(hub.store.clone(), options).await.unwrap_err();
+    let error = Authority::open(hub.store.clone(), options, hub.metrics.clone()).await.unwrap_err();
     assert!(error.to_string().contains("cannot be used"), "{error}");
     first.stop().await;
     hub.stop().await;
@@ -442,4 +494,202 @@ async fn an_authority_of_files_issues_and_is_replaced_when_the_files_are() {
     assert!(is_believed(&hub.authority.roots().borrow(), &old));
     assert_eq!(count(&hub, "authority.adopt").await, 2);
     hub.stop().await;
+}
+
+/// A session of the agent that shows this certificate, until Welcome; it lives as long as what is given back.
+async fn session(port: &Port, cluster: &str) -> impl Sized {
+    let (outbox, receiver) = tokio::sync::mpsc::channel(8);
+    let mut client = AgentServiceClient::new(port.clone());
+    let hello = agent_message::Message::Hello(grpc_support::hello(cluster));
+    outbox.send(AgentMessage { seq: 0, message: Some(hello) }).await.unwrap();
+    let opened = client.session(tokio_stream::wrappers::ReceiverStream::new(receiver)).await;
+    let mut inbox = opened.unwrap().into_inner();
+    let first = tokio::time::timeout(Duration::from_secs(30), inbox.message()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(first.message, Some(hub_message::Message::Welcome(_))), "{first:?}");
+    (outbox, inbox)
+}
+
+#[tokio::test]
+async fn a_certificate_from_the_tool_that_owns_the_authority_is_noted_at_its_session_and_outlives_new_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let (first, second) = (external("first"), external("second"));
+    write(&certificate, &first.0);
+    write(&key, &first.1);
+    let keys = Keys::Files { certificate: certificate.clone(), key: key.clone() };
+    let hub = hub_on(&store_support::database_url().await, keys).await;
+    let admin = Port::caller(&hub, "admin");
+    let authority = admin.authorities().await[0].id.clone();
+    let leaf = made(&first, "blue", &[0x0b, 0xad]);
+    let port = Port::showing(&hub, &leaf, &authority);
+    let _open = session(&port, "blue").await;
+    let stored = hub.store.certificates(None).await.unwrap();
+    assert_eq!((stored.len(), stored[0].proof.as_str(), stored[0].certificate.serial.as_str()), (1, "seen", "0bad"));
+    assert_eq!(stored[0].certificate.fingerprint, peer::fingerprint(&leaf));
+    // Once, however often it comes.
+    let _again = session(&port, "blue").await;
+    assert_eq!(count(&hub, "certificate.seen").await, 1);
+
+    write(&certificate, &second.0);
+    write(&key, &second.1);
+    let until = eventually("the new authority", async || {
+        let listed = admin.authorities().await;
+        listed.iter().find(|one| one.id == authority && !one.issuing).map(|one| one.trusted_until.clone())
+    })
+    .await;
+    // Its certificate ends before 2040, as the authority of `external` does not.
+    assert_eq!(until.unwrap().seconds, Timestamp::from_second(2_209_075_200).unwrap().as_second(), "2040-01-02");
+    let revoke = api::RevokeAgentCertificatesRequest {
+        request_id: "revoke-1".to_owned(),
+        cluster: "blue".to_owned(),
+        reason: "stolen".to_owned(),
+        ..Default::default()
+    };
+    let revoked = admin.access().revoke_agent_certificates(revoke).await.unwrap().into_inner().certificates;
+    assert_eq!(revoked.len(), 1);
+    eventually("the revocation at the gate", async || {
+        let refused = port.renew(&csr()).await.unwrap_err();
+        (refused.code() == Code::Unauthenticated).then_some(())
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_rotation_seals_under_the_key_that_is_in_the_file_at_that_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sealing-key");
+    write(&file, SEALING_KEY);
+    let hub = hub_on(&store_support::database_url().await, Keys::Own(SealedUnder::File(file.clone()))).await;
+    let admin = Port::caller(&hub, "admin");
+    for nonsense in ["nonsense", ""] {
+        write(&file, nonsense);
+        let refused = admin.rotate().await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        assert!(refused.message().contains("sealing key"), "{refused:?}");
+    }
+    assert_eq!(admin.authorities().await.len(), 1, "nothing is sealed under a key that may have been stolen");
+    // At once after the stolen one was replaced.
+    write(&file, OTHER_KEY);
+    admin.rotate().await.unwrap();
+    let youngest = hub.store.authorities().await.unwrap().pop().unwrap().authority;
+    let sealed = youngest.sealed_key.unwrap();
+    assert!(SealingKey::parse(SEALING_KEY).unwrap().open(&youngest.id, &sealed).is_err());
+    SealingKey::parse(OTHER_KEY).unwrap().open(&youngest.id, &sealed).unwrap();
+    let metrics = hub.metrics.encoded().unwrap();
+    assert!(metrics.contains("switchyard_hub_authority_sealing_key_reads_total 2\n"), "{metrics}");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn hubs_with_a_sealing_key_and_hubs_with_files_beside_each_other_end_with_a_key_to_sign_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+    let files = external("files");
+    write(&certificate, &files.0);
+    write(&key, &files.1);
+    let url = store_support::database_url().await;
+    let before = hub_on(&url, own(SEALING_KEY)).await;
+    // The update rolls: a replica with files comes beside the one of before.
+    let hub = hub_on(&url, Keys::Files { certificate, key }).await;
+    let ids = async || -> Vec<String> {
+        hub.store.authorities().await.unwrap().into_iter().map(|one| one.authority.id).collect()
+    };
+    let with_files = ids().await;
+    assert_eq!(with_files.len(), 2);
+    eventually("trust at the replica of before", async || {
+        (before.authority.roots().borrow().0.len() == 2).then_some(())
+    })
+    .await;
+    // In the look that read the new authority it was decided whether an own one is needed.
+    assert_eq!(ids().await, with_files, "no own authority is put over that of the files");
+    // The replica of before is started once more, and then the update goes on to its end, long ago.
+    let restarted = hub_on(&url, own(SEALING_KEY)).await;
+    assert_eq!(ids().await.len(), 3);
+    before.stop().await;
+    restarted.stop().await;
+    let raw = sqlx::PgPool::connect(&url).await.unwrap();
+    let later = "alter table authorities disable trigger user; \
+                 update authorities set created_at = created_at - interval '1 hour', issues_from = issues_from - interval '1 hour'";
+    sqlx::raw_sql(later).execute(&raw).await.unwrap();
+    let token = Port::caller(&hub, "admin").join_token("blue").await.secret;
+    let request = KeyPair::generate().unwrap();
+    eventually("a certificate of the authority of the files", async || {
+        Port::nobody(&hub).join("blue", &token, &csr_of(&request)).await.ok()
+    })
+    .await;
+    assert_eq!(hub.store.certificates(None).await.unwrap()[0].certificate.authority, with_files[1]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_say_who_can_issue_and_what_ends_and_the_book_follows_what_is_issued() {
+    let url = store_support::database_url().await;
+    let hub = hub_on(&url, own(SEALING_KEY)).await;
+    let token = Port::caller(&hub, "admin").join_token("blue").await.secret;
+    // The version of what replicas keep does not count certificates that are issued: the book is at the last one before.
+    let version = hub.store.access_version().await.unwrap();
+    let book = async || hub.gate.books().borrow().book.clone();
+    eventually("the version of the book", async || (book().await.version == version).then_some(())).await;
+    let issued = Port::nobody(&hub).join("blue", &token, &csr()).await.unwrap();
+    let ends = issued.not_after.unwrap().seconds;
+    eventually("the book", async || {
+        book().await.authorities[0].last_issued_ends.filter(|last| last.as_second() == ends)
+    })
+    .await;
+    assert_eq!(hub.store.access_version().await.unwrap(), version);
+    let other = hub_on(&url, own(OTHER_KEY)).await;
+    let authority_ends = hub.store.authorities().await.unwrap()[0].authority.not_after.as_second();
+    for (one, can_issue) in [(&hub, 1), (&other, 0)] {
+        let metrics = one.metrics.encoded().unwrap();
+        assert!(metrics.contains(&format!("switchyard_hub_authority_can_issue {can_issue}\n")), "{metrics}");
+        assert!(metrics.contains(&format!("switchyard_hub_authority_ends {authority_ends}\n")), "{metrics}");
+    }
+    eventually("the first end of certificates", async || {
+        let line = format!("switchyard_hub_agent_certificates_end_first {ends}\n");
+        other.metrics.encoded().unwrap().contains(&line).then_some(())
+    })
+    .await;
+    hub.stop().await;
+    other.stop().await;
+}
+
+/// Counts reads of the version of access that the store did not answer.
+struct Failures(Arc<AtomicU32>);
+
+impl QueryObserver for Failures {
+    fn observed(&self, query: Query, _took: Duration, outcome: &'static str) {
+        if query == Query::AccessVersion && outcome != "ok" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hub_whose_database_goes_at_the_moment_of_its_start_waits_for_it() {
+    let folder = tempfile::Builder::new().prefix("sy").tempdir().unwrap();
+    let postgres = EmbeddedPostgres::start(folder.path(), EmbeddedOptions::default()).await.unwrap();
+    let failed = Arc::new(AtomicU32::default());
+    let options = StoreOptions {
+        acquire_timeout: Duration::from_millis(300),
+        observer: Some(Arc::new(Failures(failed.clone()))),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&postgres.url(), options).await.unwrap();
+    kill(Pid::from_raw(postgres.pid()), Signal::SIGKILL).unwrap();
+    eventually("the outage", async || store.ping().await.err()).await;
+    let made_with = enrollment_support::options(own(SEALING_KEY));
+    let authority = tokio::spawn(Authority::open(store.clone(), made_with, Metrics::new()));
+    let gate = tokio::spawn(Gatekeeper::start(AccessSettings::default(), store.clone(), Metrics::new()));
+    // Each of the two has failed at least once by then, if it tries again at all.
+    eventually("tries that failed", async || (failed.load(Ordering::SeqCst) >= 4).then_some(())).await;
+    assert!(!authority.is_finished() && !gate.is_finished());
+    drop(postgres);
+    let postgres = EmbeddedPostgres::start(folder.path(), EmbeddedOptions::default()).await.unwrap();
+    let authority = authority.await.unwrap().unwrap();
+    assert_eq!(authority.roots().borrow().0.len(), 1);
+    let (gate, _task) = gate.await.unwrap().unwrap();
+    assert_eq!(gate.books().borrow().book.tokens.len(), 0);
+    store.close().await;
+    postgres.stop().await.unwrap();
 }

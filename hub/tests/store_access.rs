@@ -8,7 +8,7 @@ use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use store_support::{Db, caller, cluster, database, eventually, fresh};
 use switchyard_core::access::{
-    Grant, Grants, Role, Span,
+    Grant, Grants, Role, Span, authority as judged,
     tokens::{JoinRefused, Token, TokenKind},
 };
 use switchyard_hub::store::{
@@ -16,7 +16,7 @@ use switchyard_hub::store::{
     access::{
         AccessError,
         authorities::NewAuthority,
-        certificates::{Asking, IssueError, NewCertificate, Proof},
+        certificates::{Asking, IssueError, NewCertificate, Proof, Seen, Shown},
     },
 };
 use uuid::Uuid;
@@ -48,6 +48,17 @@ fn certificate(name: &str, hours: i64) -> NewCertificate {
         issued_at: Timestamp::now() - 1000.hours(),
         not_after: Timestamp::now() + hours.hours(),
     }
+}
+
+/// As an agent shows it.
+fn shown(of: &NewCertificate) -> Shown {
+    let NewCertificate { serial, fingerprint, authority, not_after, .. } = of.clone();
+    Shown { serial, fingerprint, authority, not_after }
+}
+
+/// As if the youngest authority had come long enough ago to issue.
+async fn issues_already(db: &Db) {
+    sqlx::raw_sql("update authorities set issues_from = created_at").execute(&db.raw).await.unwrap();
 }
 
 async fn with_authority() -> Db {
@@ -94,10 +105,7 @@ async fn while_all_certificates_of_a_cluster_are_revoked_none_slips_through() {
         let first = certificate("blue", 1);
         db.store.certificate_issue(&ASKING, &first, &account()).await.unwrap();
         let renewals = (0..8).map(|_| {
-            let (store, proof) = (
-                db.store.clone(),
-                Proof::Certificate { serial: first.serial.clone(), authority: first.authority.clone() },
-            );
+            let (store, proof) = (db.store.clone(), Proof::Certificate(shown(&first)));
             tokio::spawn(async move { store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.is_ok() })
         });
         let store = db.store.clone();
@@ -222,7 +230,9 @@ async fn what_has_ended_is_purged_and_names_stay_taken() {
     let again = db.store.service_token_create(&fresh(), "ci", &grants(), HOUR, &token(TokenKind::Service)).await;
     assert!(matches!(again.unwrap_err(), AccessError::NameTaken(name) if name == "ci"));
     let rows = db.store.audit_page(&Default::default(), true, None, 1000).await.unwrap();
-    assert_eq!(rows.len(), 6, "the audit log is never purged");
+    assert_eq!(rows.len(), 7, "the audit log is never purged");
+    let retired = (rows[6].actor.as_str(), rows[6].action.as_str(), rows[6].detail["authority"].as_str());
+    assert_eq!(retired, ("switchyard-hub", "authority.retire", Some(authority("a").id.as_str())));
 }
 
 #[tokio::test]
@@ -230,22 +240,171 @@ async fn a_certificate_of_another_cluster_or_of_an_authority_that_is_gone_proves
     let db = with_authority().await;
     let blue = certificate("blue", 1);
     db.store.certificate_issue(&ASKING, &blue, &account()).await.unwrap();
-    let proof = Proof::Certificate { serial: blue.serial.clone(), authority: blue.authority.clone() };
+    let proof = Proof::Certificate(shown(&blue));
     let refused = db.store.certificate_issue(&ASKING, &certificate("green", 1), &proof).await.unwrap_err();
     assert!(matches!(refused, IssueError::OtherCluster(_)), "{refused:?}");
     let gone = NewCertificate { authority: format!("{:0>16}", "f"), ..certificate("blue", 1) };
     let refused = db.store.certificate_issue(&ASKING, &gone, &proof).await.unwrap_err();
     assert!(matches!(refused, IssueError::UnknownAuthority(_)), "{refused:?}");
     // One that was issued before the database was restored from a backup.
-    let unknown = Proof::Certificate { serial: "0badcafe".to_owned(), authority: blue.authority.clone() };
+    let unknown = Proof::Certificate(shown(&certificate("blue", 1)));
     db.store.certificate_issue(&ASKING, &certificate("blue", 1), &unknown).await.unwrap();
     assert_eq!(db.store.certificates(Some(&cluster("green"))).await.unwrap(), []);
     // After a rotation nobody gets over it with one that he made himself with a key that he stole; what was noted is renewed.
     db.store.authority_rotate(&fresh(), &authority("b")).await.unwrap();
-    sqlx::raw_sql("update authorities set issues_from = created_at").execute(&db.raw).await.unwrap();
-    let forged = db.store.certificate_issue(&ASKING, &certificate("blue", 1), &unknown).await.unwrap_err();
+    issues_already(&db).await;
+    let forged = Proof::Certificate(shown(&certificate("blue", 1)));
+    let forged = db.store.certificate_issue(&ASKING, &certificate("blue", 1), &forged).await.unwrap_err();
     assert!(matches!(forged, IssueError::NotNoted(_)), "{forged:?}");
-    db.store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.unwrap();
+    for noted in [proof, unknown] {
+        db.store.certificate_issue(&ASKING, &certificate("blue", 1), &noted).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_with_the_serial_number_of_another_one_proves_nothing() {
+    let db = with_authority().await;
+    let real = NewCertificate { authority: authority("b").id, ..certificate("blue", 1) };
+    db.store.authority_rotate(&fresh(), &authority("b")).await.unwrap();
+    issues_already(&db).await;
+    db.store.certificate_issue(&ASKING, &real, &account()).await.unwrap();
+    // Whoever stole the key of the authority before writes the number that stands in the list.
+    for by in ["a", "b"] {
+        let other = certificate("blue", 1);
+        let forged = Shown { serial: real.serial.clone(), authority: authority(by).id, ..shown(&other) };
+        let new = NewCertificate { authority: authority("b").id, ..certificate("blue", 1) };
+        let refused = db.store.certificate_issue(&ASKING, &new, &Proof::Certificate(forged.clone())).await.unwrap_err();
+        assert!(matches!(&refused, IssueError::Forged(serial) if *serial == real.serial), "{refused:?}");
+        assert_eq!(refused.action(), Some("certificate.refused"));
+        let seen = db.store.certificate_seen(&ASKING, &cluster("blue"), "x", &forged).await.unwrap();
+        assert_eq!(seen, Seen::Another);
+    }
+    assert_eq!(db.store.certificates(None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_not_issued_here_is_noted_when_it_is_seen_and_keeps_its_authority_trusted() {
+    let db = with_authority().await;
+    let see = async |one: &Shown| db.store.certificate_seen(&ASKING, &cluster("blue"), "x", one).await.unwrap();
+    let (blue, late) = (shown(&certificate("blue", 500)), shown(&certificate("blue", 900)));
+    assert_eq!(see(&blue).await, Seen::Noted);
+    assert_eq!(see(&blue).await, Seen::Known);
+    let listed = db.store.certificates(Some(&cluster("blue"))).await.unwrap();
+    assert_eq!((listed.len(), listed[0].proof.as_str()), (1, "seen"));
+    assert_eq!(listed[0].certificate.fingerprint, blue.fingerprint);
+    let rows = db.store.audit_page(&Default::default(), true, None, 1000).await.unwrap();
+    assert_eq!(rows.iter().filter(|row| row.action == "certificate.seen").count(), 1);
+
+    // New files; the certificates of the old ones are good for weeks.
+    let new = NewAuthority { sealed_key: None, ..authority("b") };
+    db.store.authority_adopt(&new).await.unwrap();
+    issues_already(&db).await;
+    let trusted = async |hours: i64| {
+        let all: Vec<_> = db.store.authorities().await.unwrap().iter().map(|one| one.judged()).collect();
+        judged::trusted(&all, Timestamp::now() + hours.hours()).iter().map(|one| one.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(trusted(499).await, [authority("a").id, authority("b").id]);
+    // Whoever stole the old key does not prolong it.
+    assert_eq!(see(&late).await, Seen::Replaced);
+    assert_eq!(
+        see(&Shown { authority: authority("f").id, ..late.clone() }).await,
+        Seen::Replaced,
+        "an unknown authority"
+    );
+    assert_eq!(trusted(501).await, [authority("b").id]);
+
+    assert_eq!(db.store.certificates_revoke(&fresh(), &cluster("blue"), None).await.unwrap().len(), 1);
+    assert_eq!(trusted(1).await, [authority("b").id]);
+    let new = NewCertificate { authority: authority("b").id, ..certificate("blue", 1) };
+    let refused = db.store.certificate_issue(&ASKING, &new, &Proof::Certificate(blue)).await.unwrap_err();
+    assert!(matches!(refused, IssueError::Revoked(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn of_calls_with_one_unknown_certificate_at_once_every_one_is_served() {
+    let db = with_authority().await;
+    let unknown = shown(&certificate("blue", 1));
+    let calls = (0..16).map(|i| {
+        let (store, unknown) = (db.store.clone(), unknown.clone());
+        tokio::spawn(async move {
+            if i % 2 == 0 {
+                let seen = store.certificate_seen(&ASKING, &cluster("blue"), "x", &unknown).await.unwrap();
+                assert!(matches!(seen, Seen::Noted | Seen::Known), "{seen:?}");
+            } else {
+                let proof = Proof::Certificate(unknown);
+                store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.unwrap();
+            }
+        })
+    });
+    for call in join_all(calls).await {
+        call.unwrap();
+    }
+    assert_eq!(db.store.certificates(None).await.unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_saw_is_revoked_by_its_serial_number_and_gives_none_when_it_is_shown() {
+    let db = with_authority().await;
+    let (blue, lost) = (cluster("blue"), shown(&certificate("blue", 1)));
+    let before = db.store.access_version().await.unwrap();
+    let revoked = db.store.certificates_revoke(&fresh(), &blue, Some(&lost.serial)).await.unwrap();
+    assert_eq!(revoked.len(), 1);
+    let certificate_of = &revoked[0].certificate;
+    assert_eq!((revoked[0].proof.as_str(), certificate_of.serial.as_str()), ("none", lost.serial.as_str()));
+    assert_eq!((certificate_of.fingerprint.as_str(), certificate_of.authority.as_str()), ("", ""));
+    assert!(certificate_of.not_after >= lost.not_after);
+    assert_eq!(db.store.certificates_revoke(&fresh(), &blue, Some(&lost.serial)).await.unwrap(), [], "once");
+    let book = db.store.access_book().await.unwrap();
+    assert!(book.revoked.contains_key(&lost.serial) && book.version > before);
+    let proof = Proof::Certificate(lost.clone());
+    let refused = db.store.certificate_issue(&ASKING, &certificate("blue", 1), &proof).await.unwrap_err();
+    assert!(matches!(refused, IssueError::Revoked(_)), "{refused:?}");
+    let others = db.store.certificates_revoke(&fresh(), &cluster("green"), Some(&lost.serial)).await.unwrap_err();
+    assert!(matches!(others, AccessError::NotFound { .. }), "{others:?}");
+
+    let many = "insert into agent_certificates (serial, cluster, instance, proof, proof_id, issued_at, not_after, revoked_at, revoked_by) \
+                select to_hex(4096 + i), 'blue', '', 'none', '', now(), now() + interval '1 year', now(), 'me' from generate_series(1, 999) i";
+    sqlx::raw_sql(many).execute(&db.raw).await.unwrap();
+    let refused = db.store.certificates_revoke(&fresh(), &blue, Some("0badcafe")).await.unwrap_err();
+    assert!(matches!(refused, AccessError::TooMany { most: 1000, .. }), "{refused:?}");
+    db.store.certificates_revoke(&fresh(), &blue, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_authority_that_was_replaced_and_of_which_nothing_good_is_left_issues_nothing() {
+    let db = with_authority().await;
+    let issue = async |name: &str| db.store.certificate_issue(&ASKING, &certificate(name, 1), &account()).await;
+    issue("blue").await.unwrap();
+    db.store.authority_rotate(&fresh(), &authority("b")).await.unwrap();
+    issues_already(&db).await;
+    // A replica without the new key goes on with the old one.
+    issue("green").await.unwrap();
+    for name in ["blue", "green"] {
+        db.store.certificates_revoke(&fresh(), &cluster(name), None).await.unwrap();
+    }
+    let refused = issue("blue").await.unwrap_err();
+    assert!(matches!(refused, IssueError::UnknownAuthority(_)), "{refused:?}");
+    let new = NewCertificate { authority: authority("b").id, ..certificate("blue", 1) };
+    db.store.certificate_issue(&ASKING, &new, &account()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_end_is_that_of_the_cluster_whose_last_certificate_ends_first() {
+    let db = with_authority().await;
+    let first = async || db.store.certificates_end_first().await.unwrap();
+    assert_eq!(first().await, None);
+    let mut ends = std::collections::BTreeMap::new();
+    for (name, hours) in [("blue", 1), ("blue", 5), ("green", 3), ("gone", 2)] {
+        let one = certificate(name, hours);
+        db.store.certificate_issue(&ASKING, &one, &account()).await.unwrap();
+        ends.insert(hours, one.not_after.as_second());
+    }
+    let gone = "insert into cluster_states values ('gone', 1, true, \
+                '{\"cluster\": \"gone\", \"version\": 1, \"mode\": \"Removed\", \"percent\": 0}', now(), 1)";
+    sqlx::raw_sql(gone).execute(&db.raw).await.unwrap();
+    assert_eq!(first().await.map(Timestamp::as_second), Some(ends[&3]), "green; a removed cluster needs none");
+    db.store.certificates_revoke(&fresh(), &cluster("green"), None).await.unwrap();
+    assert_eq!(first().await.map(Timestamp::as_second), Some(ends[&5]), "the last one of blue");
 }
 
 #[tokio::test]
@@ -260,6 +419,8 @@ async fn an_agent_that_asks_for_certificates_all_the_time_is_held_up_and_costs_o
     db.store.certificate_issue(&ASKING, &certificate("green", 1), &account()).await.unwrap();
     let revoked = db.store.certificates_revoke(&fresh(), &cluster("blue"), None).await.unwrap();
     assert_eq!(revoked.len(), 1000, "a revocation is still possible");
+    // The rightful agent, after the thief was shut out.
+    db.store.certificate_issue(&ASKING, &certificate("blue", 1), &account()).await.unwrap();
 }
 
 #[tokio::test]

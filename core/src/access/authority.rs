@@ -31,15 +31,15 @@ pub fn issuing(authorities: &[Authority], now: Timestamp) -> Option<&Authority> 
 }
 
 /// Until when an authority is trusted. The one that issues, and those that will: until their own end. One that was replaced: until what
-/// it issued has ended, and for the time of a change of replicas at the least.
+/// it issued has ended, and for the time of a change of replicas at the least. That time counts from the authority that came right
+/// after it: a later rotation does not bring back one that was dropped.
 pub fn trusted_until(authority: &Authority, authorities: &[Authority], now: Timestamp) -> Timestamp {
-    let present = issuing(authorities, now);
-    let replaced = present.filter(|present| {
-        (present.issues_from, &present.id) > (authority.issues_from, &authority.id) && present.issues_from <= now
-    });
-    let Some(present) = replaced else { return authority.not_after };
-    let ends = authority.last_issued_ends.unwrap_or(present.issues_from);
-    ends.max(present.issues_from.saturating_add(SKEW).unwrap_or(Timestamp::MAX)).min(authority.not_after)
+    let age = |one: &Authority| (one.issues_from, one.id.clone());
+    let issues = |one: &&Authority| one.issues_from <= now && one.not_after > now;
+    let younger = authorities.iter().filter(issues).filter(|one| age(one) > age(authority));
+    let Some(next) = younger.min_by_key(|one| age(one)) else { return authority.not_after };
+    let ends = authority.last_issued_ends.unwrap_or(next.issues_from);
+    ends.max(next.issues_from.saturating_add(SKEW).unwrap_or(Timestamp::MAX)).min(authority.not_after)
 }
 
 /// The authorities whose certificates are believed.
@@ -105,6 +105,13 @@ mod tests {
         let both = [authority("a", 10, None), authority("b", 1_010, None)];
         assert_eq!(ids(&trusted(&both, at(1_011))), ["a", "b"]);
         assert_eq!(ids(&trusted(&both, at(1_311))), ["b"]);
+    }
+
+    #[test]
+    fn an_authority_that_was_dropped_is_not_trusted_again_after_a_later_rotation() {
+        let all = [authority("stolen", 10, None), authority("b", 1_010, Some(9_000)), authority("c", 5_000, None)];
+        assert_eq!(ids(&trusted(&all, at(4_999))), ["b", "c"]);
+        assert_eq!(ids(&trusted(&all, at(5_001))), ["b", "c"]);
     }
 
     #[test]

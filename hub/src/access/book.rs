@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use switchyard_core::access::tokens::Token;
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,11 @@ use crate::store::{
 
 /// A revoked proof ends within two seconds: one until it is seen, and time for the rest.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The book is read anew after so many looks even when nothing was counted: certificates that are issued are not, and they say until when
+/// an authority is trusted that was replaced.
+const LOOKS_UNTIL_READ: u64 = 5;
+/// Between two tries to read the first book.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Looks that unknown tokens ask for.
 const LOOK_EVERY_UNKNOWN: Duration = Duration::from_millis(250);
 /// The longest that a call waits for a look.
@@ -75,12 +80,29 @@ struct Inner {
 }
 
 impl Books {
-    /// Reads the first book.
+    /// Reads the first book, and waits for a store that does not answer.
     ///
     /// # Errors
-    /// [`StoreError`] when the store does not answer.
+    /// [`StoreError`] when the store answers something else than a book.
     pub async fn read(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self::of(store.access_book().await?))
+        let mut told = false;
+        loop {
+            match store.access_book().await {
+                // It may go at any moment, also right after it was reached.
+                Err(error) if error.is_unavailable() => {
+                    if !told {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(
+                            error,
+                            "tokens and revocations cannot be read yet; trying again until the store answers"
+                        );
+                    }
+                    told = true;
+                    sleep(PAUSE).await;
+                }
+                book => return Ok(Self::of(book?)),
+            }
+        }
     }
 
     fn of(book: AccessBook) -> Self {
@@ -136,15 +158,18 @@ impl Books {
         }
     }
 
-    /// One look: the count, and the book when it is another one.
+    /// One look: the count, and the book when it is another one or was not read for a while.
     async fn look(&self, store: &Store) {
-        let (version, was_away) = {
+        let (version, was_away, reads) = {
             let held = self.0.held.borrow();
-            (held.book.version, held.away)
+            (held.book.version, held.away, held.looks.wrapping_add(1).is_multiple_of(LOOKS_UNTIL_READ))
         };
         let began = Instant::now();
         let read = async {
-            if store.access_version().await? == version { Ok(None) } else { store.access_book().await.map(Some) }
+            if !reads && store.access_version().await? == version {
+                return Ok(None);
+            }
+            store.access_book().await.map(Some)
         };
         let read: Result<Option<AccessBook>, StoreError> = read.await;
         match read {

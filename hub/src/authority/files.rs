@@ -5,13 +5,17 @@
 use std::{fmt, io, path::Path};
 
 use jiff::Timestamp;
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use switchyard_core::{access::authority::Life, ids::ClusterName};
 use tokio::io::AsyncReadExt;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::issue::{MakeError, Signer};
+use super::{
+    csr::PublicKey,
+    issue::{MakeError, Signer},
+};
 
 /// Bytes of a file: a chain of a few certificates, or a key.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -51,6 +55,12 @@ pub enum FileError {
     /// Another certificate's key.
     #[error("the key of --ca-key is not that of the first certificate of --ca-cert")]
     OtherKey,
+    /// Its leaves would not name it.
+    #[error(
+        "certificates of the first certificate of --ca-cert would be refused: its subject repeats a kind of name (such as DC=com,DC=example) \
+         or has one that cannot be copied octet by octet; use an authority whose subject has each kind once, such as CN and O"
+    )]
+    Subject,
     /// The library refused.
     #[error(transparent)]
     Make(#[from] MakeError),
@@ -110,12 +120,28 @@ pub fn external(certificates: &str, key: &str, now: Timestamp) -> Result<Externa
         return Err(FileError::Ended(not_after));
     }
     let key = KeyPair::from_pem(key).map_err(|_| FileError::NoKey)?;
-    if rcgen::PublicKeyData::subject_public_key_info(&key) != parsed.public_key().raw {
+    if key.subject_public_key_info() != parsed.public_key().raw {
         return Err(FileError::OtherKey);
     }
     let above = chain.iter().filter(|certificate| !signs_itself(certificate)).map(|certificate| armoured(certificate));
     let signer = Signer::new(first, above.collect(), key, not_after)?;
+    if tried(&signer, now)? != parsed.subject().as_raw() {
+        return Err(FileError::Subject);
+    }
     Ok(External { signer, pem: chain.iter().map(|certificate| armoured(certificate)).collect() })
+}
+
+/// The issuer as it stands in a certificate that is thrown away. Whoever verifies one compares it with the authority's subject, octet by
+/// octet, and the library that writes it does not keep every subject as it was.
+fn tried(signer: &Signer, now: Timestamp) -> Result<Vec<u8>, FileError> {
+    let key = KeyPair::generate().map_err(MakeError::from)?;
+    let info = SubjectPublicKeyInfo::from_der(&key.subject_public_key_info()).map_err(MakeError::from)?;
+    let cluster = ClusterName::new("a").map_err(|_| FileError::Subject)?;
+    let life = Life { not_before: now, not_after: signer.not_after, renew_at: now };
+    let leaf = signer.leaf(&cluster, "switchyard", &PublicKey { info, hash: [0; 32] }, life)?;
+    let der = CertificateDer::from_pem_slice(leaf.chain_pem.as_bytes()).map_err(|_| FileError::Subject)?;
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| FileError::Subject)?;
+    Ok(parsed.issuer().as_raw().to_vec())
 }
 
 fn signs_itself(certificate: &CertificateDer<'_>) -> bool {
@@ -140,7 +166,7 @@ fn armoured(certificate: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyUsagePurpose};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, IsCa, KeyUsagePurpose};
 
     use super::*;
 
@@ -172,6 +198,24 @@ mod tests {
         assert_eq!(CertificateDer::pem_slice_iter(found.pem.as_bytes()).count(), 2);
         let alone = external(&root.pem(), &root.key().serialize_pem(), Timestamp::now()).unwrap();
         assert_eq!(alone.signer.above, "");
+    }
+
+    /// `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -subj '/DC=com/DC=example/CN=agents' -addext
+    /// keyUsage=keyCertSign`: certificate and key.
+    const REPEATED: &str = include_str!("repeated_subject.pem");
+
+    #[test]
+    fn an_authority_whose_certificates_nobody_would_believe_is_refused_with_what_to_use() {
+        let error = external(REPEATED, REPEATED, Timestamp::now()).unwrap_err();
+        assert!(matches!(error, FileError::Subject), "{error:?}");
+        assert!(error.to_string().contains("DC=com,DC=example"), "{error}");
+        // Names of several kinds, and of another kind of text, are taken.
+        let (key, mut params) = (KeyPair::generate().unwrap(), params("agents", |_| ()));
+        params.distinguished_name.push(DnType::OrganizationName, "Example");
+        let printable = DnValue::PrintableString("DE".try_into().unwrap());
+        params.distinguished_name.push(DnType::CountryName, printable);
+        let pem = params.self_signed(&key).unwrap().pem();
+        external(&pem, &key.serialize_pem(), Timestamp::now()).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Keeps the authorities up to date: what the store holds, what the files hold, which of them are trusted; and signs with the one that
-//! issues. One small read of the store each second.
+//! issues. One small read of the store each second. What the files say is taken in `sources.rs`, what operators are told in
+//! `report.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +15,21 @@ use switchyard_core::{
     access::authority::{Authority as Judged, issuing, life, trusted},
     ids::ClusterName,
 };
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::{
-    AuthorityOptions, CannotIssue, Keys, Leaf, OpenError, RotateError, SealError, SealedUnder, SealingKey, csr, files,
+    AuthorityOptions, CannotIssue, Keys, Leaf, OpenError, RotateError, SealError, SealingKey, csr,
     issue::{self, Signer},
+    report::Told,
 };
 use crate::{
     door::{AgentRoot, AgentRoots},
+    metrics::Metrics,
     store::{
         Caller, Store, StoreError,
         access::authorities::{NewAuthority, StoredAuthority},
@@ -37,56 +43,85 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS_UNTIL_READ: u32 = 5;
 /// Files are looked at every second time.
 const LOOKS_UNTIL_FILES: u32 = 2;
+/// Between two tries to read the store at the start.
+const PAUSE: Duration = Duration::from_millis(500);
 /// An own authority that ends within half a year is replaced: longer than any certificate of an agent lives.
 const ENDS_SOON: SignedDuration = SignedDuration::from_hours(180 * 24);
 
 /// The authority; clones are the same one.
 #[derive(Clone, Debug)]
-pub struct Authority(Arc<Inner>);
+pub struct Authority(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    store: Store,
-    options: AuthorityOptions,
+pub(super) struct Inner {
+    pub(super) store: Store,
+    pub(super) options: AuthorityOptions,
+    pub(super) metrics: Metrics,
     state: Mutex<State>,
     roots: watch::Sender<Arc<AgentRoots>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     version: u64,
-    stored: Vec<StoredAuthority>,
+    pub(super) stored: Vec<StoredAuthority>,
     /// By id.
-    signers: BTreeMap<String, Arc<Signer>>,
-    sealing: Option<SealingKey>,
+    pub(super) signers: BTreeMap<String, Arc<Signer>>,
+    pub(super) sealing: Option<SealingKey>,
     /// What the files held when they were last looked at, good or not.
-    seen: Option<Zeroizing<String>>,
+    pub(super) seen: Option<Zeroizing<String>>,
     /// Why the authority that issues has no key here.
-    trouble: Option<String>,
+    pub(super) trouble: Option<String>,
     /// What was wrong with the files at the last look.
-    file_trouble: Option<String>,
+    pub(super) file_trouble: Option<String>,
+    /// What operators were told.
+    pub(super) told: Told,
 }
 
 impl State {
-    fn judged(&self) -> Vec<Judged> {
+    pub(super) fn judged(&self) -> Vec<Judged> {
         self.stored.iter().map(StoredAuthority::judged).collect()
     }
 }
 
 impl Authority {
     /// Reads files and store, and makes the hub's first authority when it has none. Afterwards [`Authority::run`] keeps it up to date.
+    /// Waits for a store that does not answer.
     ///
     /// # Errors
     /// [`OpenError`] when it cannot be used as it was configured. An own key that cannot be opened is no error: this replica issues
     /// nothing, and says so.
-    pub async fn open(store: Store, options: AuthorityOptions) -> Result<Self, OpenError> {
+    pub async fn open(store: Store, options: AuthorityOptions, metrics: Metrics) -> Result<Self, OpenError> {
         let (roots, _) = watch::channel(Arc::new(AgentRoots::default()));
-        let authority = Self(Arc::new(Inner { store, options, state: Mutex::default(), roots }));
-        authority.look_at_files().await?;
-        authority.read().await?;
-        authority.make_own().await?;
+        let authority = Self(Arc::new(Inner { store, options, metrics, state: Mutex::default(), roots }));
+        let mut told = false;
+        loop {
+            match authority.load().await {
+                Ok(()) => break,
+                // It may go at any moment, also right after it was reached.
+                Err(OpenError::Store(error)) if error.is_unavailable() => {
+                    if !told {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(
+                            error,
+                            "the authorities of agents cannot be read yet; trying again until the store answers"
+                        );
+                    }
+                    told = true;
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         authority.publish();
+        authority.report();
         Ok(authority)
+    }
+
+    async fn load(&self) -> Result<(), OpenError> {
+        self.look_at_files().await?;
+        self.read().await?;
+        self.make_own(Moment::Start).await
     }
 
     /// The authorities that are trusted for agents, for the door.
@@ -126,6 +161,8 @@ impl Authority {
             }
             failing = result.is_err();
             self.publish();
+            self.report();
+            self.measure(looks).await;
         }
     }
 
@@ -151,7 +188,8 @@ impl Authority {
             Keys::None => return Err(CannotIssue::NoAuthority.into()),
             Keys::Own(_) => {}
         }
-        let new = self.new_own().map_err(|error| match error {
+        // The file may have changed since the last look, and what is new must not be sealed under a key that was stolen.
+        let new = self.sealing_read_now().await.and_then(|()| self.new_own()).map_err(|error| match error {
             OpenError::Sealing(error) => RotateError::Seal(error),
             OpenError::Make(error) => RotateError::Cannot(error.into()),
             error @ (OpenError::File(_) | OpenError::Store(_)) => CannotIssue::NoKey(error.to_string()).into(),
@@ -164,6 +202,7 @@ impl Authority {
 
     async fn look(&self, looks: u32) -> Result<(), OpenError> {
         if looks.is_multiple_of(LOOKS_UNTIL_FILES) {
+            self.may_adopt_again();
             match self.look_at_files().await {
                 Err(OpenError::Store(error)) => return Err(error.into()),
                 result => self.say(result.err()),
@@ -172,78 +211,9 @@ impl Authority {
         let version = self.0.store.access_version().await?;
         if version != self.state().version || looks.is_multiple_of(LOOKS_UNTIL_READ) {
             self.read().await?;
-            self.make_own().await?;
+            self.make_own(Moment::Running).await?;
         }
         Ok(())
-    }
-
-    /// Says once what is wrong with the files. What was taken before stays in force.
-    fn say(&self, error: Option<OpenError>) {
-        let Some(error) = error else { return };
-        let words = match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        };
-        let mut state = self.state();
-        if state.file_trouble.as_ref() != Some(&words) {
-            let error = words.as_str();
-            tracing::error!(error, "the files of the authority cannot be used; what they held before stays in force");
-            state.file_trouble = Some(words);
-        }
-    }
-
-    /// Takes what the files hold, when that changed since the last look.
-    async fn look_at_files(&self) -> Result<(), OpenError> {
-        match &self.0.options.keys {
-            Keys::Own(under) => {
-                let text = match under {
-                    SealedUnder::File(path) => files::text(path).await?,
-                    SealedUnder::Key(key) => Zeroizing::new(key.expose().to_owned()),
-                };
-                if !self.is_news(&text) {
-                    return Ok(());
-                }
-                let key = SealingKey::parse(&text)?;
-                // Keys that were opened with the one before stay in use: an authority that is sealed under the new one comes by a
-                // rotation, and until then agents must not go without.
-                let stored = {
-                    let mut state = self.state();
-                    state.sealing = Some(key);
-                    state.stored.clone()
-                };
-                self.take(stored, None);
-            }
-            Keys::Files { certificate, key } => {
-                let (certificate, key) = (files::text(certificate).await?, files::text(key).await?);
-                let both = Zeroizing::new(format!("{}\n{}", certificate.as_str(), key.as_str()));
-                if !self.is_news(&both) {
-                    return Ok(());
-                }
-                let found = files::external(&certificate, &key, Timestamp::now())?;
-                let (id, not_after) = (found.signer.id.clone(), found.signer.not_after);
-                let new = NewAuthority { id: id.clone(), certificate_pem: found.pem, sealed_key: None, not_after };
-                let stored = match self.0.store.authority_adopt(&new).await {
-                    Ok(stored) => stored,
-                    Err(error) => {
-                        // Looked at again: the files are good, the store was away.
-                        self.state().seen = None;
-                        return Err(error.into());
-                    }
-                };
-                self.state().signers.insert(id.clone(), Arc::new(found.signer));
-                self.take(stored, None);
-                tracing::info!(authority = id, "the authority of agents' certificates comes from files");
-            }
-            Keys::None => {}
-        }
-        Ok(())
-    }
-
-    fn is_news(&self, text: &Zeroizing<String>) -> bool {
-        let mut state = self.state();
-        let news = state.seen.as_ref() != Some(text);
-        state.seen = Some(text.clone());
-        news
     }
 
     async fn read(&self) -> Result<(), StoreError> {
@@ -255,7 +225,7 @@ impl Authority {
     }
 
     /// Takes what is stored, and opens the keys of those that it has none of.
-    fn take(&self, stored: Vec<StoredAuthority>, version: Option<u64>) {
+    pub(super) fn take(&self, stored: Vec<StoredAuthority>, version: Option<u64>) {
         let mut state = self.state();
         state.stored = stored;
         state.version = version.unwrap_or(state.version);
@@ -287,13 +257,13 @@ impl Authority {
     }
 
     /// Makes an own authority where there is none that could issue for long.
-    async fn make_own(&self) -> Result<(), OpenError> {
+    async fn make_own(&self, moment: Moment) -> Result<(), OpenError> {
         let now = Timestamp::now();
-        if !matches!(self.0.options.keys, Keys::Own(_)) || !needs_own(&self.state().stored, now) {
+        if !matches!(self.0.options.keys, Keys::Own(_)) || !needs_own(&self.state().stored, moment, now) {
             return Ok(());
         }
         let new = self.new_own()?;
-        let (stored, made) = self.0.store.authority_found(&new, |stored| needs_own(stored, now)).await?;
+        let (stored, made) = self.0.store.authority_found(&new, |stored| needs_own(stored, moment, now)).await?;
         if made {
             tracing::info!(authority = new.id, "the hub made an authority for agents' certificates");
         }
@@ -310,7 +280,7 @@ impl Authority {
 
     /// The one that issues, or else the youngest whose key is here and that everybody trusts: replicas whose files differ for a while
     /// issue all the same.
-    fn signer(&self, now: Timestamp) -> Result<Arc<Signer>, CannotIssue> {
+    pub(super) fn signer(&self, now: Timestamp) -> Result<Arc<Signer>, CannotIssue> {
         if self.0.options.keys == Keys::None {
             return Err(CannotIssue::NoAuthority);
         }
@@ -344,17 +314,30 @@ impl Authority {
         });
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // What is under the lock is replaced in single steps that do not panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// When it is asked whether an own authority is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// The hub starts, with a sealing key: whoever started it wants an own one.
+    Start,
+    /// It has run for a while. When the youngest comes from files now, other replicas were started with files: this one is of before and
+    /// must not put its own authority over theirs.
+    Running,
+}
+
 /// True when the hub has no own authority that issues, or one that ends soon. One whose key cannot be opened is one: a wrong sealing key
 /// must not make a new authority.
-fn needs_own(stored: &[StoredAuthority], now: Timestamp) -> bool {
+fn needs_own(stored: &[StoredAuthority], moment: Moment, now: Timestamp) -> bool {
     let Some(youngest) = stored.last() else { return true };
-    youngest.authority.sealed_key.is_none() || youngest.authority.not_after.duration_since(now) < ENDS_SOON
+    if youngest.authority.sealed_key.is_none() {
+        return moment == Moment::Start;
+    }
+    youngest.authority.not_after.duration_since(now) < ENDS_SOON
 }
 
 fn root_of(authority: &NewAuthority) -> Option<AgentRoot> {
@@ -374,4 +357,34 @@ fn opened(sealing: &SealingKey, authority: &NewAuthority) -> Result<Signer, Stri
     let der = CertificateDer::from_pem_slice(authority.certificate_pem.as_bytes());
     let der = der.map_err(|_| "its certificate cannot be read".to_owned())?;
     Signer::new(&der, String::new(), key, authority.not_after).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(sealed: bool, days: i64) -> StoredAuthority {
+        let now = Timestamp::UNIX_EPOCH;
+        let authority = NewAuthority {
+            id: "0123456789abcdef".to_owned(),
+            certificate_pem: String::new(),
+            sealed_key: sealed.then(|| vec![0; 32]),
+            not_after: now + SignedDuration::from_hours(24 * days),
+        };
+        StoredAuthority { authority, created_at: now, issues_from: now, last_issued_ends: None }
+    }
+
+    #[test]
+    fn a_hub_that_runs_puts_no_own_authority_over_one_of_files_and_one_that_starts_does() {
+        let needs = |stored: &[StoredAuthority], moment| needs_own(stored, moment, Timestamp::UNIX_EPOCH);
+        let (own, old, files) = (stored(true, 3650), stored(true, 179), stored(false, 3650));
+        for moment in [Moment::Start, Moment::Running] {
+            assert!(needs(&[], moment));
+            assert!(!needs(&[files.clone(), own.clone()], moment));
+            assert!(needs(&[own.clone(), old.clone()], moment), "it ends soon");
+        }
+        assert!(needs(&[own.clone(), files.clone()], Moment::Start));
+        assert!(!needs(&[own, files], Moment::Running));
+        assert!(!needs(&[stored(false, 1)], Moment::Running), "files are renewed by whoever wrote them");
+    }
 }

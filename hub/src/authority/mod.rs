@@ -7,7 +7,9 @@ pub mod csr;
 mod files;
 mod issue;
 mod keeper;
+mod report;
 mod seal;
+mod sources;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -109,8 +109,12 @@ impl Port {
 
     /// With a certificate that the hub issued.
     pub fn agent(hub: &Hub, issued: &agent::IssuedCertificate) -> Self {
-        let der = leaf(issued);
-        let certificate = Some(Arc::new(peer::read(&der, RootSet::Agents, Some("test".to_owned())).unwrap()));
+        Self::showing(hub, &leaf(issued), "test")
+    }
+
+    /// With a certificate of an agent that the door verified against this authority.
+    pub fn showing(hub: &Hub, der: &CertificateDer<'_>, authority: &str) -> Self {
+        let certificate = Some(Arc::new(peer::read(der, RootSet::Agents, Some(authority.to_owned())).unwrap()));
         let nobody = Self::nobody(hub);
         Self { peer: PeerInfo { certificate, ..nobody.peer }, ..nobody }
     }

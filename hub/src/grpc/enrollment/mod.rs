@@ -19,10 +19,10 @@ use super::{Reading, access::AccessFault, convert::to_proto_time, errors::ApiErr
 use crate::{
     access::{Access, AccountRefused, Gatekeeper},
     authority::{Authority, Leaf, csr},
-    door::PeerInfo,
+    door::{PeerCertificate, PeerInfo, RootSet},
     store::{
         Store,
-        access::certificates::{Asking, IssueError, NewCertificate, Proof},
+        access::certificates::{Asking, IssueError, NewCertificate, Proof, Shown},
     },
 };
 
@@ -63,28 +63,29 @@ impl Enrollment {
         let instance = instance(&request.agent_instance_id)?;
         // Before the proof: whoever sends nonsense learns nothing about a token.
         let key = public_key(&request.csr_pem)?;
-        let proof = self.proof(&cluster, &key, request).await?;
+        let proof = self.proof(access, &cluster, &key, request).await?;
         self.issue(Ask { cluster, proof, key, instance, source: access.source() }).await
     }
 
     async fn renew(
         &self,
         access: &Access,
-        authority: String,
+        shown: Option<Shown>,
         request: &proto::RenewCertificateRequest,
     ) -> Result<proto::IssuedCertificate, ApiError> {
-        let Identity::Agent { cluster, serial } = access.identity() else {
+        let (Identity::Agent { cluster, .. }, Some(shown)) = (access.identity(), shown) else {
             let text = "only an agent that shows its certificate gets the next one; get the first one with Enroll";
             return Err(AccessFault::new(Code::PermissionDenied, text).into());
         };
         let instance = instance(&request.agent_instance_id)?;
         let key = public_key(&request.csr_pem)?;
-        let proof = Proof::Certificate { serial: serial.clone(), authority };
+        let proof = Proof::Certificate(shown);
         self.issue(Ask { cluster: cluster.clone(), proof, key, instance, source: access.source() }).await
     }
 
     async fn proof(
         &self,
+        access: &Access,
         cluster: &ClusterName,
         key: &csr::PublicKey,
         request: &proto::EnrollRequest,
@@ -107,7 +108,8 @@ impl Enrollment {
                 Err(too_long("service_account_token", text, MOST_ACCOUNT_TOKEN))
             }
             Some(enroll_request::Proof::ServiceAccountToken(text)) => {
-                match self.gate.verify_service_account(text.trim(), Some(cluster)).await {
+                let source = access.source_address();
+                match self.gate.verify_service_account(text.trim(), Some(cluster), source).await {
                     Ok(account) => Ok(Proof::ServiceAccount { subject: account.subject }),
                     Err(refused) => Err(account_refused(cluster, &refused)),
                 }
@@ -155,9 +157,9 @@ impl Enrollment {
         let shown = match proof {
             Proof::JoinToken { token, .. } => token.id.as_str(),
             Proof::ServiceAccount { subject } => subject,
-            Proof::Certificate { serial, .. } => serial,
+            Proof::Certificate(shown) => &shown.serial,
         };
-        if !self.said.is_news(format!("{action} {shown} {source}")) {
+        if !self.said.is_news(format!("{action} {shown}")) {
             return;
         }
         let (proof_word, why) = (proof.word(), error.to_string());
@@ -165,7 +167,7 @@ impl Enrollment {
         // A ServiceAccount or a certificate says who it is; a token in the wrong hands says nothing.
         let actor = match proof {
             Proof::JoinToken { .. } => Identity::Anonymous.to_string(),
-            Proof::ServiceAccount { .. } | Proof::Certificate { .. } => format!("agent:{cluster}"),
+            Proof::ServiceAccount { .. } | Proof::Certificate(_) => format!("agent:{cluster}"),
         };
         let asking = Asking { actor: &actor, source };
         if let Err(error) = self.store.certificate_refused(&asking, cluster, proof, error).await {
@@ -173,6 +175,20 @@ impl Enrollment {
             tracing::error!(error, "a refused certificate could not be noted in the audit log");
         }
     }
+}
+
+/// The certificate that an agent showed; none: nobody's, or a caller's.
+pub(super) fn shown<T>(request: &Request<T>) -> Option<Shown> {
+    let certificate = request.extensions().get::<PeerInfo>()?.certificate.as_deref()?;
+    let PeerCertificate { set: RootSet::Agents, serial, fingerprint, not_after, authority, .. } = certificate else {
+        return None;
+    };
+    Some(Shown {
+        serial: serial.clone(),
+        fingerprint: fingerprint.clone(),
+        authority: authority.clone().unwrap_or_default(),
+        not_after: *not_after,
+    })
 }
 
 fn instance(text: &str) -> Result<Uuid, ApiError> {
@@ -223,6 +239,12 @@ fn refused(cluster: &ClusterName, error: IssueError) -> ApiError {
         IssueError::Revoked(serial) => AccessFault::new(
             Code::Unauthenticated,
             format!("certificate {serial} was revoked; make a join token with `yardctl cluster join {cluster}`"),
+        ),
+        IssueError::Forged(serial) => AccessFault::new(
+            Code::Unauthenticated,
+            format!(
+                "certificate {serial} is another one than that which is shown; make a join token with `yardctl cluster join {cluster}`"
+            ),
         ),
         IssueError::OtherCluster(serial) => AccessFault::new(
             Code::PermissionDenied,
@@ -277,9 +299,7 @@ impl EnrollmentService for Enrollment {
         &self,
         request: Request<proto::RenewCertificateRequest>,
     ) -> Result<Response<proto::RenewCertificateResponse>, Status> {
-        let certificate = request.extensions().get::<PeerInfo>().and_then(|peer| peer.certificate.as_ref());
-        let authority = certificate.and_then(|certificate| certificate.authority.clone()).unwrap_or_default();
-        let result = self.renew(&Access::of(&request), authority, request.get_ref()).await;
+        let result = self.renew(&Access::of(&request), shown(&request), request.get_ref()).await;
         let result = result.map(|issued| proto::RenewCertificateResponse { certificate: Some(issued) });
         self.reading.answer("RenewCertificate", result)
     }

@@ -99,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn authorities(&self) -> Result<Vec<StoredAuthority>, StoreError> {
-        let mut conn = self.run(Query::AuthoritiesGet, self.pool.acquire()).await?;
+        let mut conn = self.run(Query::AuthoritiesGet, self.vital.acquire()).await?;
         self.authorities_in_txn(&mut conn).await
     }
 

@@ -11,6 +11,7 @@ use switchyard_core::{
     ids::ClusterName,
 };
 
+pub use super::shown::{Seen, Shown};
 use super::{
     super::{
         Store,
@@ -23,8 +24,8 @@ use super::{
     AccessError, MOST_LISTED, check_caller, cluster, made,
 };
 
-const WHAT: &str = "certificate";
-const LIST: &str = "ListAgentCertificates (yardctl cluster certificates)";
+pub(super) const WHAT: &str = "certificate";
+pub(super) const LIST: &str = "ListAgentCertificates (yardctl cluster certificates)";
 /// Serial numbers that an entry of the audit log names.
 const MOST_NAMED: usize = 100;
 /// Certificates that a cluster gets within an hour: three agents with lives of a minute get 270.
@@ -46,12 +47,7 @@ pub enum Proof {
         subject: String,
     },
     /// The present certificate.
-    Certificate {
-        /// Its serial number.
-        serial: String,
-        /// The id of the authority that it was verified against.
-        authority: String,
-    },
+    Certificate(Shown),
 }
 
 impl Proof {
@@ -60,7 +56,7 @@ impl Proof {
         match self {
             Proof::JoinToken { .. } => "join-token",
             Proof::ServiceAccount { .. } => "service-account",
-            Proof::Certificate { .. } => "certificate",
+            Proof::Certificate(_) => "certificate",
         }
     }
 
@@ -68,7 +64,7 @@ impl Proof {
         match self {
             Proof::JoinToken { token, .. } => &token.id,
             Proof::ServiceAccount { subject } => subject,
-            Proof::Certificate { serial, .. } => serial,
+            Proof::Certificate(shown) => &shown.serial,
         }
     }
 }
@@ -80,9 +76,9 @@ pub struct NewCertificate {
     pub cluster: ClusterName,
     /// Two lower-case hexadecimal digits for each octet, without leading zero octets.
     pub serial: String,
-    /// `sha256:` and 64 hexadecimal digits.
+    /// `sha256:` and 64 hexadecimal digits; empty: it was revoked before anybody saw it.
     pub fingerprint: String,
-    /// The id of the authority.
+    /// The id of the authority; empty: as above.
     pub authority: String,
     /// The agent process, as it names itself; at most 128 characters.
     pub instance: String,
@@ -97,7 +93,8 @@ pub struct NewCertificate {
 pub struct StoredCertificate {
     /// What it says, and who asked.
     pub certificate: NewCertificate,
-    /// What it was issued for: `join-token`, `service-account`, `certificate`.
+    /// What it was issued for: `join-token`, `service-account`, `certificate`. `seen`: it was not issued here, and an agent showed it.
+    /// `none`: it was revoked before anybody saw it.
     pub proof: String,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
@@ -117,6 +114,9 @@ pub enum IssueError {
     /// The certificate that was shown is revoked.
     #[error("certificate {0} was revoked")]
     Revoked(String),
+    /// Another certificate than the one that was shown is noted under its serial number.
+    #[error("a certificate was shown with the serial number of certificate {0}, which is another one")]
+    Forged(String),
     /// The certificate that was shown is another cluster's.
     #[error("certificate {0} is another cluster's")]
     OtherCluster(String),
@@ -146,6 +146,7 @@ impl IssueError {
                 Some("join-token.refused")
             }
             IssueError::Revoked(_)
+            | IssueError::Forged(_)
             | IssueError::OtherCluster(_)
             | IssueError::NotNoted(_)
             | IssueError::TooMany(_)
@@ -168,8 +169,8 @@ pub struct Asking<'a> {
 struct Row {
     serial: String,
     cluster: String,
-    fingerprint: String,
-    authority: String,
+    fingerprint: Option<String>,
+    authority: Option<String>,
     instance: String,
     proof: String,
     issued_at: jiff_sqlx::Timestamp,
@@ -184,8 +185,8 @@ impl Row {
             certificate: NewCertificate {
                 cluster: cluster(&format!("certificate {}", self.serial), self.cluster)?,
                 serial: self.serial,
-                fingerprint: self.fingerprint,
-                authority: self.authority,
+                fingerprint: self.fingerprint.unwrap_or_default(),
+                authority: self.authority.unwrap_or_default(),
                 instance: self.instance,
                 issued_at: at(self.issued_at),
                 not_after: at(self.not_after),
@@ -211,12 +212,17 @@ impl Store {
         let mut txn = self.begin().await?;
         // Before anything is looked at: a revocation of all is either seen here, or waits and sees this one.
         self.access_lock(&mut txn, &new.cluster, false).await?;
-        self.proof_judged(&mut txn, &new.cluster, proof).await?;
+        self.proof_judged(&mut txn, asking, new, proof).await?;
         self.check_not_removed(&mut txn, &new.cluster).await?;
         self.check_pace(&mut txn, &new.cluster).await?;
+        // A replica that has no key of the youngest authority goes on with the one before, but not with one of which nothing good is
+        // left: after a theft of its key that is what drops it, and one new certificate of it would have it trusted for its life.
         let insert = "insert into agent_certificates \
                       (serial, cluster, fingerprint, authority, instance, proof, proof_id, issued_at, not_after) \
-                      select $1, $2, $3, id, $5, $6, $7, $8, $9 from authorities where id = $4";
+                      select $1, $2, $3, a.id, $5, $6, $7, $8, $9 from authorities a where a.id = $4 and not (\
+                      exists (select 1 from authorities y where y.issues_from > a.issues_from and y.issues_from <= now()) \
+                      and not exists (select 1 from agent_certificates c \
+                      where c.authority = a.id and c.revoked_at is null and c.not_after > now()))";
         let insert = sqlx::query(insert)
             .bind(&new.serial)
             .bind(new.cluster.as_str())
@@ -267,7 +273,14 @@ impl Store {
         self.audit_as(&mut conn, entry(asking, action, detail), AuditResult::Refused).await
     }
 
-    async fn proof_judged(&self, conn: &mut Conn, of: &ClusterName, proof: &Proof) -> Result<(), IssueError> {
+    async fn proof_judged(
+        &self,
+        conn: &mut Conn,
+        asking: &Asking<'_>,
+        new: &NewCertificate,
+        proof: &Proof,
+    ) -> Result<(), IssueError> {
+        let of = &new.cluster;
         match proof {
             Proof::JoinToken { token, key } => {
                 let judged = self.join_token_judged(conn, &token.id).await?.ok_or(IssueError::UnknownToken)?;
@@ -279,35 +292,35 @@ impl Store {
                 Ok(self.join_token_use(conn, &token.id, *key).await?)
             }
             Proof::ServiceAccount { .. } => Ok(()),
-            Proof::Certificate { serial, authority } => {
-                let read = "select cluster, revoked_at is not null from agent_certificates where serial = $1";
-                let read = sqlx::query_as::<_, (String, bool)>(read).bind(serial);
+            Proof::Certificate(shown) => {
+                let serial = || shown.serial.clone();
+                let read =
+                    "select cluster, fingerprint, revoked_at is not null from agent_certificates where serial = $1";
+                let read = sqlx::query_as::<_, (String, Option<String>, bool)>(read).bind(&shown.serial);
                 match self.run(Query::CertificatesGet, read.fetch_optional(&mut *conn)).await? {
-                    Some((_, true)) => Err(IssueError::Revoked(serial.clone())),
-                    Some((name, false)) if name != of.as_str() => Err(IssueError::OtherCluster(serial.clone())),
+                    Some((_, _, true)) => Err(IssueError::Revoked(serial())),
+                    // Whoever stole the key of an authority writes a serial number that he has seen somewhere. The authority needs no
+                    // look of its own: the fingerprint is that of the whole certificate.
+                    Some((_, noted, false)) if noted.as_ref() != Some(&shown.fingerprint) => {
+                        Err(IssueError::Forged(serial()))
+                    }
+                    Some((name, ..)) if name != of.as_str() => Err(IssueError::OtherCluster(serial())),
                     Some(_) => Ok(()),
                     // One that is not noted came from a trusted authority all the same: from before the database was restored from
                     // a backup, or straight from the tool that owns the key. But whoever stole the key of an authority must not get
                     // over its rotation with a certificate that he made himself.
-                    None if self.issues_now(conn, authority).await? => Ok(()),
-                    None => Err(IssueError::NotNoted(serial.clone())),
+                    None if self.note_seen(conn, asking, of, &new.instance, shown).await? => Ok(()),
+                    None => Err(IssueError::NotNoted(serial())),
                 }
             }
         }
     }
 
-    /// True when this authority is the youngest one that issues.
-    async fn issues_now(&self, conn: &mut Conn, authority: &str) -> Result<bool, StoreError> {
-        let read = "select id from authorities order by issues_from <= now() desc, issues_from desc, id desc limit 1";
-        let read = sqlx::query_scalar::<_, String>(read);
-        let youngest = self.run(Query::CertificatesGet, read.fetch_optional(conn)).await?;
-        Ok(youngest.is_some_and(|youngest| youngest == authority))
-    }
-
-    /// A cluster has one agent, and renews a few times a day: who asks all the time fills the store and the audit log.
-    async fn check_pace(&self, conn: &mut Conn, of: &ClusterName) -> Result<(), IssueError> {
+    /// A cluster has one agent, and renews a few times a day: who asks all the time fills the store and the audit log. What is revoked
+    /// does not count: after a revocation the rightful agent must get one however many the thief got.
+    pub(super) async fn check_pace(&self, conn: &mut Conn, of: &ClusterName) -> Result<(), IssueError> {
         let read = "select count(*) from (select 1 from agent_certificates where cluster = $1 \
-                    and issued_at > now() - interval '1 hour' limit $2) as lately";
+                    and issued_at > now() - interval '1 hour' and revoked_at is null limit $2) as lately";
         let read = sqlx::query_scalar::<_, i64>(read).bind(of.as_str()).bind(MOST_AN_HOUR);
         let lately = self.run(Query::CertificatesGet, read.fetch_one(conn)).await?;
         if lately >= MOST_AN_HOUR { Err(IssueError::TooMany(of.clone())) } else { Ok(()) }
@@ -332,7 +345,7 @@ impl Store {
         rows.into_iter().map(Row::read).collect()
     }
 
-    /// Revokes one certificate of a cluster, or all of it that have not ended, and ends the join tokens of the cluster that were used:
+    /// Revokes one certificate of a cluster, known or not, or all of it that have not ended, and ends the join tokens of the cluster that were used:
     /// with such a one the holder of its key would get a certificate again. Those that were revoked by this call. The same
     /// request again gives none.
     ///
@@ -355,7 +368,7 @@ impl Store {
         }
         self.access_lock(&mut txn, of, true).await?;
         if let Some(serial) = &serial {
-            self.check_is_of(&mut txn, of, serial).await?;
+            self.certificate_to_revoke(&mut txn, of, serial, caller).await?;
         }
         let update = "update agent_certificates set revoked_at = clock_timestamp(), revoked_by = $3 \
                       where cluster = $1 and ($2::text is null or serial = $2) and revoked_at is null and not_after > now() \
@@ -374,26 +387,17 @@ impl Store {
         Ok(revoked)
     }
 
-    async fn check_is_of(&self, conn: &mut Conn, of: &ClusterName, serial: &str) -> Result<(), AccessError> {
-        let read = "select exists (select 1 from agent_certificates where serial = $1 and cluster = $2)";
-        let read = sqlx::query_scalar::<_, bool>(read).bind(serial).bind(of.as_str());
-        if self.run(Query::CertificatesGet, read.fetch_one(conn)).await? {
-            return Ok(());
-        }
-        Err(AccessError::NotFound { what: WHAT, name: format!("{serial} of cluster {of}"), list: LIST })
-    }
-
     /// Revoked ones that have not ended, with their end.
     pub(super) async fn certificates_revoked(&self) -> Result<HashMap<String, Timestamp>, StoreError> {
         let read =
             "select serial, not_after from agent_certificates where revoked_at is not null and not_after > now()";
         let read = sqlx::query_as::<_, (String, jiff_sqlx::Timestamp)>(read);
-        let rows = self.run(Query::AccessBook, read.fetch_all(&self.pool)).await?;
+        let rows = self.run(Query::AccessBook, read.fetch_all(&self.vital)).await?;
         Ok(rows.into_iter().map(|(serial, end)| (serial, at(end))).collect())
     }
 }
 
-fn entry<'a>(asking: &Asking<'a>, action: &'static str, detail: Value) -> Entry<'a> {
+pub(super) fn entry<'a>(asking: &Asking<'a>, action: &'static str, detail: Value) -> Entry<'a> {
     Entry {
         actor: asking.actor,
         action,

@@ -10,6 +10,7 @@ pub mod authorities;
 pub mod certificates;
 pub mod join_tokens;
 pub mod service_tokens;
+mod shown;
 
 use std::collections::HashMap;
 
@@ -31,8 +32,6 @@ use authorities::StoredAuthority;
 pub const MOST_TOKENS: u32 = 1000;
 /// Rows of a list.
 const MOST_LISTED: i64 = 1000;
-/// The class of the locks of clusters: "acce" as a number.
-const CLUSTER_LOCKS: i32 = 0x6163_6365;
 
 /// Why nothing about access was changed.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +138,7 @@ impl Store {
     /// [`StoreError`] when the database does not answer.
     pub async fn access_version(&self) -> Result<u64, StoreError> {
         let read = sqlx::query_scalar::<_, i64>("select version from access_version");
-        let version = self.run(Query::AccessVersion, read.fetch_one(&self.pool)).await?;
+        let version = self.run(Query::AccessVersion, read.fetch_one(&self.vital)).await?;
         super::values::unsigned("the version of access", version)
     }
 
@@ -166,15 +165,17 @@ impl Store {
         self.run(Query::AccessVersion, next.fetch_one(conn)).await.map(at)
     }
 
-    /// Shared: certificates are issued. Alone: all of them are revoked.
+    /// Shared: certificates are issued. Alone: all of them are revoked. The lock is that of a row: an advisory lock could be taken by
+    /// whoever may only read the database, and kept.
     async fn access_lock(&self, conn: &mut Conn, cluster: &ClusterName, alone: bool) -> Result<(), StoreError> {
+        let row = sqlx::query("insert into cluster_turns (cluster) values ($1) on conflict do nothing");
+        self.run(Query::AccessLock, row.bind(cluster.as_str()).execute(&mut *conn)).await?;
         let lock = if alone {
-            "select pg_advisory_xact_lock($1, hashtext($2))"
+            "select from cluster_turns where cluster = $1 for update"
         } else {
-            "select pg_advisory_xact_lock_shared($1, hashtext($2))"
+            "select from cluster_turns where cluster = $1 for share"
         };
-        let lock = sqlx::query(lock).bind(CLUSTER_LOCKS).bind(cluster.as_str());
-        self.run(Query::AccessLock, lock.execute(conn)).await.map(|_| ())
+        self.run(Query::AccessLock, sqlx::query(lock).bind(cluster.as_str()).execute(conn)).await.map(|_| ())
     }
 
     async fn audit_access(

@@ -196,7 +196,7 @@ impl Store {
                     where revoked_at is null and expires_at > now()";
         type Found = (String, Vec<u8>, String, Json<Value>, jiff_sqlx::Timestamp);
         let read = sqlx::query_as::<_, Found>(read);
-        let rows = self.run(Query::AccessBook, read.fetch_all(&self.pool)).await?;
+        let rows = self.run(Query::AccessBook, read.fetch_all(&self.vital)).await?;
         let read = |(id, secret, name, granted, end): Found| {
             let hash = hash(&format!("service token {name}"), &secret)?;
             Ok(BookedToken { id, hash, grants: grants(&name, granted), name, expires_at: at(end) })
