@@ -86,7 +86,7 @@ fn issuers(text: &str) -> bool {
     }
     let keys = key_set(text.as_bytes());
     if let Ok(keys) = &keys {
-        assert!((1..=MOST_KEYS).contains(&keys.len()), "{} keys", keys.len());
+        assert!(keys.len() <= MOST_KEYS, "{} keys", keys.len());
     }
-    token.is_ok() || keys.is_ok()
+    token.is_ok() || keys.is_ok_and(|keys| !keys.is_empty())
 }

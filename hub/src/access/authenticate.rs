@@ -2,6 +2,8 @@
 //! What exactly was wrong is for the hub's log: a caller is told that his proof was not accepted, and nothing that helps to make a
 //! better one.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, header::AUTHORIZATION};
 use jiff::{SignedDuration, Timestamp};
 use switchyard_core::{
@@ -18,6 +20,7 @@ use super::{
     book::{Books, TokenError},
     jwt::{self, Asked, JwtError, MOST_TOKEN, Verified},
     keys::{KeyError, KeySources},
+    rates::{Rates, TooMany},
 };
 use crate::{
     door::{PeerCertificate, PeerInfo, RootSet},
@@ -97,6 +100,9 @@ pub(super) enum Unproved {
     /// A certificate.
     #[error("the client certificate {fingerprint} is not accepted: {problem}")]
     Certificate { fingerprint: String, problem: &'static str },
+    /// Too many signatures from there were not good.
+    #[error("it was not looked at: too many tokens from its address were not accepted")]
+    Flood(TooMany),
     /// It cannot be found out now.
     #[error("{0}")]
     Away(String),
@@ -127,6 +133,7 @@ pub(super) struct Judge<'a> {
     pub(super) config: &'a AccessConfig,
     pub(super) books: &'a Books,
     pub(super) keys: &'a KeySources,
+    pub(super) rates: &'a Rates,
     pub(super) now: Timestamp,
 }
 
@@ -139,7 +146,7 @@ impl Judge<'_> {
             }
             return match token.starts_with("sys_") || token.starts_with("syj_") {
                 true => self.service_token(token).await,
-                false => self.issuer_token(token).await,
+                false => self.issuer_token(token, Some(peer.address.ip())).await,
             };
         }
         match &peer.certificate {
@@ -160,19 +167,21 @@ impl Judge<'_> {
         Ok(Proof::of(identity, booked.grants, Credential::ServiceToken { id: token.id }, Some(ends)))
     }
 
-    async fn issuer_token(&self, text: &str) -> Result<Proof, Unproved> {
+    async fn issuer_token(&self, text: &str, source: Option<IpAddr>) -> Result<Proof, Unproved> {
         let token = jwt::parse(text)?;
         let issuer = self.config.issuers().iter().find(|issuer| issuer.issuer == token.issuer);
         let issuer = issuer.ok_or_else(|| JwtError::Issuer(token.issuer.clone()))?;
         let keys = self.keys.of(&issuer.issuer, &issuer.keys);
         let keys = keys.ok_or_else(|| Unproved::Away("the issuer is new and was not asked yet".to_owned()))?;
         let asked = Asked { issuer: &issuer.issuer, audiences: &issuer.audiences };
-        let verified = keys.verify(token, asked, self.now).await?;
-        let identity = identity(issuer, &verified)?;
-        let grants = self.config.grants_of(&identity);
-        let end = verified.expires_at;
-        let streams_end = end.checked_add(STREAMS_AFTER_TOKEN).unwrap_or(end);
-        Ok(Proof::of(identity, grants, Credential::Jwt, Some((end, streams_end))))
+        // A signature is what costs here, and anybody can send one.
+        self.rates.signatures_left(source).map_err(Unproved::Flood)?;
+        let verified = keys.verify(token, asked, source, self.now).await;
+        if let Err(KeyError::Token(_)) = &verified {
+            // How many of them there were is asked before the next one.
+            let _counted = self.rates.signature(source);
+        }
+        Ok(issuer_proof(self.config, issuer, &verified?)?)
     }
 
     fn certificate(&self, certificate: &PeerCertificate) -> Result<Proof, Unproved> {
@@ -218,6 +227,15 @@ impl Judge<'_> {
             _ => None,
         }
     }
+}
+
+/// What a token of an issuer proves, once it is believed.
+fn issuer_proof(config: &AccessConfig, issuer: &Issuer, verified: &Verified) -> Result<Proof, JwtError> {
+    let identity = identity(issuer, verified)?;
+    let grants = config.grants_of(&identity);
+    let end = verified.expires_at;
+    let streams_end = end.checked_add(STREAMS_AFTER_TOKEN).unwrap_or(end);
+    Ok(Proof::of(identity, grants, Credential::Jwt, Some((end, streams_end))))
 }
 
 /// The caller that a token of an issuer names.
@@ -317,7 +335,12 @@ pub struct Account {
 
 impl Judge<'_> {
     /// The cluster that a projected ServiceAccount token stands for.
-    pub(super) async fn account(&self, text: &str, said: Option<&ClusterName>) -> Result<Account, AccountRefused> {
+    pub(super) async fn account(
+        &self,
+        text: &str,
+        said: Option<&ClusterName>,
+        source: Option<IpAddr>,
+    ) -> Result<Account, AccountRefused> {
         if text.len() > MOST_ACCOUNT_TOKEN {
             return Err(JwtError::Shape("it is longer than 8192 bytes").into());
         }
@@ -333,7 +356,7 @@ impl Judge<'_> {
         let keys = self.keys.of(&agent.issuer, &agent.keys);
         let keys = keys.ok_or_else(|| AccountRefused::Away("the issuer is new and was not asked yet".to_owned()))?;
         let asked = Asked { issuer: &agent.issuer, audiences: &agent.audiences };
-        let verified = keys.verify(token, asked, self.now).await?;
+        let verified = keys.verify(token, asked, source, self.now).await?;
         if verified.text("sub")? != agent.subject {
             return Err(JwtError::Claim("sub".to_owned()).into());
         }
@@ -388,5 +411,30 @@ mod tests {
         ] {
             assert!(matches!(bearer(&headers(values)), Err(Unproved::Header(_))), "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_token_of_an_issuer_is_good_to_its_end_and_its_streams_for_an_hour_more() {
+        let config = AccessConfig::check(
+            &serde_norway::from_str(
+                "
+issuers: [{name: corp, issuer: 'https://a', audiences: [switchyard]}]
+bindings: [{role: viewer, namespaces: ['*'], clusters: ['*'], subjects: [{issuer: corp, user: ann}]}]
+",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let end = 1_800_000_000;
+        let verified = Verified::with(at(end), serde_json::json!({"sub": "ann"}));
+        let proof = issuer_proof(&config, &config.issuers()[0], &verified).unwrap();
+        assert_eq!((proof.expires_at, proof.streams_end_at), (Some(at(end)), Some(at(end + 3600))));
+        assert_eq!((proof.identity.to_string(), proof.credential), ("corp:ann".to_owned(), Credential::Jwt));
+        assert!(proof.grants.has_role_somewhere(switchyard_core::access::Role::Viewer));
+        // The end of time has no hour after it.
+        let verified = Verified::with(Timestamp::MAX, serde_json::json!({"sub": "ann"}));
+        let proof = issuer_proof(&config, &config.issuers()[0], &verified).unwrap();
+        assert_eq!(proof.streams_end_at, Some(Timestamp::MAX));
     }
 }

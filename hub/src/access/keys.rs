@@ -1,17 +1,20 @@
 //! The keys of the issuers that the access file names: fetched by one task for each, every ten minutes, and sooner when a token names a
 //! key that is not known, but not more often than every ten seconds, whatever is sent from outside. While an issuer is away its last
-//! keys stay good for a day. A token that names an unknown key waits for that fetch: a new key must not cost a request.
+//! keys stay good for a day; one that answers is obeyed, also when it has no key any more. A token that names an unknown key waits for
+//! a fetch that begins after it came: a new key must not cost a request.
 //!
 //! What is fetched decides who is believed: it comes from the place in the access file, over TLS that is verified, without redirects.
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::Uri;
 use jiff::Timestamp;
 use rand::Rng;
@@ -19,7 +22,7 @@ use serde::Deserialize;
 use switchyard_core::access::config::Keys;
 use tokio::{
     io::AsyncReadExt,
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     fetch::{ClientError, FetchError, Fetcher, MOST_BYTES, TIME_LIMIT, chain},
     jwt::{Asked, JwtError, Key, Unverified, Verified, key_set},
+    waiting::Waiting,
 };
 use crate::metrics::{Fetch, Metrics};
 
@@ -43,10 +47,12 @@ const UNKNOWN_EVERY_FILE: Duration = Duration::from_secs(1);
 /// Without a word from the issuer its keys are believed that long: an issuer that is away for a night must not stop a deployment, a
 /// key that was taken back must not live for ever.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Calls that wait for one issuer's keys at a time; each of them holds little more than its headers.
-const MOST_WAITING: usize = 64;
-/// The longest that a call waits: the pause between two fetches, and a fetch of two documents.
-const WAIT: Duration = Duration::from_secs(20);
+/// Calls that wait for one issuer's keys at a time; each of them holds little more than its headers, 16 KiB at the most.
+const MOST_WAITING: usize = 1024;
+/// Of those, the calls from one address: names of keys that there are not cost nothing, and must not keep others from waiting.
+const MOST_WAITING_OF_SOURCE: usize = 32;
+/// The longest that a call waits: a fetch of two documents that is under way, the pause between two fetches, and a fetch of its own.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Why a token is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +80,12 @@ enum ReadError {
 
 #[derive(Clone, Default)]
 struct State {
-    /// Attempts that have ended.
-    attempts: u64,
+    /// Reads that have begun.
+    begun: u64,
+    /// Reads that have ended; one is under way while there are more that have begun.
+    ended: u64,
     loaded: Option<Arc<Loaded>>,
-    /// The last attempt failed.
+    /// The last read failed.
     away: bool,
 }
 
@@ -92,7 +100,7 @@ pub struct KeySource {
     place: Keys,
     state: watch::Sender<State>,
     wanted: Notify,
-    waiting: Semaphore,
+    waiting: Waiting,
     /// [`KEPT`] but in tests.
     kept: Duration,
     metrics: Metrics,
@@ -105,29 +113,26 @@ impl KeySource {
             place: place.clone(),
             state: watch::Sender::default(),
             wanted: Notify::new(),
-            waiting: Semaphore::new(MOST_WAITING),
+            waiting: Waiting::new(MOST_WAITING, MOST_WAITING_OF_SOURCE),
             kept,
             metrics: metrics.clone(),
         }
     }
 
-    /// Believes a token of this issuer, or not; waits for the issuer's keys when they are not known, or not this one.
+    /// Believes a token of this issuer, or not; waits for the issuer's keys when they are not known, or not this one. `source`: where
+    /// the token comes from.
     pub(super) async fn verify(
         &self,
         token: Unverified<'_>,
         asked: Asked<'_>,
+        source: Option<IpAddr>,
         now: Timestamp,
     ) -> Result<Verified, KeyError> {
-        let known = self.state.borrow().clone();
-        if let Some(loaded) = known.loaded.as_ref().filter(|loaded| loaded.at.elapsed() < self.kept) {
-            match token.key(&loaded.keys) {
-                Ok(key) => return Ok(token.verify(key, asked, now)?),
-                Err(JwtError::UnknownKey(_)) => {}
-                Err(other) => return Err(other.into()),
-            }
+        let mut state = self.state.borrow().clone();
+        if self.lacks(&state, &token) {
+            state = self.newer(&state, &token, source).await?;
         }
-        let state = self.fetched(known.attempts).await?;
-        let Some(loaded) = state.loaded.filter(|loaded| loaded.at.elapsed() < self.kept) else {
+        let Some(loaded) = self.good(&state) else {
             return Err(self.is_away());
         };
         match token.key(&loaded.keys) {
@@ -142,16 +147,35 @@ impl KeySource {
         KeyError::Away(self.issuer.clone())
     }
 
-    /// What is known after another attempt.
-    async fn fetched(&self, attempts: u64) -> Result<State, KeyError> {
-        let _place = self.waiting.try_acquire().map_err(|_| self.is_away())?;
+    /// The keys, while they are not too old.
+    fn good<'s>(&self, state: &'s State) -> Option<&'s Loaded> {
+        state.loaded.as_deref().filter(|loaded| loaded.at.elapsed() < self.kept)
+    }
+
+    /// True when another read could bring the token's key.
+    fn lacks(&self, state: &State, token: &Unverified<'_>) -> bool {
+        self.good(state).is_none_or(|loaded| matches!(token.key(&loaded.keys), Err(JwtError::UnknownKey(_))))
+    }
+
+    /// What is known when the key is there, or else after a read that began after `known` was seen: one that was under way then may have
+    /// begun before the issuer published the key. A read that failed is an answer too: the next one may be far away.
+    async fn newer(&self, known: &State, token: &Unverified<'_>, source: Option<IpAddr>) -> Result<State, KeyError> {
+        let _place = self.waiting.enter(source).ok_or_else(|| self.is_away())?;
         let mut states = self.state.subscribe();
-        self.wanted.notify_one();
-        let next = timeout(WAIT, states.wait_for(|state| state.attempts > attempts)).await;
-        match next {
-            Ok(Ok(state)) => Ok(state.clone()),
-            Ok(Err(_)) | Err(_) => Err(self.is_away()),
-        }
+        let look = async {
+            loop {
+                let state = states.borrow_and_update().clone();
+                let failed = state.ended > known.ended && state.away;
+                if state.ended > known.begun || failed || !self.lacks(&state, token) {
+                    return Some(state);
+                }
+                if state.begun == state.ended {
+                    self.wanted.notify_one();
+                }
+                states.changed().await.ok()?;
+            }
+        };
+        timeout(WAIT, look).await.ok().flatten().ok_or_else(|| self.is_away())
     }
 
     /// Never ends; its handle ends it.
@@ -163,6 +187,9 @@ impl KeySource {
         let mut text = Bytes::new();
         let mut allowed_at = Instant::now();
         loop {
+            self.state.send_modify(|state| state.begun += 1);
+            // Whoever asked until now waits for the read that begins here.
+            let _asked = self.wanted.notified().now_or_never();
             let read = self.read().await;
             let failed = read.is_err();
             self.take(read, &mut text);
@@ -182,19 +209,30 @@ impl KeySource {
 
     fn take(&self, read: Result<(Bytes, Vec<Key>), ReadError>, text: &mut Bytes) {
         let issuer = &*self.issuer;
-        self.metrics
-            .access_key_fetches
-            .get_or_create(&Fetch { outcome: if read.is_ok() { "done" } else { "failed" } })
-            .inc();
+        let outcome = match &read {
+            Ok((_, keys)) if keys.is_empty() => "empty",
+            Ok(_) => "done",
+            Err(_) => "failed",
+        };
+        self.metrics.access_key_fetches.get_or_create(&Fetch { outcome }).inc();
         let was_away = self.state.borrow().away;
         match read {
             Ok((new, keys)) => {
-                if was_away || *text != new {
+                let changed = was_away || *text != new;
+                if changed && keys.is_empty() {
+                    tracing::error!(
+                        issuer,
+                        "an issuer of tokens publishes no key that a signature of RS, PS, ES or EdDSA is verified with; none of its \
+                         tokens is accepted until it does"
+                    );
+                } else if changed {
                     tracing::info!(issuer, keys = keys.len(), "the keys of an issuer of tokens were read");
                 }
                 *text = new;
                 let loaded = Some(Arc::new(Loaded { keys, at: Instant::now() }));
-                self.state.send_modify(|state| *state = State { attempts: state.attempts + 1, loaded, away: false });
+                self.state.send_modify(|state| {
+                    (state.ended, state.loaded, state.away) = (state.ended + 1, loaded, false);
+                });
             }
             Err(error) => {
                 if !was_away {
@@ -206,7 +244,7 @@ impl KeySource {
                     );
                 }
                 self.state.send_modify(|state| {
-                    state.attempts += 1;
+                    state.ended += 1;
                     state.away = true;
                 });
             }
@@ -318,42 +356,5 @@ impl KeySources {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::access::jwt;
-
-    #[tokio::test]
-    async fn keys_of_an_issuer_that_is_away_for_too_long_are_not_believed_any_more() {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let key = jsonwebtoken::EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
-        let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap();
-        let now = Timestamp::now();
-        let claims = json!({"iss": "https://a", "aud": "switchyard", "exp": now.as_second() + 600});
-        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
-        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), json!({"keys": [jwk]}).to_string()).unwrap();
-        let place = Keys::File(file.path().display().to_string());
-        let source = Arc::new(KeySource::new("https://a", &place, Duration::from_secs(3), &Metrics::new()));
-        let _task = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&source).run()));
-        let audiences = BTreeSet::from(["switchyard".to_owned()]);
-        let asked = Asked { issuer: "https://a", audiences: &audiences };
-        source.verify(jwt::parse(&token).unwrap(), asked, now).await.unwrap();
-        file.close().unwrap();
-        let mut states = source.state.subscribe();
-        timeout(Duration::from_secs(60), states.wait_for(|state| state.away)).await.unwrap().unwrap();
-        let began = Instant::now();
-        loop {
-            match source.verify(jwt::parse(&token).unwrap(), asked, now).await {
-                Err(KeyError::Away(issuer)) => break assert_eq!(issuer, "https://a"),
-                Err(other) => panic!("{other}"),
-                Ok(_) => assert!(began.elapsed() < Duration::from_secs(30), "the keys are kept for ever"),
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
+#[path = "keys_tests.rs"]
+mod tests;

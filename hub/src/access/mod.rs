@@ -7,6 +7,7 @@
 
 mod authenticate;
 pub mod book;
+mod calls;
 mod fetch;
 pub mod file;
 pub mod jwt;
@@ -15,6 +16,7 @@ mod layer;
 pub mod rates;
 pub mod refusals;
 pub mod streams;
+mod waiting;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -34,6 +36,7 @@ use crate::{
 };
 use authenticate::{Judge, taken_back};
 use book::{Books, Held};
+use calls::Calls;
 use file::{AccessFile, AccessFileError, LOOK_EVERY};
 use keys::KeySources;
 use rates::{AccessRates, Rates};
@@ -96,14 +99,22 @@ pub struct Gatekeeper {
 
 struct Inner {
     settings: AccessSettings,
-    config: ArcSwap<AccessConfig>,
+    config: ArcSwap<InForce>,
     books: Books,
     keys: KeySources,
     rates: Rates,
     streams: Streams,
+    calls: Calls,
     refusals: Refusals,
     metrics: Metrics,
     store: Store,
+}
+
+/// The access file that is in force.
+struct InForce {
+    /// 1 for the first one; each that is taken has the next.
+    number: u64,
+    config: Arc<AccessConfig>,
 }
 
 impl Gatekeeper {
@@ -131,11 +142,12 @@ impl Gatekeeper {
         let rates = if settings.development { settings.rates.development() } else { settings.rates };
         let guard = Self {
             inner: Arc::new(Inner {
-                config: ArcSwap::new(Arc::clone(&config)),
+                config: ArcSwap::from_pointee(InForce { number: 1, config: Arc::clone(&config) }),
                 books: Books::read(&store).await?,
                 keys: KeySources::new(metrics.clone()),
                 rates: Rates::new(&rates),
                 streams: Streams::new(rates.streams, rates.all_streams),
+                calls: Calls::new(settings.development),
                 refusals: Refusals::default(),
                 metrics,
                 store,
@@ -148,11 +160,11 @@ impl Gatekeeper {
 
     /// What the access file gives somebody; for resources of a cluster, whose callers nobody sees.
     pub fn grants_of(&self, identity: &Identity) -> Grants {
-        self.inner.config.load().grants_of(identity)
+        self.inner.config.load().config.grants_of(identity)
     }
 
     /// The cluster whose agent shows a projected ServiceAccount token, by the `agents` of the access file. `said`: what the agent
-    /// takes itself for.
+    /// takes itself for; `source`: where it calls from.
     ///
     /// # Errors
     /// [`AccountRefused`] for the log; the agent is told only that its token is not accepted.
@@ -160,8 +172,16 @@ impl Gatekeeper {
         &self,
         token: &str,
         said: Option<&ClusterName>,
+        source: Option<IpAddr>,
     ) -> Result<Account, AccountRefused> {
-        self.judge(&self.inner.config.load_full()).account(token, said).await
+        self.judge(&self.in_force()).account(token, said, source).await
+    }
+
+    /// How often the resources of one cluster may change policies.
+    pub fn source_changes(&self) -> rates::Pace {
+        let settings = &self.inner.settings;
+        let rates = if settings.development { settings.rates.development() } else { settings.rates };
+        rates.source_changes
     }
 
     /// Sees each new book of tokens, revocations and authorities that is read from the store.
@@ -179,6 +199,10 @@ impl Gatekeeper {
         self.inner.refusals.len()
     }
 
+    fn in_force(&self) -> Arc<AccessConfig> {
+        Arc::clone(&self.inner.config.load().config)
+    }
+
     fn judge<'a>(&'a self, config: &'a AccessConfig) -> Judge<'a> {
         Judge {
             development: self.inner.settings.development,
@@ -186,6 +210,7 @@ impl Gatekeeper {
             config,
             books: &self.inner.books,
             keys: &self.inner.keys,
+            rates: &self.inner.rates,
             now: Timestamp::now(),
         }
     }
@@ -196,13 +221,13 @@ impl Gatekeeper {
         self.inner.keys.keep(issuers.chain(agents));
     }
 
-    /// Ends streams whose proof does not hold any more. `config`: when it is a new one.
-    fn judge_streams(&self, config: Option<&AccessConfig>) {
-        let (book, now) = (self.inner.books.current(), Timestamp::now());
-        let ended = self.inner.streams.judge(|proof| {
+    /// Ends streams whose proof does not hold any more.
+    fn judge_streams(&self) {
+        let (book, now, file) = (self.inner.books.current(), Timestamp::now(), self.inner.config.load_full());
+        let ended = self.inner.streams.judge(file.number, |proof, compare| {
             over(proof, now).or_else(|| taken_back(proof, &book, now)).or_else(|| {
                 let bound = matches!(proof.identity, Identity::Jwt { .. } | Identity::Certificate { .. });
-                let changed = config.is_some_and(|config| bound && config.grants_of(&proof.identity) != proof.grants);
+                let changed = compare && bound && file.config.grants_of(&proof.identity) != proof.grants;
                 changed.then_some(streams::Ended::Rights)
             })
         });
@@ -230,7 +255,7 @@ impl AccessTask {
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { guard, file } = self;
         let inner = &guard.inner;
-        let looked = || guard.judge_streams(None);
+        let looked = || guard.judge_streams();
         tokio::join!(
             inner.books.clone().run(inner.store.clone(), looked, shutdown.clone()),
             inner.refusals.clone().run(inner.store.clone(), inner.settings.refusals_every, shutdown.clone()),
@@ -249,10 +274,11 @@ async fn watch_file(guard: &Gatekeeper, file: Option<AccessFile>, shutdown: &Can
             None => {}
             Some(Ok(config)) => {
                 guard.keep_keys(&config);
-                guard.inner.config.store(Arc::clone(&config));
+                let number = guard.inner.config.load().number + 1;
+                guard.inner.config.store(Arc::new(InForce { number, config }));
                 guard.inner.metrics.access_file_ok.set(1);
                 tracing::info!(file = %file.path().display(), "the access file has changed and is in force");
-                guard.judge_streams(Some(&config));
+                guard.judge_streams();
             }
             Some(Err(error)) => {
                 guard.inner.metrics.access_file_ok.set(0);
@@ -270,7 +296,7 @@ async fn watch_file(guard: &Gatekeeper, file: Option<AccessFile>, shutdown: &Can
 async fn watch_clock(guard: &Gatekeeper, shutdown: &CancellationToken) {
     let mut ticks = interval(JUDGE_EVERY);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        guard.judge_streams(None);
+        guard.judge_streams();
         guard.inner.metrics.access_book_age_seconds.set(guard.inner.books.age().as_secs_f64());
     }
 }
@@ -371,6 +397,11 @@ impl Access {
     /// The address that the call comes from, without its port, which says nothing after the call; empty when it is not known.
     pub fn source(&self) -> String {
         self.0.source.map(|source| source.to_string()).unwrap_or_default()
+    }
+
+    /// The same as an address; none when it is not known.
+    pub fn source_address(&self) -> Option<IpAddr> {
+        self.0.source
     }
 
     /// When what the caller proved himself with ends; none: never.

@@ -26,6 +26,10 @@ use crate::door::source_of;
 pub const MOST_KEYS: usize = 50_000;
 /// What a development hub multiplies rates with: no test and no load driver on the same machine is held up, a loop gone wild is.
 const DEVELOPMENT_FACTOR: u32 = 100;
+/// Tokens of issuers that one address may have refused before none from there is looked at, in paces of refused proofs: by default 200 a
+/// second, whose signatures cost some 2 % of a processor (0.1 ms each). Far above what programs do that go on with a token that is
+/// over: whoever shares their address must not be held up by them.
+const SIGNATURES_FACTOR: u32 = 40;
 
 /// So many in a second, and so many at once after a rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,10 @@ pub struct AccessRates {
     pub failures: Pace,
     /// Enrolments from one address; default 10:100, since many agents may stand behind one.
     pub enrolments: Pace,
+    /// Questions for health from one address, which need no proof; default 50:200.
+    pub health: Pace,
+    /// Changes of policies by the resources of one cluster; default 1:4000, which is everything that it may have, twice.
+    pub source_changes: Pace,
     /// Streams of one caller at a time; default 256.
     pub streams: usize,
     /// Streams of all callers at a time; default 8192.
@@ -82,6 +90,8 @@ impl Default for AccessRates {
             changes: Pace::new(10, 40),
             failures: Pace::new(5, 50),
             enrolments: Pace::new(10, 100),
+            health: Pace::new(50, 200),
+            source_changes: Pace::new(1, 4000),
             streams: 256,
             all_streams: 8192,
         }
@@ -97,6 +107,8 @@ impl AccessRates {
             changes: self.changes.times(factor),
             failures: self.failures.times(factor),
             enrolments: self.enrolments.times(factor),
+            health: self.health.times(factor),
+            source_changes: self.source_changes.times(factor),
             streams: self.all_streams,
             all_streams: self.all_streams,
         }
@@ -112,8 +124,12 @@ pub enum Bucket {
     Changes,
     /// Refused proofs, by address.
     Failures,
+    /// Refused tokens of issuers, by address, when they are so many that no more of them is looked at.
+    Signatures,
     /// Enrolments, by address.
     Enrolments,
+    /// Questions for health, by address.
+    Health,
 }
 
 impl Bucket {
@@ -123,7 +139,9 @@ impl Bucket {
             Bucket::Reads => "reads",
             Bucket::Changes => "changes",
             Bucket::Failures => "failures",
+            Bucket::Signatures => "signatures",
             Bucket::Enrolments => "enrolments",
+            Bucket::Health => "health",
         }
     }
 }
@@ -178,25 +196,35 @@ fn forget_half(times: &mut HashMap<u64, Nanos>) {
     }
 }
 
-impl StateStore for Table {
-    type Key = u64;
+/// A bucket, and whether something is taken out of it or only asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Asked {
+    key: u64,
+    take: bool,
+}
 
-    fn measure_and_replace<T, F, E>(&self, key: &u64, decide: F) -> Result<T, E>
+impl StateStore for Table {
+    type Key = Asked;
+
+    fn measure_and_replace<T, F, E>(&self, &Asked { key, take }: &Asked, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut times = self.times();
-        let known = times.get(key).copied();
+        let known = times.get(&key).copied();
         let (answer, time) = decide(known)?;
+        if !take {
+            return Ok(answer);
+        }
         if known.is_none() && times.len() >= self.most {
             forget_half(&mut times);
         }
-        times.insert(*key, time);
+        times.insert(key, time);
         Ok(answer)
     }
 }
 
-impl ShrinkableKeyedStateStore<u64> for Table {
+impl ShrinkableKeyedStateStore<Asked> for Table {
     fn retain_recent(&self, drop_below: Nanos) {
         self.times().retain(|_, time| *time > drop_below);
     }
@@ -217,7 +245,7 @@ impl ShrinkableKeyedStateStore<u64> for Table {
 struct Limiter<C: Clock> {
     bucket: Bucket,
     pace: Pace,
-    inner: RateLimiter<u64, Table, C, NoOpMiddleware<C::Instant>>,
+    inner: RateLimiter<Asked, Table, C, NoOpMiddleware<C::Instant>>,
 }
 
 impl<C: Clock> Limiter<C> {
@@ -226,7 +254,11 @@ impl<C: Clock> Limiter<C> {
     }
 
     fn take(&self, key: u64) -> Result<(), TooMany> {
-        self.inner.check_key(&key).map_err(|until| {
+        self.ask(Asked { key, take: true })
+    }
+
+    fn ask(&self, asked: Asked) -> Result<(), TooMany> {
+        self.inner.check_key(&asked).map_err(|until| {
             let wait = until.wait_time_from(self.inner.clock().now());
             TooMany { bucket: self.bucket, pace: self.pace, wait }
         })
@@ -239,7 +271,9 @@ pub struct Rates<C: Clock = DefaultClock> {
     reads: Limiter<C>,
     changes: Limiter<C>,
     failures: Limiter<C>,
+    signatures: Limiter<C>,
     enrolments: Limiter<C>,
+    health: Limiter<C>,
 }
 
 impl Rates {
@@ -257,7 +291,9 @@ impl<C: Clock + Clone> Rates<C> {
             reads: Limiter::new(Bucket::Reads, rates.reads, most, clock.clone()),
             changes: Limiter::new(Bucket::Changes, rates.changes, most, clock.clone()),
             failures: Limiter::new(Bucket::Failures, rates.failures, most, clock.clone()),
-            enrolments: Limiter::new(Bucket::Enrolments, rates.enrolments, most, clock),
+            signatures: Limiter::new(Bucket::Signatures, rates.failures.times(SIGNATURES_FACTOR), most, clock.clone()),
+            enrolments: Limiter::new(Bucket::Enrolments, rates.enrolments, most, clock.clone()),
+            health: Limiter::new(Bucket::Health, rates.health, most, clock),
         }
     }
 }
@@ -280,6 +316,22 @@ impl<C: Clock> Rates<C> {
         self.failures.take(self.hasher.hash_one(source.map(source_of)))
     }
 
+    /// Is there room for a refused token of an issuer from this address? Takes none.
+    ///
+    /// # Errors
+    /// [`TooMany`] when there were too many.
+    pub fn signatures_left(&self, source: Option<IpAddr>) -> Result<(), TooMany> {
+        self.signatures.ask(Asked { key: self.hasher.hash_one(source.map(source_of)), take: false })
+    }
+
+    /// One refused token of an issuer more from this address.
+    ///
+    /// # Errors
+    /// [`TooMany`] when there were too many.
+    pub fn signature(&self, source: Option<IpAddr>) -> Result<(), TooMany> {
+        self.signatures.take(self.hasher.hash_one(source.map(source_of)))
+    }
+
     /// One enrolment more from this address.
     ///
     /// # Errors
@@ -288,9 +340,21 @@ impl<C: Clock> Rates<C> {
         self.enrolments.take(self.hasher.hash_one(source.map(source_of)))
     }
 
+    /// One question for health more from this address.
+    ///
+    /// # Errors
+    /// [`TooMany`] when there were too many.
+    pub fn health(&self, source: Option<IpAddr>) -> Result<(), TooMany> {
+        self.health.take(self.hasher.hash_one(source.map(source_of)))
+    }
+
+    fn all(&self) -> [&Limiter<C>; 6] {
+        [&self.reads, &self.changes, &self.failures, &self.signatures, &self.enrolments, &self.health]
+    }
+
     /// Forgets everybody whose buckets are full again.
     pub fn tidy(&self) {
-        for limiter in [&self.reads, &self.changes, &self.failures, &self.enrolments] {
+        for limiter in self.all() {
             limiter.inner.retain_recent();
             if limiter.inner.is_empty() {
                 limiter.inner.shrink_to_fit();
@@ -300,7 +364,7 @@ impl<C: Clock> Rates<C> {
 
     /// Buckets that are remembered.
     pub fn len(&self) -> usize {
-        [&self.reads, &self.changes, &self.failures, &self.enrolments].iter().map(|limiter| limiter.inner.len()).sum()
+        self.all().iter().map(|limiter| limiter.inner.len()).sum()
     }
 
     /// True when no bucket is remembered.
@@ -356,10 +420,28 @@ mod tests {
         let source = Some("10.0.0.7".parse().unwrap());
         while rates.failure(source).is_ok() {}
         rates.enrolment(source).unwrap();
+        assert_eq!((0..1000).take_while(|_| rates.health(source).is_ok()).count(), 200);
         rates.failure(Some("10.0.0.8".parse().unwrap())).unwrap();
         // A network of IPv6 is one source.
         while rates.failure(Some("2001:db8:1:2::1".parse().unwrap())).is_ok() {}
         rates.failure(Some("2001:db8:1:2::2".parse().unwrap())).unwrap_err();
+    }
+
+    #[test]
+    fn asking_for_room_takes_none_and_many_more_signatures_than_proofs_may_be_refused() {
+        let (clock, source) = (FakeRelativeClock::default(), Some("10.0.0.7".parse().unwrap()));
+        let rates = Rates::with(&AccessRates { failures: Pace::new(1, 2), ..paces() }, 100, clock.clone());
+        for _ in 0..1000 {
+            rates.signatures_left(source).unwrap();
+        }
+        assert!(rates.is_empty(), "who only asks is not remembered");
+        let refused = (0..1000).take_while(|_| rates.signature(source).is_ok()).count();
+        assert_eq!(refused, 2 * SIGNATURES_FACTOR as usize);
+        let full = rates.signatures_left(source).unwrap_err();
+        assert_eq!((full.bucket, full.wait), (Bucket::Signatures, Duration::from_millis(25)));
+        rates.signatures_left(Some("10.0.0.8".parse().unwrap())).unwrap();
+        clock.advance(full.wait);
+        rates.signatures_left(source).unwrap();
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     hash::RandomState,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -16,10 +19,15 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
+use switchyard_core::access::Identity;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{authenticate::Proof, rates::caller_key};
+
+/// Streams of one agent at a time: it has four, another process of it may wait for its turn with as many, and streams that broke may
+/// not be noticed at once.
+const MOST_OF_AGENT: usize = 16;
 
 /// Why a stream was ended from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +104,9 @@ struct List {
 struct Stream {
     caller: u64,
     proof: Proof,
+    /// The access file that its rights were compared with, by its number; 0: none yet. A call that began before the file changed opens
+    /// its stream after it, so the file of the beginning does not count.
+    judged: AtomicU64,
     ended: OnceLock<Ended>,
     token: CancellationToken,
 }
@@ -117,25 +128,30 @@ impl Streams {
         if list.open.len() >= self.0.most_in_all {
             return Err(NoRoom::InAll(self.0.most_in_all));
         }
+        let is_agent = matches!(proof.identity, Identity::Agent { .. });
+        let most = if is_agent { self.0.most.min(MOST_OF_AGENT) } else { self.0.most };
         let of_caller = list.by_caller.entry(caller).or_default();
-        if *of_caller >= self.0.most {
-            return Err(NoRoom::OfCaller(self.0.most));
+        if *of_caller >= most {
+            return Err(NoRoom::OfCaller(most));
         }
         *of_caller += 1;
         let number = list.next;
         list.next += 1;
-        let stream = Arc::new(Stream { caller, proof, ended: OnceLock::new(), token: CancellationToken::new() });
+        let (judged, ended, token) = (AtomicU64::new(0), OnceLock::new(), CancellationToken::new());
+        let stream = Arc::new(Stream { caller, proof, judged, ended, token });
         list.open.insert(number, Arc::clone(&stream));
         Ok(Place(Arc::new(Held { number, stream, list: Arc::clone(&self.0) })))
     }
 
-    /// Ends every stream for which there is a reason; gives the reasons.
-    pub(super) fn judge(&self, reason: impl Fn(&Proof) -> Option<Ended>) -> Vec<Ended> {
+    /// Ends every stream for which there is a reason; gives the reasons. `file`: the number of the access file that is in force, above
+    /// 0. The reason is asked for with true when the stream was not compared with that file before: only then this costs anything.
+    pub(super) fn judge(&self, file: u64, reason: impl Fn(&Proof, bool) -> Option<Ended>) -> Vec<Ended> {
         // Judged outside the lock: opening a stream must not wait for thousands of looks into the access file.
         let open: Vec<Arc<Stream>> = self.0.list().open.values().cloned().collect();
         let mut ended = Vec::new();
         for stream in open.iter().filter(|stream| stream.ended.get().is_none()) {
-            if let Some(why) = reason(&stream.proof) {
+            let compare = stream.judged.swap(file, Ordering::Relaxed) != file;
+            if let Some(why) = reason(&stream.proof, compare) {
                 // Nobody else sets it: the list is judged by one task.
                 stream.ended.get_or_init(|| why);
                 stream.token.cancel();
@@ -320,7 +336,7 @@ mod tests {
 
     use futures::stream;
     use http_body_util::BodyExt;
-    use switchyard_core::access::{Grants, Identity};
+    use switchyard_core::access::Grants;
     use tonic::Code;
 
     use super::*;
@@ -350,9 +366,9 @@ mod tests {
         let mut answers = place.answers(endless(), |_| {});
         assert_eq!(requests.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
         assert_eq!(answers.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
-        let of_ci = |proof: &Proof| (proof.identity.to_string() == "token:ci").then_some(Ended::TokenRevoked);
-        assert_eq!(streams.judge(of_ci), [Ended::TokenRevoked]);
-        assert_eq!(streams.judge(of_ci), [], "once");
+        let of_ci = |proof: &Proof, _| (proof.identity.to_string() == "token:ci").then_some(Ended::TokenRevoked);
+        assert_eq!(streams.judge(1, of_ci), [Ended::TokenRevoked]);
+        assert_eq!(streams.judge(1, of_ci), [], "once");
         let trailers = answers.frame().await.unwrap().unwrap().into_trailers().unwrap();
         let status = Status::from_header_map(&trailers).unwrap();
         assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "the token was revoked; get a new one"));
@@ -371,8 +387,30 @@ mod tests {
         let streams = Streams::new(10, 10);
         let place = streams.open(proof("ci")).unwrap();
         let mut requests = place.requests(endless());
-        streams.judge(|_| Some(Ended::TokenRevoked));
+        streams.judge(1, |_, _| Some(Ended::TokenRevoked));
         assert!(requests.frame().await.unwrap().is_err());
+    }
+
+    #[test]
+    fn each_stream_is_compared_with_each_access_file_once_whenever_it_was_opened() {
+        let streams = Streams::new(10, 10);
+        let compared = |file| {
+            let names = Mutex::new(Vec::new());
+            streams.judge(file, |proof, compare| {
+                names.lock().unwrap().extend(compare.then(|| proof.identity.to_string()));
+                None
+            });
+            let mut names = names.into_inner().unwrap();
+            names.sort_unstable();
+            names
+        };
+        let _early = streams.open(proof("early")).unwrap();
+        assert_eq!(compared(1), ["token:early"]);
+        assert_eq!(compared(1), [""; 0]);
+        assert_eq!(compared(2), ["token:early"]);
+        let _late = streams.open(proof("late")).unwrap();
+        assert_eq!(compared(2), ["token:late"], "opened after the file was taken, maybe judged by the one from before");
+        assert_eq!(compared(2), [""; 0]);
     }
 
     #[test]
@@ -386,6 +424,19 @@ mod tests {
         let again = streams.open(proof("a")).unwrap();
         drop((second, third, again));
         assert!(streams.is_empty() && streams.0.list().by_caller.is_empty());
+    }
+
+    #[test]
+    fn an_agent_has_sixteen_streams_however_many_certificates_it_has() {
+        let streams = Streams::new(256, 1000);
+        let agent = |serial: usize| {
+            let identity = Identity::Agent { cluster: "blue".parse().unwrap(), serial: serial.to_string() };
+            streams.open(Proof { identity, ..proof("") })
+        };
+        let held: Vec<_> = (0..MOST_OF_AGENT).map(|serial| agent(serial).unwrap()).collect();
+        assert_eq!(agent(99).err(), Some(NoRoom::OfCaller(MOST_OF_AGENT)));
+        drop(held);
+        assert!(agent(100).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! An issuer of tokens on this machine: discovery, keys that can be exchanged, and a switch that turns it off.
+//! An issuer of tokens on this machine: discovery, keys that can be exchanged, a switch that turns it off, and one that holds answers up.
 
 use std::sync::{
     Arc, Mutex,
@@ -8,7 +8,11 @@ use std::sync::{
 use axum::{Router, http::StatusCode, routing::get};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedRwLockWriteGuard, RwLock},
+    task::JoinHandle,
+};
 
 /// A key pair of the issuer.
 pub struct Signer {
@@ -52,6 +56,7 @@ pub struct Issuer {
     keys: Arc<Mutex<Vec<Value>>>,
     fetches: Arc<AtomicUsize>,
     away: Arc<AtomicBool>,
+    hold: Arc<RwLock<()>>,
     server: JoinHandle<()>,
 }
 
@@ -69,22 +74,28 @@ impl Issuer {
         let (keys, fetches, away) =
             (Arc::<Mutex<Vec<Value>>>::default(), Arc::<AtomicUsize>::default(), Arc::default());
         let document = json!({"issuer": url, "jwks_uri": format!("{url}/keys")}).to_string();
-        let (held, counted, off) = (Arc::clone(&keys), Arc::clone(&fetches), Arc::<AtomicBool>::clone(&away));
+        let hold = Arc::<RwLock<()>>::default();
+        let (given, counted, off) = (Arc::clone(&keys), Arc::clone(&fetches), Arc::<AtomicBool>::clone(&away));
+        let held = Arc::clone(&hold);
         let give = move || {
-            let (held, counted, off) = (Arc::clone(&held), Arc::clone(&counted), Arc::clone(&off));
+            let (given, counted, off) = (Arc::clone(&given), Arc::clone(&counted), Arc::clone(&off));
+            let held = Arc::clone(&held);
             async move {
+                // What it gives is settled when it is asked, however long the answer takes.
+                let text = json!({"keys": *given.lock().unwrap()}).to_string();
                 counted.fetch_add(1, Ordering::SeqCst);
+                drop(held.read().await);
                 if off.load(Ordering::SeqCst) {
                     return (StatusCode::SERVICE_UNAVAILABLE, String::new());
                 }
-                (StatusCode::OK, json!({"keys": *held.lock().unwrap()}).to_string())
+                (StatusCode::OK, text)
             }
         };
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(move || async move { document }))
             .route("/keys", get(give));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let issuer = Self { url, keys, fetches, away, server };
+        let issuer = Self { url, keys, fetches, away, hold, server };
         issuer.give(signers);
         issuer
     }
@@ -96,6 +107,11 @@ impl Issuer {
 
     pub fn is_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Holds its answers up until this is dropped; a fetch gives up after five seconds.
+    pub async fn held(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.hold).write_owned().await
     }
 
     /// How often its keys were asked for.

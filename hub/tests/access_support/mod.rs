@@ -29,7 +29,7 @@ use switchyard_hub::{
     store::{AuditFilter, AuditRow, Caller, Store, StoreOptions},
 };
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes};
 use tower::ServiceExt;
@@ -60,6 +60,8 @@ pub struct Gate {
     routes: Routes,
     /// Pieces of agents' streams that a service has read.
     pub read: Arc<AtomicUsize>,
+    /// Each change sends one piece more on every watch.
+    pub beat: watch::Sender<u64>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
     _folder: TempDir,
@@ -76,6 +78,12 @@ pub struct Answer {
 impl Answer {
     pub fn code(&self) -> Code {
         self.status.code()
+    }
+
+    /// The next piece of the stream.
+    pub async fn piece(&mut self) -> Bytes {
+        let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("nothing comes");
+        frame.expect("the stream has ended").unwrap().into_data().expect("the stream ends")
     }
 
     /// The status that the stream ends with.
@@ -161,9 +169,10 @@ pub async fn gate_with(url: &str, access: &str, settings: AccessSettings) -> Gat
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(task.run(shutdown.clone()));
     let read = Arc::<AtomicUsize>::default();
-    let routes = keeper.around(services(Arc::clone(&read)));
+    let (beat, _) = watch::channel(0);
+    let routes = keeper.around(services(Arc::clone(&read), beat.clone()));
     let url = url.to_owned();
-    Gate { keeper, store, metrics, url, file, routes, read, shutdown, task, _folder: folder }
+    Gate { keeper, store, metrics, url, file, routes, read, beat, shutdown, task, _folder: folder }
 }
 
 impl Gate {
@@ -191,9 +200,14 @@ impl Gate {
 
     /// A service token with these grants; the text that its holder sends.
     pub async fn token(&self, name: &str, grants: &[Grant]) -> String {
+        self.token_for(name, grants, Duration::from_secs(3600)).await
+    }
+
+    /// The same, good for so long.
+    pub async fn token_for(&self, name: &str, grants: &[Grant], ttl: Duration) -> String {
         let seed: [u8; 32] = rand::random();
         let token = Token::new(TokenKind::Service, rand::random(), seed);
-        let (grants, ttl) = (Grants(grants.to_vec()), jiff::SignedDuration::from_hours(1));
+        let (grants, ttl) = (Grants(grants.to_vec()), ttl.try_into().unwrap());
         self.store.service_token_create(&admin(), name, &grants, ttl, &token).await.unwrap();
         token.reveal()
     }
@@ -229,10 +243,15 @@ pub fn admin() -> Caller {
     }
 }
 
-/// What stands behind the gate: every path answers, changes that end in `DeletePolicy` fail, streams send a piece and go on.
-fn services(read: Arc<AtomicUsize>) -> Routes {
+/// What stands behind the gate: every path answers, changes that end in `DeletePolicy` fail, streams send a piece and go on; a watch
+/// sends one more for each beat.
+fn services(read: Arc<AtomicUsize>, beat: watch::Sender<u64>) -> Routes {
     let router = Router::new();
-    let router = router.route(WATCH, any(|request: Request| async move { answer(&request, endless()) }));
+    let watch = move |request: Request| {
+        let beats = beat.subscribe();
+        async move { answer(&request, beating(beats)) }
+    };
+    let router = router.route(WATCH, any(watch));
     let router = router.route(DELETE, any(async || -> Response { Status::failed_precondition("held").into_http() }));
     let session = move |request: Request| {
         let read = Arc::clone(&read);
@@ -258,6 +277,15 @@ fn services(read: Arc<AtomicUsize>) -> Routes {
 fn answer(request: &Request, body: Body) -> Response {
     let access = request.extensions().get::<Access>().expect("a call came past the gate");
     Response::builder().header("seen-identity", access.identity().to_string()).body(body).unwrap()
+}
+
+fn beating(beats: watch::Receiver<u64>) -> Body {
+    let first = futures::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(b"one"))]);
+    let more = futures::stream::unfold(beats, async |mut beats| {
+        beats.changed().await.ok()?;
+        Some((Ok(Bytes::from_static(b"more")), beats))
+    });
+    Body::from_stream(futures::StreamExt::chain(first, more))
 }
 
 fn endless() -> Body {
