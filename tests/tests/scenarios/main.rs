@@ -28,6 +28,7 @@ mod foreign;
 mod identity;
 mod identity_calls;
 mod identity_certificates;
+mod identity_emergency;
 mod identity_replicas;
 mod identity_revoked;
 mod instances;
