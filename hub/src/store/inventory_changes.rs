@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
 use switchyard_core::{
     ids::PolicyName,
     inventory::{EndpointKey, Evidence, ServiceKey, ServiceState},
@@ -36,8 +35,9 @@ pub struct NewEndpoint {
     pub eni_ids: Vec<String>,
     /// The policies whose target health the pod's readiness gates wait for.
     pub gates: Vec<PolicyName>,
-    /// The whole PodInfo, as the store keeps it for people and later versions.
-    pub pod: Value,
+    /// The whole PodInfo as one JSON value, as the store keeps it for people and later versions. As text: a snapshot holds a hundred
+    /// thousand of them, and as values they would take many times as much memory. Without U+0000, which jsonb cannot hold.
+    pub pod: Box<str>,
 }
 
 /// One change that an agent reports, in the order in which it saw them.

@@ -148,7 +148,7 @@ impl Store {
         let mut gates = Vec::with_capacity(chunk.len());
         for (key, new) in chunk {
             keys.push(key);
-            pods.push(to_json("a pod", &new.pod)?);
+            pods.push(&*new.pod);
             enis.push(to_json("ENI ids", &new.eni_ids)?);
             gates.push(to_json("gates", &new.gates)?);
         }

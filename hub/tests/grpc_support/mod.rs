@@ -290,6 +290,17 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     }
 }
 
+/// Bytes of a large message that is allowed, and as many of them as take five seconds at the pace of a stream.
+pub const LARGE: usize = 4 * 1024 * 1024 - 4096;
+pub const FLOOD: usize = 38;
+
+/// Judges so many bytes that a stream took since then: 128 MiB at once, 4 MiB a second after that, and a message above it.
+pub fn is_paced(bytes: usize, begun: Instant) {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let most = 128.0 * MIB + LARGE as f64 + begun.elapsed().as_secs_f64() * 4.0 * MIB;
+    assert!(bytes as f64 <= most, "{bytes} bytes were taken within {:?}", begun.elapsed());
+}
+
 pub fn policy_ref(name: &str) -> api::PolicyRef {
     api::PolicyRef { namespace: "shop".to_owned(), name: name.to_owned() }
 }

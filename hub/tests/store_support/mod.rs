@@ -196,7 +196,7 @@ pub fn ready(pod_name: &str) -> NewEndpoint {
         zone: "eu-central-1a".to_owned(),
         eni_ids: vec!["eni-1".to_owned()],
         gates: Vec::new(),
-        pod: json!({"name": pod_name}),
+        pod: json!({"name": pod_name}).to_string().into(),
     }
 }
 

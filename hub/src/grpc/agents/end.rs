@@ -1,7 +1,7 @@
 //! Why a session ended: what the agent is told, what the log says, how it is counted.
 
 use switchyard_core::ids::ClusterName;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{home::Moved, pace::Flood, parse::Malformed, state::Refusal};
 use crate::{
@@ -71,12 +71,25 @@ pub enum End {
     /// What should not happen.
     #[error("the hub failed while it stored a report; see its log")]
     Defect(#[source] SessionError),
+    /// A message that the hub does not read.
+    #[error("a message is too large: {}", .0.message())]
+    TooLarge(Status),
     /// The stream broke.
     #[error("the stream broke")]
     Transport(#[source] Status),
 }
 
+/// True for the word of this side's own decoder: tonic's on too many bytes, ours on too much in them.
+pub(in crate::grpc) fn is_too_large(status: &Status) -> bool {
+    matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted)
+}
+
 impl End {
+    /// What reading the stream ended with.
+    pub fn of_stream(status: Status) -> Self {
+        if is_too_large(&status) { End::TooLarge(status) } else { End::Transport(status) }
+    }
+
     /// A stable word.
     pub fn label(&self) -> &'static str {
         match self {
@@ -100,6 +113,7 @@ impl End {
             End::Refused(_) => "refused",
             End::Store(_) => "store",
             End::Defect(_) => "defect",
+            End::TooLarge(_) => "too_large",
             End::Transport(_) => "transport",
         }
     }
@@ -118,6 +132,7 @@ impl End {
                 | End::ClusterRemoved(_)
                 | End::Moved(_)
                 | End::Malformed(_)
+                | End::TooLarge(_)
                 | End::TooMany(_)
         )
     }
@@ -137,7 +152,10 @@ impl End {
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))
             }
-            End::Flood(_) | End::TooMany(_) | End::Refused(Refusal::TooLarge { .. } | Refusal::NoEnd { .. }) => {
+            End::Flood(_)
+            | End::TooMany(_)
+            | End::TooLarge(_)
+            | End::Refused(Refusal::TooLarge { .. } | Refusal::NoShare { .. } | Refusal::NoEnd { .. }) => {
                 Some(Status::resource_exhausted(text))
             }
             End::Shutdown | End::NoEpoch | End::NoPicture => Some(Status::unavailable(text)),

@@ -1,33 +1,82 @@
-//! What one session holds in memory of what its agent sent and the store does not have yet. Past the bound the stream is not read.
-//! Pure; counts only. Tests are at the end of the file.
+//! What sessions hold in memory of what their agents sent and the store does not have yet. Past the bound of a session its stream is not
+//! read; past the bound of all of them, those that hold more than their share are not, and a snapshot that would grow beyond it is given
+//! up: it cannot be stored before it is whole. Counts only. Tests are at the end of the file.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use super::state::{Inbound, Refusal};
 
-/// Messages that wait for the store before the stream is no longer read: twice the window of an agent.
+/// Messages of a session that wait for the store before its stream is no longer read: twice the window of an agent.
 const MOST_MESSAGES: usize = 128;
-/// Bytes of messages that wait: as many as a large cluster's agent sends in some seconds. In memory they are three to five times that.
+/// Bytes in memory of messages of a session that wait: as many as a large cluster's agent sends in some seconds.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes of the messages of one snapshot: 100,000 endpoints of 2.5 kB.
-const MOST_SNAPSHOT_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes in memory of what all sessions hold: the 100,000 endpoints that a fleet may have, with 2.6 kB each. An ordinary one has 1.5 kB:
+/// some 500 for what it is known by, 350 for how it stands, and some 600 for the details of its pod (`weight` of a message; the tests
+/// compute it). It may be one cluster's: whoever is alone may have all of it.
+///
+/// When it is full, whoever holds little is taken in all the same, so that no cluster keeps the others out: he may have an eighth of what
+/// is left up to twice as much. So all together is half a gigabyte at the most, in a hub that may have one.
+const MOST_IN_ALL: usize = 256 * 1024 * 1024;
 
-/// See the module.
-#[derive(Debug, Default)]
+/// Of what is left beyond [`MOST_IN_ALL`], one session may have one part of so many.
+const SHARES: usize = 8;
+
+/// What all sessions of this process hold, in bytes. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<AtomicUsize>);
+
+impl Shelf {
+    /// True when a session that holds so much may not hold more.
+    fn is_full_for(&self, own: usize) -> bool {
+        let held = self.0.load(Relaxed);
+        held >= MOST_IN_ALL && own >= (2 * MOST_IN_ALL).saturating_sub(held) / SHARES
+    }
+
+    /// A session holds so much now instead of what it held before.
+    fn moved(&self, before: usize, now: usize) {
+        // Two steps: in between it looks like too much, never like too little.
+        self.0.fetch_add(now, Relaxed);
+        self.0.fetch_sub(before, Relaxed);
+    }
+}
+
+/// What one session holds; given back when dropped.
+#[derive(Debug)]
 pub struct Load {
+    shelf: Shelf,
     /// Numbers and bytes of messages that wait, oldest first.
     waiting: VecDeque<(u64, usize)>,
     bytes: usize,
     /// Bytes of the snapshot that is being received.
     staged: Option<usize>,
+    /// What the shelf knows of.
+    told: usize,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shelf.moved(self.told, 0);
+    }
 }
 
 impl Load {
-    /// A message of so many bytes came; to be told before it is looked at.
+    /// Of a session that holds nothing yet.
+    pub fn new(shelf: Shelf) -> Self {
+        Self { shelf, waiting: VecDeque::new(), bytes: 0, staged: None, told: 0 }
+    }
+
+    /// A message came; to be told before it is looked at.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`] for a snapshot of too many bytes.
-    pub fn came(&mut self, seq: u64, inbound: &Inbound, bytes: usize) -> Result<(), Refusal> {
+    /// [`Refusal::NoShare`] when a snapshot grows and there is no room for it, [`Refusal::TooLarge`] when there will never be.
+    pub fn came(&mut self, seq: u64, inbound: &Inbound) -> Result<(), Refusal> {
+        let bytes = inbound.weight();
         let held = match (inbound, &mut self.staged) {
             (Inbound::SnapshotBegin { .. }, staged) => {
                 *staged = Some(0);
@@ -35,10 +84,8 @@ impl Load {
             }
             (Inbound::Changes(_), Some(staged)) => {
                 *staged = staged.saturating_add(bytes);
-                if *staged > MOST_SNAPSHOT_BYTES {
-                    return Err(Refusal::TooLarge { what: "bytes", most: MOST_SNAPSHOT_BYTES });
-                }
-                bytes
+                // It is acknowledged at once, and held with the snapshot.
+                0
             }
             // From here on the whole of it waits for the store.
             (Inbound::SnapshotEnd { .. }, staged) => bytes.saturating_add(staged.take().unwrap_or(0)),
@@ -46,6 +93,13 @@ impl Load {
         };
         self.waiting.push_back((seq, held));
         self.bytes = self.bytes.saturating_add(held);
+        self.tell();
+        if self.staged.is_some_and(|staged| staged > MOST_IN_ALL) {
+            return Err(Refusal::TooLarge { what: "bytes", most: MOST_IN_ALL });
+        }
+        if self.staged.is_some() && self.shelf.is_full_for(self.told) {
+            return Err(Refusal::NoShare { most: MOST_IN_ALL });
+        }
         Ok(())
     }
 
@@ -54,73 +108,22 @@ impl Load {
         while let Some((_, bytes)) = self.waiting.pop_front_if(|(waiting, _)| *waiting <= seq) {
             self.bytes = self.bytes.saturating_sub(bytes);
         }
+        self.tell();
     }
 
-    /// True when another message may be read.
+    /// True when another message may be read. A session without room holds messages that are being stored, which makes room again.
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < MOST_MESSAGES && self.bytes < MOST_BYTES
+        let own = self.waiting.len() < MOST_MESSAGES && self.bytes < MOST_BYTES;
+        own && (self.bytes == 0 || !self.shelf.is_full_for(self.told))
+    }
+
+    fn tell(&mut self) {
+        let now = self.bytes.saturating_add(self.staged.unwrap_or(0));
+        self.shelf.moved(self.told, now);
+        self.told = now;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1024 * 1024;
-
-    fn begin() -> Inbound {
-        Inbound::SnapshotBegin { id: "s".to_owned(), version: 1 }
-    }
-
-    fn end() -> Inbound {
-        Inbound::SnapshotEnd { id: "s".to_owned(), services: 0, endpoints: 0 }
-    }
-
-    #[test]
-    fn large_messages_fill_it_sooner_than_small_ones_and_what_is_stored_makes_room() {
-        let mut load = Load::default();
-        for seq in 1..=4 {
-            assert!(load.has_room());
-            load.came(seq, &Inbound::Changes(Vec::new()), 4 * MIB).unwrap();
-        }
-        assert!(!load.has_room());
-        load.stored(0);
-        assert!(!load.has_room());
-        load.stored(1);
-        assert!(load.has_room());
-        load.stored(4);
-        for seq in 5..133 {
-            assert!(load.has_room(), "{seq}");
-            load.came(seq, &Inbound::Live { version: 1 }, 10).unwrap();
-        }
-        assert!(!load.has_room());
-        load.stored(132);
-        assert_eq!((load.bytes, load.waiting.len()), (0, 0));
-    }
-
-    #[test]
-    fn a_snapshot_waits_as_a_whole_and_a_second_one_is_not_read_before_it_is_stored() {
-        let mut load = Load::default();
-        load.came(1, &begin(), 100).unwrap();
-        for seq in 2..12 {
-            load.came(seq, &Inbound::Changes(Vec::new()), 4 * MIB).unwrap();
-            load.stored(seq);
-        }
-        assert!(load.has_room());
-        load.came(12, &end(), 100).unwrap();
-        assert!(!load.has_room(), "40 MiB wait");
-        load.stored(12);
-        assert!(load.has_room());
-    }
-
-    #[test]
-    fn a_snapshot_without_end_is_refused() {
-        let mut load = Load::default();
-        load.came(1, &begin(), 100).unwrap();
-        let refused = (2..1000).find_map(|seq| {
-            load.stored(seq - 1);
-            load.came(seq, &Inbound::Changes(Vec::new()), 4 * MIB).err()
-        });
-        assert_eq!(refused, Some(Refusal::TooLarge { what: "bytes", most: MOST_SNAPSHOT_BYTES }));
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,11 +1,13 @@
 //! AgentService: takes what agents report into the store and tells them what to watch. Must not import `elb` or `engine`.
 
 mod end;
+mod hearing;
 mod home;
 mod load;
 mod pace;
 pub(crate) mod parse;
 mod registry;
+mod seen;
 mod session;
 pub(crate) mod state;
 pub(crate) mod watch_set;
@@ -23,10 +25,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+pub(super) use end::is_too_large;
+pub use hearing::Hearing;
+pub use load::Shelf;
 pub use pace::Pace;
 pub use registry::{Place, Registry, run_heartbeats};
 
-use super::once::Once;
+use super::{enrollment::shown, once::Once};
 use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
 
 /// What sessions need.
@@ -40,14 +45,16 @@ pub struct AgentParts {
     pub epoch: watch::Receiver<Option<Epoch>>,
     /// Both ways.
     pub heartbeat_interval: Duration,
-    /// A process that was heard of within it lives.
-    pub stale_after: Duration,
+    /// Who lives.
+    pub hearing: Hearing,
     /// What is not said each time.
     pub said: Once,
     /// This process.
     pub hub_instance: Uuid,
     /// Open sessions.
     pub registry: Registry,
+    /// What they hold.
+    pub shelf: Shelf,
     /// Counts.
     pub metrics: Metrics,
     /// Ends every session.
@@ -77,8 +84,8 @@ impl AgentService for Agents {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, receiver) = mpsc::channel(session::OUTBOX);
-        let (parts, access) = (self.parts.clone(), Access::of(&request));
-        self.parts.tasks.spawn(session::serve(parts, access, request.into_inner(), outbox));
+        let (parts, peer) = (self.parts.clone(), (Access::of(&request), shown(&request)));
+        self.parts.tasks.spawn(session::serve(parts, peer, request.into_inner(), outbox));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

@@ -21,8 +21,11 @@ use crate::store::{AgentHello, EndpointChange, NewEndpoint, NewServiceState};
 pub const MOST_ITEMS: usize = 500;
 /// Sources in one message: four kinds in each of a thousand namespaces.
 const MOST_SOURCES: usize = 4000;
-/// Entries of each list of a pod's details that are kept.
-const MOST_DETAILS: usize = 64;
+/// Entries of the lists of a pod's details that are kept: as many as an agent keeps of a pod.
+const MOST_IPS: usize = 8;
+const MOST_PORTS: usize = 64;
+const MOST_READINESS_GATES: usize = 32;
+const MOST_CONDITIONS: usize = 64;
 /// Bytes of a pod's details that are kept, as the agent sent them: a pod with ten containers, thirty ports and five interfaces has
 /// some 2.5 kB. Of larger ones only what is decided by is kept.
 const MOST_POD: usize = 8 * 1024;
@@ -289,7 +292,8 @@ fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<
     };
     let details = details(&pod);
     let (most, longest) = MOST_ENIS;
-    let eni_ids = pod.enis.into_iter().take(most).map(|eni| shown(eni.eni_id, longest)).collect();
+    let eni_ids = pod.enis.into_iter().map(|eni| eni.eni_id).filter(|id| !id.is_empty()).take(most);
+    let eni_ids = eni_ids.map(|id| shown(id, longest)).collect();
     let new = NewEndpoint {
         ready: endpoint.ready,
         serving: endpoint.serving,
@@ -306,7 +310,7 @@ fn upsert(cluster: &ClusterName, at: &str, endpoint: proto::Endpoint) -> Result<
 
 /// The policies whose gates the pod carries. A gate whose rest is no policy's name is nobody's, and waits for nobody here.
 fn gates(readiness_gates: &[String]) -> Vec<PolicyName> {
-    let ours = readiness_gates.iter().take(MOST_DETAILS).filter_map(|gate| gate.strip_prefix(GATE_PREFIX));
+    let ours = readiness_gates.iter().take(MOST_READINESS_GATES).filter_map(|gate| gate.strip_prefix(GATE_PREFIX));
     let mut gates: Vec<PolicyName> = ours.filter_map(|name| name.parse().ok()).collect();
     gates.sort();
     gates.dedup();
@@ -314,35 +318,44 @@ fn gates(readiness_gates: &[String]) -> Vec<PolicyName> {
     gates
 }
 
-/// What is stored of a pod beside what the hub decides by; for people and for later features.
-fn details(pod: &proto::PodInfo) -> Value {
+/// What is stored of a pod beside what the hub decides by, as JSON; for people and for later features. What says nothing is left out:
+/// an empty entry has two bytes on the wire and eighty in here.
+fn details(pod: &proto::PodInfo) -> Box<str> {
     let text = |text: &str| shown(text.to_owned(), 253);
+    let as_text = |value: Value| value.to_string().into_boxed_str();
     if pod.encoded_len() > MOST_POD {
-        return json!({"namespace": text(&pod.namespace), "cut": true});
+        return as_text(json!({"namespace": text(&pod.namespace), "cut": true}));
     }
-    let list = |items: &[String]| -> Vec<String> { items.iter().take(MOST_DETAILS).map(|item| text(item)).collect() };
+    let list = |items: &[String], most: usize| -> Vec<String> {
+        items.iter().take(most).filter(|item| !item.is_empty()).map(|item| text(item)).collect()
+    };
     let deletion = pod.deletion_timestamp.as_ref();
     let deletion = deletion.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
-    let enis = pod.enis.iter().take(MOST_DETAILS).map(|eni| {
+    let enis = some(&pod.enis, MOST_ENIS.0).map(|eni| {
         json!({
             "eniId": text(&eni.eni_id), "privateIp": text(&eni.private_ip), "ifAddress": text(&eni.if_address),
             "vlanId": eni.vlan_id, "subnetCidr": text(&eni.subnet_cidr),
         })
     });
-    let ports = pod.container_ports.iter().take(MOST_DETAILS);
+    let ports = some(&pod.container_ports, MOST_PORTS);
     let ports =
         ports.map(|port| json!({"name": text(&port.name), "port": port.port, "protocol": text(&port.protocol)}));
-    let conditions = pod.conditions.iter().take(MOST_DETAILS);
+    let conditions = some(&pod.conditions, MOST_CONDITIONS);
     let conditions = conditions.map(|c| json!({"type": text(&c.r#type), "status": text(&c.status)}));
-    json!({
+    as_text(json!({
         "namespace": text(&pod.namespace),
-        "ips": list(&pod.ips),
+        "ips": list(&pod.ips, MOST_IPS),
         "enis": enis.collect::<Vec<_>>(),
         "containerPorts": ports.collect::<Vec<_>>(),
-        "readinessGates": list(&pod.readiness_gates),
+        "readinessGates": list(&pod.readiness_gates, MOST_READINESS_GATES),
         "conditions": conditions.collect::<Vec<_>>(),
         "deletionTimestamp": deletion.map(|at| at.to_string()),
-    })
+    }))
+}
+
+/// The first of a list, but for those that say nothing.
+fn some<T: Default + PartialEq>(items: &[T], most: usize) -> impl Iterator<Item = &T> {
+    items.iter().take(most).filter(|item| **item != T::default())
 }
 
 /// The sources that fail; the others say nothing that is stored.
@@ -396,8 +409,23 @@ mod tests {
             conditions: (0..count).map(condition).collect(),
             ..proto::PodInfo::default()
         };
-        assert_eq!(details(&pod(3))["conditions"].as_array().unwrap().len(), 3);
-        assert_eq!(details(&pod(1000)), json!({"namespace": "shop", "cut": true}));
+        let kept = |count| serde_json::from_str::<Value>(&details(&pod(count))).unwrap();
+        assert_eq!(kept(3)["conditions"].as_array().unwrap().len(), 3);
+        assert_eq!(kept(1000), json!({"namespace": "shop", "cut": true}));
         assert_eq!(gates(&pod(0).readiness_gates).len(), MOST_GATES);
+    }
+    #[test]
+    fn what_is_empty_in_a_pod_takes_nothing() {
+        let pod = proto::PodInfo {
+            ips: vec![String::new(); 64],
+            enis: vec![proto::EniInfo::default(); 64],
+            container_ports: vec![proto::ContainerPort::default(); 64],
+            readiness_gates: vec![String::new(); 64],
+            conditions: vec![proto::PodCondition::default(); 64],
+            ..proto::PodInfo::default()
+        };
+        let nothing = details(&proto::PodInfo::default());
+        assert_eq!(details(&pod), nothing);
+        assert!(nothing.len() < 200, "{nothing}");
     }
 }

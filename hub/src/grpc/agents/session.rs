@@ -21,6 +21,7 @@ use super::{
     load::Load,
     parse::Parsed,
     registry::Place,
+    seen,
     state::{Effect, Hello, Input, State, Work, Write},
     watch_set::WatchSet,
     wire::{Inbox, Outbox},
@@ -31,7 +32,7 @@ use crate::{
     feed::Picture,
     grpc::{caller::speaks_for, convert::to_proto_service_ref},
     metrics::EndReason,
-    store::{AgentFeature, SessionError},
+    store::{AgentFeature, SessionError, access::certificates::Shown},
 };
 
 /// Time for Hello after the stream opened.
@@ -39,7 +40,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Time for the store, the epoch and the first picture after Hello; agents wait ten seconds for Welcome.
 const OPEN_WITHIN: Duration = Duration::from_secs(8);
 /// Pause between two tries to open a session.
-const OPEN_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const OPEN_PAUSE: Duration = Duration::from_millis(200);
 /// Messages to the agent that wait to be written.
 pub const OUTBOX: usize = 64;
 /// The stream counts as dead after this many heartbeats that did not come.
@@ -51,13 +52,13 @@ type InFlight = Option<Pin<Box<dyn Future<Output = Stored> + Send>>>;
 /// Serves one stream to its end and says in the log why it ended.
 pub async fn serve(
     parts: AgentParts,
-    access: Access,
+    (access, shown): (Access, Option<Shown>),
     inbound: Streaming<AgentMessage>,
     outbox: mpsc::Sender<Result<HubMessage, Status>>,
 ) {
     let outbox = Outbox::new(outbox, parts.heartbeat_interval * MISSED_HEARTBEATS);
     let mut inbound = Inbox::new(inbound, parts.metrics.clone(), parts.heartbeat_interval);
-    let (cluster, end) = match open(&parts, &access, &mut inbound, &outbox).await {
+    let (cluster, end) = match open(&parts, (&access, shown.as_ref()), &mut inbound, &outbox).await {
         Ok(session) => {
             let cluster = session.cluster.clone();
             let id = session.id;
@@ -116,23 +117,26 @@ struct Session {
 
 type Opening<T> = Result<T, (Option<ClusterName>, End)>;
 
-async fn open(parts: &AgentParts, access: &Access, inbox: &mut Inbox, outbox: &Outbox) -> Opening<Session> {
+/// Who calls, and the certificate that he showed.
+type Peer<'a> = (&'a Access, Option<&'a Shown>);
+
+async fn open(parts: &AgentParts, peer: Peer<'_>, inbox: &mut Inbox, outbox: &Outbox) -> Opening<Session> {
     let hello = tokio::select! {
         () = parts.shutdown.cancelled() => Err(End::Shutdown),
         first = timeout(HELLO_WITHIN, inbox.next(None)) => first.unwrap_or(Err(End::HelloLate)),
     };
     let hello = match hello.map_err(|end| (None, end))? {
-        (Parsed::Hello(hello), _) => hello,
-        (Parsed::Heartbeat, _) => return Err((None, End::NoHello)),
-        (Parsed::Message(seq, inbound), _) => {
+        Parsed::Hello(hello) => hello,
+        Parsed::Heartbeat => return Err((None, End::NoHello)),
+        Parsed::Message(seq, inbound) => {
             let (effects, _) = State::AwaitHello.step(Input::Message(seq, inbound));
             return Err((None, refusal(effects).unwrap_or(End::NoHello)));
         }
     };
     let cluster = hello.agent.cluster.clone();
     // Whatever it says of itself: the name counts that it proved.
-    speaks_for(access, &cluster).map_err(|not_yours| (Some(cluster.clone()), End::NotYours(not_yours)))?;
-    let opened = open_named(parts, hello, outbox).await;
+    speaks_for(peer.0, &cluster).map_err(|not_yours| (Some(cluster.clone()), End::NotYours(not_yours)))?;
+    let opened = open_named(parts, peer, hello, outbox).await;
     opened.map_err(|end| (Some(cluster), end))
 }
 
@@ -143,7 +147,7 @@ fn refusal(effects: Vec<Effect>) -> Option<End> {
     })
 }
 
-async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> Result<Session, End> {
+async fn open_named(parts: &AgentParts, peer: Peer<'_>, hello: Box<Hello>, outbox: &Outbox) -> Result<Session, End> {
     let deadline = Instant::now() + OPEN_WITHIN;
     let mut epochs = parts.epoch.clone();
     let known = timeout_at(deadline, epochs.wait_for(Option::is_some));
@@ -172,6 +176,9 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
     if let Some(end) = refusal(effects) {
         return Err(end);
     }
+    if let (access, Some(shown)) = peer {
+        seen::note(parts, access, &hello.agent, shown, deadline).await?;
+    }
     let id = Uuid::now_v7();
     let resume = open_stored(parts, &hello, id, deadline).await?;
     // A set that differs says that Services may have left while nobody could confirm it: a snapshot tells them apart.
@@ -194,7 +201,7 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
         id,
         state,
         pending: VecDeque::new(),
-        load: Load::default(),
+        load: Load::new(parts.shelf.clone()),
         writer,
         place,
         picture,
@@ -209,7 +216,7 @@ async fn open_named(parts: &AgentParts, hello: Box<Hello>, outbox: &Outbox) -> R
 
 async fn open_stored(parts: &AgentParts, hello: &Hello, id: Uuid, deadline: Instant) -> Result<Option<u64>, End> {
     loop {
-        match parts.store.session_open(&hello.agent, id, parts.hub_instance, parts.stale_after).await {
+        match parts.store.session_open(&hello.agent, id, parts.hub_instance, parts.hearing.clone()).await {
             Ok(opened) => {
                 if let Some(relieved) = opened.relieves {
                     let (cluster, by) = (&hello.agent.cluster, hello.agent.agent_instance_id);
@@ -238,7 +245,7 @@ enum Woken {
     Picture,
     Epoch,
     Slept,
-    Message(Result<(Parsed, usize), End>),
+    Message(Result<Parsed, End>),
     HubGone,
 }
 
@@ -291,10 +298,10 @@ impl Session {
                 Woken::Message(message) => {
                     self.last_heard = Instant::now();
                     match message? {
-                        (Parsed::Heartbeat, _) => {}
-                        (Parsed::Hello(hello), _) => self.step(Input::Hello(hello, self.writer.opened_in)).await?,
-                        (Parsed::Message(seq, inbound), bytes) => {
-                            self.load.came(seq, &inbound, bytes).map_err(End::Refused)?;
+                        Parsed::Heartbeat => {}
+                        Parsed::Hello(hello) => self.step(Input::Hello(hello, self.writer.opened_in)).await?,
+                        Parsed::Message(seq, inbound) => {
+                            self.load.came(seq, &inbound).map_err(End::Refused)?;
                             self.step(Input::Message(seq, inbound)).await?;
                         }
                     }

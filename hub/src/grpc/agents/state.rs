@@ -58,6 +58,36 @@ pub enum Inbound {
 }
 
 impl Inbound {
+    /// Bytes that it takes in memory until it is stored, its allocations included.
+    pub fn weight(&self) -> usize {
+        /// Of an allocation, beside its bytes.
+        const ALLOCATION: usize = 16;
+        let texts = |texts: &[&str]| texts.iter().map(|text| text.len() + ALLOCATION).sum::<usize>();
+        let service = |key: &ServiceKey| texts(&[key.namespace.as_str(), key.name.as_str(), key.port.as_str()]);
+        let endpoint = |key: &EndpointKey| service(&key.service) + texts(&[key.cluster.as_str(), key.pod_uid.as_str()]);
+        let new = |new: &NewEndpoint| {
+            let lists = size_of::<String>() * (new.eni_ids.len() + new.gates.len());
+            let enis: usize = new.eni_ids.iter().map(|id| texts(&[id])).sum();
+            let gates: usize = new.gates.iter().map(|gate| texts(&[gate.as_str()])).sum();
+            lists + enis + gates + texts(&[&new.pod_name, &new.node, &new.zone, &new.pod])
+        };
+        let problem =
+            |one: &SourceProblem| size_of::<SourceProblem>() + texts(&[&one.namespace, &one.kind, &one.message]);
+        let changes = match self {
+            Inbound::Changes(changes) => changes,
+            Inbound::Sources(problems) => return problems.iter().map(problem).sum(),
+            Inbound::SnapshotBegin { .. } | Inbound::SnapshotEnd { .. } | Inbound::Live { .. } => {
+                return size_of::<Self>();
+            }
+        };
+        let change = |change: &EndpointChange| match change {
+            EndpointChange::Service(key, new) => service(key) + texts(&[&new.state.message]),
+            EndpointChange::Upsert(key, reported) => endpoint(key) + new(reported),
+            EndpointChange::Gone(key, _) => endpoint(key),
+        };
+        changes.iter().map(|one| size_of::<EndpointChange>() + change(one)).sum()
+    }
+
     /// A stable word, for metrics.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -185,6 +215,15 @@ pub enum Refusal {
     NoEnd {
         /// How many.
         begun: u32,
+    },
+    /// Too much in all snapshots that are under way.
+    #[error(
+        "the hub holds {most} bytes of reports that are not stored yet, and this cluster has more than its share of them; it is taken \
+         when there is room"
+    )]
+    NoShare {
+        /// The limit.
+        most: usize,
     },
     /// Too much in one snapshot.
     #[error("the snapshot holds more than {most} {what}; route fewer Services of this cluster")]

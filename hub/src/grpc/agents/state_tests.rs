@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use serde_json::Value;
 use switchyard_core::{
     inventory::{Evidence, ServiceCondition, ServiceState},
     observed::Target,
@@ -45,7 +44,7 @@ fn upsert(of: &str, last: u8) -> EndpointChange {
         zone: String::new(),
         eni_ids: Vec::new(),
         gates: Vec::new(),
-        pod: Value::Null,
+        pod: "null".into(),
     };
     EndpointChange::Upsert(endpoint(of, last), new)
 }

@@ -33,9 +33,9 @@ impl Inbox {
         Self { inbound, metrics, opened: Instant::now(), pace: Pace::new(heartbeat_interval) }
     }
 
-    /// The next message and its bytes. Cancel-safe: a message is taken whole or not at all.
-    pub async fn next(&mut self, cluster: Option<&ClusterName>) -> Result<(Parsed, usize), End> {
-        let message = self.inbound.message().await.map_err(End::Transport)?;
+    /// The next message. Cancel-safe: a message is taken whole or not at all.
+    pub async fn next(&mut self, cluster: Option<&ClusterName>) -> Result<Parsed, End> {
+        let message = self.inbound.message().await.map_err(End::of_stream)?;
         let message = message.ok_or(End::AgentClosed)?;
         let bytes = message.encoded_len();
         let parsed = parse::message(message, cluster).map_err(End::Malformed)?;
@@ -49,7 +49,7 @@ impl Inbox {
             Parsed::Heartbeat => self.pace.heartbeat(self.opened.elapsed()).map_err(End::Flood)?,
             Parsed::Hello(_) | Parsed::Message(..) => self.pace.message(bytes, self.opened.elapsed()),
         }
-        Ok((parsed, bytes))
+        Ok(parsed)
     }
 
     /// How long it is not to be read; zero: it may be.
