@@ -5,12 +5,18 @@ mod grpc_support;
 mod rights_support;
 mod store_support;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use grpc_support::{EPOCH, Hub, PATIENCE, Setup, hub, hub_set_up, manifest, policy_ref};
+use grpc_support::{
+    EPOCH, FLOOD, Hub, LARGE, PATIENCE, Setup, eventually, hub, hub_set_up, is_paced, manifest, policy_ref,
+};
 use rights_support::bindings;
 use serde_json::{Value, json};
 use store_support::database_url;
+use switchyard_hub::access::AccessSettings;
 use switchyard_proto::{
     agent::v1::{
         self as agent, SyncShiftsRequest, SyncShiftsResponse, TrafficShiftStatus,
@@ -264,6 +270,7 @@ async fn safety_rules_are_crossed_only_from_clusters_that_the_hub_names() {
     let (access, _file) = bindings(
         "{role: operator, namespaces: [shop], clusters: ['*'], overrides: true, subjects: [{cluster: green}]}",
     );
+    let access = AccessSettings { refusals_every: Duration::from_millis(100), ..access };
     let hub = hub_set_up(&database_url().await, Setup { access, ..Setup::default() }).await;
     hub.apply(&manifest("checkout", &[("blue", 100), ("green", 0)])).await.unwrap();
     let mut spec = to_green();
@@ -278,6 +285,63 @@ async fn safety_rules_are_crossed_only_from_clusters_that_the_hub_names() {
     let mut green = Source::connect(&hub, "green").await;
     green.report("move", "u-2", 1, &spec).await;
     green.told("move", |status| !status.shift_id.is_empty()).await;
+    // It comes again with each stream, and is in the log once; its next generation is something new.
+    let mut again = Source::connect(&hub, "blue").await;
+    again.report("move", "u-1", 1, &spec).await;
+    again.told("move", |status| status.ended).await;
+    let refusals = async || {
+        let request =
+            api::ListAuditEntriesRequest { result: "refused".to_owned(), page_size: 100, ..Default::default() };
+        hub.audit().list_audit_entries(request).await.unwrap().into_inner().entries
+    };
+    let count = |entries: &[api::AuditEntry]| -> u64 {
+        let detail = |entry: &api::AuditEntry| serde_json::from_str::<Value>(&entry.detail_json).unwrap();
+        entries.iter().map(|entry| detail(entry)["count"].as_u64().unwrap()).sum()
+    };
+    let noted = eventually("the refusal in the log", async || {
+        let noted = refusals().await;
+        (!noted.is_empty()).then_some(noted)
+    })
+    .await;
+    let entry = &noted[0];
+    let said = (entry.actor.as_str(), entry.action.as_str(), entry.source.as_str());
+    assert_eq!(said, ("cluster:blue", "ShiftSourceService/SyncShifts", "127.0.0.1"));
+    assert!(entry.detail_json.contains("TrafficShift shop/move: spec.overrides"), "{entry:?}");
+    again.report("move", "u-1", 2, &spec).await;
+    again.told("move", |status| status.observed_generation == 2).await;
+    let both = eventually("the refusal of the next generation", async || {
+        let noted = refusals().await;
+        (count(&noted) >= 2).then_some(noted)
+    })
+    .await;
+    assert_eq!(count(&both), 2, "{both:?}");
+}
+
+/// The pace of the agents' streams decides; this sees that this stream asks it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_large_resources_is_read_no_faster_than_the_pace() {
+    let hub = hub().await;
+    let begun = Instant::now();
+    let mut source = Source::connect(&hub, "blue").await;
+    let large = Value::String("x".repeat(LARGE));
+    for i in 1..=FLOOD {
+        source.report("move", "u-1", i as u64, &large).await;
+        source.told("move", |status| status.observed_generation == i as u64).await;
+        is_paced(i * LARGE, begun);
+    }
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shift_of_a_resource_is_in_the_audit_log_with_where_it_came_from() {
+    let hub = with_policy().await;
+    let mut source = Source::connect(&hub, "blue").await;
+    source.report("move", "u-1", 1, &to_green()).await;
+    source.told("move", |status| !status.shift_id.is_empty()).await;
+    let request = api::ListAuditEntriesRequest { page_size: 100, ..Default::default() };
+    let entries = hub.audit().list_audit_entries(request).await.unwrap().into_inner().entries;
+    let made = entries.iter().find(|entry| entry.actor.starts_with("cluster:blue TrafficShift")).expect("an entry");
+    assert_eq!(made.source, "127.0.0.1", "{made:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,16 +3,28 @@
 mod grpc_support;
 mod store_support;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use grpc_support::{Agent, EPOCH, Hub, PATIENCE, eventually, hub, hub_on, manifest, policy_ref, weights};
-use store_support::{fence, key};
+use grpc_support::{
+    Agent, EPOCH, FLOOD, Hub, LARGE, PATIENCE, Setup, eventually, hub, hub_on, hub_set_up, is_paced, manifest,
+    policy_ref, weights,
+};
+use store_support::{database_url, fence, key};
 use switchyard_core::{
     ids::{Epoch, Weight},
     policy::PolicyMemory,
     status::{ClusterStatus, ConditionType, PolicyStatus, Reason, StatusCondition, TargetCounts},
 };
-use switchyard_hub::store::{EmbeddedOptions, EmbeddedPostgres};
+use switchyard_hub::{
+    access::{
+        AccessSettings,
+        rates::{AccessRates, Pace},
+    },
+    store::{EmbeddedOptions, EmbeddedPostgres},
+};
 use switchyard_proto::{
     agent::v1::{
         self as agent, PolicyClaim, SourcePolicyStatus, SyncPoliciesRequest, SyncPoliciesResponse,
@@ -610,4 +622,64 @@ async fn what_is_told_while_the_store_is_away_is_stored_and_acknowledged_when_it
     blue.told("checkout", |told| told.claim() == PolicyClaim::Owner).await;
     hub.stop().await;
     postgres.stop().await.unwrap();
+}
+
+/// The pace of `pace.rs` decides; this sees that the stream asks it.
+#[tokio::test]
+async fn a_flood_of_large_resources_is_read_no_faster_than_the_pace() {
+    let hub = hub().await;
+    let begun = Instant::now();
+    let mut source = Source::connect(&hub, "blue").await;
+    let large = serde_json::Value::String("x".repeat(LARGE));
+    for i in 1..=FLOOD {
+        source.changes(vec![resource("checkout", i as u64, &large)], Vec::new()).await;
+        is_paced(i * LARGE, begun);
+    }
+    hub.stop().await;
+}
+
+/// A development hub multiplies the pace with a hundred.
+#[tokio::test]
+async fn policies_that_change_without_end_change_no_faster_than_the_pace_of_their_cluster() {
+    let rates = AccessRates { source_changes: Pace::new(1, 1), ..AccessRates::default() };
+    let access = AccessSettings { development: true, rates, ..AccessSettings::default() };
+    let hub = hub_set_up(&database_url().await, Setup { access, ..Setup::default() }).await;
+    let begun = Instant::now();
+    let mut changed = 0_u32;
+    for stream in 0..2 {
+        // A stream of its own has no pace of its own.
+        let mut source = Source::connect(&hub, "blue").await;
+        for round in 1..=5 {
+            let report = |i| resource(&format!("policy-{i}"), stream * 10 + round, &serde_json::json!({}));
+            source.changes((0..50).map(report).collect(), Vec::new()).await;
+            changed += 50;
+            let most = 100.0 + 50.0 + begun.elapsed().as_secs_f64() * 100.0;
+            assert!(f64::from(changed) <= most, "{changed} changes within {:?}", begun.elapsed());
+        }
+    }
+    // What says nothing new costs nothing.
+    let waited = Instant::now();
+    let mut source = Source::connect(&hub, "blue").await;
+    let report = |i| resource(&format!("policy-{i}"), 15, &serde_json::json!({}));
+    for _ in 0..10 {
+        source.changes((0..50).map(report).collect(), Vec::new()).await;
+    }
+    let most = Duration::from_secs(4);
+    assert!(waited.elapsed() < most, "{:?}", waited.elapsed());
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_resource_changes_is_in_the_audit_log_with_where_it_came_from() {
+    let hub = hub().await;
+    let mut source = Source::connect(&hub, "blue").await;
+    source.list(vec![resource("checkout", 1, &spec(&[("blue", 100)]))]).await;
+    source.changes(vec![resource("checkout", 2, &spec(&[("blue", 100), ("green", 0)]))], Vec::new()).await;
+    source.changes(Vec::new(), vec![deleted("checkout")]).await;
+    let request = api::ListAuditEntriesRequest { page_size: 100, ..Default::default() };
+    let entries = hub.audit().list_audit_entries(request).await.unwrap().into_inner().entries;
+    let said: Vec<_> = entries.iter().map(|entry| (entry.action.as_str(), entry.source.as_str())).collect();
+    let from = "127.0.0.1";
+    assert_eq!(said, [("delete", from), ("apply", from), ("apply", from)], "{entries:?}");
+    hub.stop().await;
 }

@@ -62,6 +62,12 @@ pub use rights::{GateSources, GrantsOfResources};
 
 /// Bytes of one message from a client: 500 endpoints with their pods' details are far below a megabyte.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Of a call of callers: a manifest has 64 KiB, and twice as much as text in a message of its own.
+const MOST_CALL_BYTES: usize = 256 * 1024;
+/// Of a question for health, which anybody may ask: the name of a service, or of a cluster.
+const MOST_HEALTH_BYTES: usize = 4 * 1024;
+/// Of a question for descriptors: a name, or a few.
+const MOST_REFLECTION_BYTES: usize = 64 * 1024;
 /// Of a request for a certificate, which anybody may send: a request to sign and a token are 8 KiB each at the most.
 const MOST_ENROLMENT_BYTES: usize = 64 * 1024;
 /// Answers carry the age of the picture that they were read from.
@@ -203,8 +209,10 @@ impl Services {
 pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<Services, ServeError> {
     let tasks = TaskTracker::new();
     let registry = agents::Registry::default();
+    let hearing = agents::Hearing::new(parts.stale_after);
     let heartbeats = agents::run_heartbeats(
         registry.clone(),
+        hearing.clone(),
         parts.store.clone(),
         parts.metrics.clone(),
         parts.heartbeat_interval,
@@ -218,10 +226,11 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
         heartbeat_interval: parts.heartbeat_interval,
-        stale_after: parts.stale_after,
+        hearing: hearing.clone(),
         said: said.clone(),
         hub_instance: parts.hub_instance,
         registry,
+        shelf: agents::Shelf::default(),
         metrics: parts.metrics.clone(),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
@@ -239,9 +248,10 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         store: parts.store.clone(),
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
-        stale_after: parts.stale_after,
+        hearing: hearing.clone(),
         said: said.clone(),
         sources: Arc::clone(&parts.policy_sources),
+        paces: sources::ChangePaces::new(parts.access.source_changes()),
         registry: agents::Registry::default(),
         metrics: parts.metrics.clone(),
         shutdown: shutdown.clone(),
@@ -251,11 +261,12 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         store: parts.store.clone(),
         feed: parts.feed.clone(),
         epoch: parts.epoch.clone(),
-        stale_after: parts.stale_after,
+        hearing: hearing.clone(),
         said: said.clone(),
         sources: Arc::clone(&parts.policy_sources),
         gate_sources: Arc::clone(&parts.gate_sources),
         grants_of_resources: Arc::clone(&parts.grants_of_resources),
+        gate: parts.access.clone(),
         registry: agents::Registry::default(),
         metrics: parts.metrics.clone(),
         shutdown: shutdown.clone(),
@@ -306,19 +317,19 @@ pub async fn services(parts: GrpcParts, shutdown: &CancellationToken) -> Result<
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(ServeError::Reflection)?;
-    let routes = Routes::new(health_service)
-        .add_service(reflection)
+    let routes = Routes::new(health_service.max_decoding_message_size(MOST_HEALTH_BYTES))
+        .add_service(reflection.max_decoding_message_size(MOST_REFLECTION_BYTES))
         .add_service(AgentServiceServer::new(agents).max_decoding_message_size(MOST_BYTES))
-        .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_BYTES))
+        .add_service(TargetHealthServiceServer::new(target_health).max_decoding_message_size(MOST_HEALTH_BYTES))
         .add_service(PolicySourceServiceServer::new(sources).max_decoding_message_size(MOST_BYTES))
         .add_service(ShiftSourceServiceServer::new(shift_sources).max_decoding_message_size(MOST_BYTES))
-        .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_BYTES))
-        .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_BYTES))
-        .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_BYTES))
-        .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MOST_BYTES))
-        .add_service(AccessServiceServer::new(access).max_decoding_message_size(MOST_BYTES))
+        .add_service(PolicyServiceServer::new(policies).max_decoding_message_size(MOST_CALL_BYTES))
+        .add_service(ShiftServiceServer::new(shifts).max_decoding_message_size(MOST_CALL_BYTES))
+        .add_service(SafetyServiceServer::new(safety).max_decoding_message_size(MOST_CALL_BYTES))
+        .add_service(AuditServiceServer::new(audit).max_decoding_message_size(MOST_CALL_BYTES))
+        .add_service(AccessServiceServer::new(access).max_decoding_message_size(MOST_CALL_BYTES))
         .add_service(EnrollmentServiceServer::new(enrollment).max_decoding_message_size(MOST_ENROLMENT_BYTES))
-        .add_service(ClusterServiceServer::new(clusters).max_decoding_message_size(MOST_BYTES));
+        .add_service(ClusterServiceServer::new(clusters).max_decoding_message_size(MOST_CALL_BYTES));
     Ok(Services { routes: parts.access.around(routes), tasks })
 }
 

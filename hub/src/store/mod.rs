@@ -32,6 +32,7 @@ mod policy_change;
 mod policy_failback;
 mod policy_rows;
 pub mod policy_status;
+mod pools;
 mod purge;
 pub mod rights;
 mod session_turns;
@@ -49,6 +50,7 @@ mod switches;
 mod values;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     future::Future,
     io,
@@ -60,10 +62,12 @@ use std::{
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
     migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::PgConnectOptions,
 };
 use switchyard_core::ids::HubId;
 use tokio::time::Instant;
+
+use pools::Pools;
 
 pub use audit::{AuditFilter, AuditHead, AuditResult, AuditRow};
 pub use audit_refused::RefusedEntry;
@@ -79,19 +83,19 @@ pub use mirror::{Changes, ClusterInfo, Mirror};
 pub use mirror_fetch::Fetched;
 pub use notice::Notice;
 pub use policies::{Applied, ApplyError, Caller};
-pub(crate) use policy_change::check_owner;
+pub(crate) use policy_change::{check_caller, check_owner, supersedes};
 pub use policy_rows::{Ownership, Resource, StoredPolicy};
 pub use policy_status::StatusUpdate;
 pub use purge::{Purged, Retention};
 pub use rights::{Allowed, MayNot};
 pub use sessions::{
-    AgentHello, EndpointChange, NewEndpoint, NewServiceState, Relieved, SessionError, SessionOpened, Snapshot,
+    AgentHello, EndpointChange, Hears, NewEndpoint, NewServiceState, Relieved, SessionError, SessionOpened, Snapshot,
 };
 pub use shifts::{ShiftError, ShiftFilter, ShiftPage};
 pub use shifts_resources::ResourceMemory;
 pub use shifts_save::ShiftUpdate;
 pub use source_rows::{Claims, NewClaim, StoredClaim, Wanted};
-pub use sources::{Listed, SourceError, SourceSession};
+pub use sources::{Listed, SourceError, SourceSession, Taken};
 pub use switches::{MOST_PATTERNS, MOST_SWITCHES, StoredSwitch, SwitchError};
 
 /// The numbered files of `migrations/`. Unknown later ones are no error: a newer replica ran them, and migrations only expand.
@@ -104,12 +108,15 @@ static MIGRATIONS: Migrator = {
 /// How to use the database.
 #[derive(Clone)]
 pub struct StoreOptions {
-    /// Connections of this replica besides the one that listens; default 10.
+    /// Connections of this replica besides the one that listens, three for what has to go on whatever callers ask for, and two for
+    /// lists; default 10.
     pub max_connections: u32,
     /// How long a call waits for a connection before it fails as unavailable; default 5 s.
     pub acquire_timeout: Duration,
     /// How long the database may work on one statement; default 30 s. A snapshot is written in chunks, so that none comes near.
     pub statement_timeout: Duration,
+    /// The same for a list that may read far, of which two run at a time; default 3 s.
+    pub list_timeout: Duration,
     /// Told of every statement.
     pub observer: Option<Arc<dyn QueryObserver>>,
 }
@@ -124,6 +131,7 @@ impl Default for StoreOptions {
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
+            list_timeout: Duration::from_secs(3),
             observer: None,
         }
     }
@@ -135,14 +143,18 @@ impl fmt::Debug for StoreOptions {
             .field("max_connections", &self.max_connections)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("list_timeout", &self.list_timeout)
             .finish_non_exhaustive()
     }
 }
 
-/// The store; clones share one pool.
+/// The store; clones share one set of connections.
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    /// For the lease, heartbeats and the book of access, which must not wait for what callers ask for.
+    vital: PgPool,
+    pools: Pools,
     /// For connections outside the pool; changes when the URL does.
     connect: Arc<RwLock<PgConnectOptions>>,
     options: StoreOptions,
@@ -164,26 +176,9 @@ impl Store {
     pub async fn connect(url: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let connect = connect_options(url)?;
         migrate(&connect, options.acquire_timeout).await?;
-        let timeout_ms = options.statement_timeout.as_millis().to_string();
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            .after_connect(move |connection, _| {
-                let timeout_ms = timeout_ms.clone();
-                // As a statement, not as a startup option: connection poolers refuse options they do not know.
-                Box::pin(async move {
-                    sqlx::query(
-                        "select set_config('statement_timeout', $1, false), \
-                         set_config('idle_in_transaction_session_timeout', $1, false)",
-                    )
-                    .bind(timeout_ms)
-                    .execute(connection)
-                    .await
-                    .map(|_| ())
-                })
-            })
-            .connect_lazy_with(connect.clone());
-        Ok(Self { pool, connect: Arc::new(RwLock::new(connect)), options })
+        let pools = Pools::new(&connect, &options);
+        let (pool, vital) = (pools.all.clone(), pools.vital.clone());
+        Ok(Self { pool, vital, pools, connect: Arc::new(RwLock::new(connect)), options })
     }
 
     /// From now on new connections are made with this URL: a password that was rotated. Those that are open stay, as Postgres leaves
@@ -193,7 +188,7 @@ impl Store {
     /// [`StoreError::Url`] when it does not parse; the one before stays then.
     pub fn set_url(&self, url: &str) -> Result<(), StoreError> {
         let connect = connect_options(url)?;
-        self.pool.set_connect_options(connect.clone());
+        self.pools.set_connect_options(&connect);
         *self.connect.write().unwrap_or_else(PoisonError::into_inner) = connect;
         Ok(())
     }
@@ -212,7 +207,7 @@ impl Store {
 
     /// Closes the connections; calls that come later fail as unavailable.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.pools.close().await;
     }
 
     /// The id of this installation: stored at the first start (the configured one, or a new UUID), then always the same.
@@ -278,6 +273,12 @@ async fn migrate(connect: &PgConnectOptions, timeout: Duration) -> Result<(), St
     let opened = tokio::time::timeout(timeout, PgConnection::connect_with(connect)).await;
     let opened = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut));
     let mut connection = opened.map_err(|error| StoreError::new(Query::Connect, error))?;
+    // The lock of the migrations is one that any login may take and keep. Whoever has nothing to migrate does not ask for it, so that
+    // a hub starts again whatever readers of the database do.
+    if is_migrated(&mut connection).await {
+        drop(connection.close().await);
+        return Ok(());
+    }
     match MIGRATIONS.run(&mut connection).await {
         Ok(()) => {
             // Nothing is lost when the goodbye fails.
@@ -290,6 +291,14 @@ async fn migrate(connect: &PgConnectOptions, timeout: Duration) -> Result<(), St
         }
         Err(error) => Err(StoreError::Migration { source: Box::new(error) }),
     }
+}
+
+/// True when all that this program knows have run, as they are here. Whatever else there is to say the driver says.
+async fn is_migrated(connection: &mut PgConnection) -> bool {
+    let read = sqlx::query_as::<_, (i64, Vec<u8>)>("select version, checksum from _sqlx_migrations where success");
+    let Ok(ran) = read.fetch_all(connection).await else { return false };
+    let ran: BTreeMap<i64, Vec<u8>> = ran.into_iter().collect();
+    MIGRATIONS.iter().all(|known| ran.get(&known.version).is_some_and(|checksum| *checksum == *known.checksum))
 }
 
 fn migration_error(error: StoreError) -> StoreError {

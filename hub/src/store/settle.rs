@@ -28,12 +28,14 @@ pub(super) struct Cause<'a> {
     pub leaves: Option<&'a Caller>,
     /// For the audit log.
     pub reason: &'a str,
+    /// Where the claims come from, as far as it is known.
+    pub source: &'a str,
 }
 
 impl Cause<'_> {
     /// Claims moved.
     pub fn resources(change: i64) -> Self {
-        Self { change, leaves: None, reason: "" }
+        Self { change, leaves: None, reason: "", source: "" }
     }
 }
 
@@ -42,7 +44,7 @@ impl<'a> Cause<'a> {
     fn leave(&self, actor: &'a str, deleted: bool) -> Leave<'a> {
         let request_id = self.leaves.map_or("", |caller| caller.request_id.as_str());
         let reason = self.leaves.map_or(self.reason, |caller| &caller.reason);
-        let source = self.leaves.map_or("", |caller| caller.source.as_str());
+        let source = self.leaves.map_or(self.source, |caller| caller.source.as_str());
         Leave { deleted, change: self.change, actor, reason, request_id, source }
     }
 }

@@ -44,10 +44,8 @@ pub enum Job {
     },
     /// Remember that it is refused.
     Refuse {
-        /// The resource.
-        uid: ResourceUid,
-        /// The generation that is at fault.
-        generation: u64,
+        /// The resource, in the generation that is at fault.
+        resource: Box<Resource>,
         /// Why.
         why: String,
     },
@@ -146,7 +144,7 @@ impl Desk {
         let job = match (&entry.standing, &entry.resource.asked) {
             (Standing::Made(_), _) if !resource.said.is_empty() => Job::Say { resource },
             (_, Ok(plan)) => Job::Make { resource, plan: Box::new(plan.clone()) },
-            (_, Err(why)) => Job::Refuse { uid: uid.clone(), generation: resource.generation, why: why.clone() },
+            (_, Err(why)) => Job::Refuse { resource, why: why.clone() },
         };
         Some((uid, job))
     }

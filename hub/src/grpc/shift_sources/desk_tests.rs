@@ -29,7 +29,8 @@ fn resource(uid: &str, generation: u64) -> Resource {
     let spec = spec();
     let plan = validate(&spec, &namespace, true).unwrap();
     let (name, reason, said) = ("web-to-green".to_owned(), String::new(), spec.controls());
-    Resource { namespace, name, uid: uid.parse().unwrap(), generation, said, reason, asked: Ok(plan) }
+    let uid = uid.parse().unwrap();
+    Resource { namespace, name, uid, generation, said, reason, asked: Ok(plan), lacks_a_right: false }
 }
 
 fn shift(state: State) -> Arc<Shift> {
@@ -53,7 +54,7 @@ fn work(desk: &mut Desk, now: Duration, done: Done) -> &'static str {
     let (kind, generation) = match job {
         Job::Make { resource, .. } => ("make", resource.generation),
         Job::Say { resource } => ("say", resource.generation),
-        Job::Refuse { generation, .. } => ("refuse", generation),
+        Job::Refuse { resource, .. } => ("refuse", resource.generation),
         Job::Read(_) => ("read", 0),
     };
     desk.done(&uid, generation, done, now, AT);

@@ -9,7 +9,7 @@ mod parse;
 mod session;
 mod told;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use switchyard_core::ids::{ClusterName, Epoch};
@@ -22,11 +22,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    agents::Registry,
+    agents::{Hearing, Registry},
     once::Once,
     rights::{GateSources, GrantsOfResources},
 };
-use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
+use crate::{
+    access::{Access, Gatekeeper},
+    feed::Feed,
+    metrics::Metrics,
+    store::Store,
+};
 
 /// What sessions need.
 #[derive(Clone)]
@@ -37,8 +42,8 @@ pub struct ShiftSourceParts {
     pub feed: Feed,
     /// The epoch of the lease, as far as it is known.
     pub epoch: watch::Receiver<Option<Epoch>>,
-    /// A process that was heard of within it lives.
-    pub stale_after: Duration,
+    /// Who lives.
+    pub hearing: Hearing,
     /// What is not said each time.
     pub said: Once,
     /// The clusters whose resources are taken.
@@ -47,6 +52,8 @@ pub struct ShiftSourceParts {
     pub gate_sources: Arc<GateSources>,
     /// What resources of a cluster may do.
     pub grants_of_resources: GrantsOfResources,
+    /// Takes what resources may not do, for the audit log.
+    pub gate: Gatekeeper,
     /// Open streams of shifts; not those of endpoints or policies.
     pub registry: Registry,
     /// Counts.

@@ -13,6 +13,7 @@ use switchyard_proto::agent::v1::{self as proto, sync_shifts_request::Message};
 use uuid::Uuid;
 
 use crate::grpc::{
+    agents::parse::shown,
     rights::{GateSources, unknown_sources},
     shifts::bounded,
     sources::End,
@@ -20,6 +21,9 @@ use crate::grpc::{
 
 /// Bytes of one spec; the contract of the .proto file.
 const MOST_SPEC: usize = 64 * 1024;
+
+/// Characters of what a reader of JSON says.
+const MOST_FAULT: usize = 256;
 
 /// ShiftSourceHello.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct Resource {
     pub reason: String,
     /// The shift that it asks for; or why that cannot be taken, in words.
     pub asked: Result<ShiftPlan, String>,
+    /// True when it asks for more than resources of its cluster may.
+    pub lacks_a_right: bool,
 }
 
 /// What a resource may ask for.
@@ -113,8 +119,11 @@ pub fn resource(message: proto::SyncShiftsRequest, rights: Rights<'_>) -> Result
     }
     let (name, generation, spec) = (name.to_string(), resource.generation, spec(&resource.spec_json));
     let (said, reason) = spec.as_ref().map(|spec| (spec.controls(), reason(spec))).unwrap_or_default();
-    let asked = spec.and_then(|spec| asked(&spec, &namespace, rights));
-    Ok(Resource { namespace, name, uid, generation, said, reason, asked })
+    let crosses = |spec: &ShiftSpec| crosses_rules(spec, &namespace, rights);
+    let lacking = spec.as_ref().ok().and_then(crosses);
+    let lacks_a_right = lacking.is_some();
+    let asked = spec.and_then(|spec| asked(&spec, &namespace, rights.gate_sources, lacking));
+    Ok(Resource { namespace, name, uid, generation, said, reason, asked, lacks_a_right })
 }
 
 fn spec(text: &str) -> Result<ShiftSpec, String> {
@@ -122,7 +131,11 @@ fn spec(text: &str) -> Result<ShiftSpec, String> {
         let bytes = text.len();
         return Err(format!("spec has {bytes} bytes as JSON and at most {MOST_SPEC} are taken; use several shifts"));
     }
-    serde_json::from_str(text).map_err(|error| format!("spec cannot be read: {error}; see kubectl explain tshift.spec"))
+    serde_json::from_str(text).map_err(|error| {
+        // It repeats names and values of the spec, whatever is in them.
+        let error = shown(error.to_string(), MOST_FAULT);
+        format!("spec cannot be read: {error}; see kubectl explain tshift.spec")
+    })
 }
 
 /// As the audit log takes it, whatever is wrong with the rest.
@@ -130,8 +143,30 @@ fn reason(spec: &ShiftSpec) -> String {
     spec.reason.chars().filter(|c| *c != '\0').take(MOST_REASON).collect()
 }
 
-fn asked(spec: &ShiftSpec, namespace: &Namespace, rights: Rights<'_>) -> Result<ShiftPlan, String> {
-    let mut violations = unknown_sources(spec, rights.gate_sources);
+/// What is wrong when the resource crosses safety rules, and those of its cluster may not.
+fn crosses_rules(spec: &ShiftSpec, namespace: &Namespace, rights: Rights<'_>) -> Option<Violation> {
+    let may = || rights.grants.check_overrides(Role::Operator, &Touch::Policy(namespace)).is_ok();
+    if spec.overrides.is_empty() || may() {
+        return None;
+    }
+    let cluster = rights.cluster;
+    Some(Violation {
+        field: "spec.overrides".to_owned(),
+        value: spec.overrides.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        problem: format!("cannot be asked for by resources of cluster {cluster} in namespace {namespace}"),
+        remedy: format!(
+            "leave it out, or give the subject {{cluster: {cluster}}} a binding with overrides: true (docs/access.md)"
+        ),
+    })
+}
+
+fn asked(
+    spec: &ShiftSpec,
+    namespace: &Namespace,
+    gate_sources: &GateSources,
+    lacking: Option<Violation>,
+) -> Result<ShiftPlan, String> {
+    let mut violations = unknown_sources(spec, gate_sources);
     let plan = match validate(spec, namespace, true) {
         Ok(plan) => Some(plan),
         Err(found) => {
@@ -139,20 +174,41 @@ fn asked(spec: &ShiftSpec, namespace: &Namespace, rights: Rights<'_>) -> Result<
             None
         }
     };
-    if !spec.overrides.is_empty() && rights.grants.check_overrides(Role::Operator, &Touch::Policy(namespace)).is_err() {
-        let cluster = rights.cluster;
-        violations.push(Violation {
-            field: "spec.overrides".to_owned(),
-            value: spec.overrides.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            problem: format!("cannot be asked for by resources of cluster {cluster} in namespace {namespace}"),
-            remedy: format!(
-                "leave it out, or give the subject {{cluster: {cluster}}} a binding with overrides: true (docs/access.md)"
-            ),
-        });
-    }
+    violations.extend(lacking);
     violations.extend(plan.as_ref().and_then(|plan| bounded(plan).err()));
     match plan {
         Some(plan) if violations.is_empty() => Ok(plan),
         _ => Err(words(&violations)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use switchyard_core::access::Grants;
+
+    use super::*;
+
+    fn refused(spec_json: &str) -> String {
+        let resource = proto::TrafficShiftResource {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            uid: "u1".to_owned(),
+            generation: 1,
+            spec_json: spec_json.to_owned(),
+        };
+        let message = proto::SyncShiftsRequest { message: Some(Message::Resource(resource)) };
+        let (cluster, gate_sources, grants) = ("blue".parse().unwrap(), GateSources::default(), Grants::none());
+        let rights = Rights { cluster: &cluster, gate_sources: &gate_sources, grants: &grants };
+        super::resource(message, rights).unwrap().asked.unwrap_err()
+    }
+
+    #[test]
+    fn what_a_spec_holds_moves_no_cursor_and_fills_no_log() {
+        let long = format!("{{\"{}\": 1}}", "x".repeat(60_000));
+        for spec in [long.as_str(), r#"{"\u001b[2J\r\n": 1}"#, r#"{"policies": "\u001b[31m"}"#, "\u{1b}["] {
+            let why = refused(spec);
+            assert!(why.starts_with("spec cannot be read: "), "{why:?}");
+            assert!(why.chars().count() < 400 && !why.contains(char::is_control), "{why:?}");
+        }
     }
 }

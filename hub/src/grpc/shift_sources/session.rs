@@ -1,13 +1,13 @@
 //! One agent's stream of shifts. It takes resources in, has the store do one thing at a time about them, and tells each how it
 //! stands. `desk` decides; the order of the loop is that a flood of messages never keeps the end or the store's answers waiting.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 use switchyard_core::{
-    access::Grants,
+    access::Identity,
     ids::{ClusterName, ResourceUid},
     shift::Origin,
 };
@@ -18,7 +18,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use super::{
@@ -36,9 +36,11 @@ use crate::{
         sources::{End, has_the_turn},
     },
     metrics::Metrics,
-    store::{Caller, ShiftError, Store},
+    store::{Caller, ResourceMemory, ShiftError, Store},
 };
 
+/// The call, as the table of calls has it.
+const RPC: &str = "switchyard.agent.v1.ShiftSourceService/SyncShifts";
 /// Messages to the agent that wait to be written.
 pub const OUTBOX: usize = 16;
 /// Time for ShiftSourceHello after the stream opened.
@@ -64,7 +66,7 @@ pub async fn serve(
     let (cluster, end) = match greet(&parts, &mut inbound).await {
         // Whatever it says of itself: the name counts that it proved.
         Ok(hello) => match speaks_for(&access, &hello.cluster) {
-            Ok(()) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+            Ok(()) => (Some(hello.cluster.clone()), run(&parts, &access, hello, &mut inbound, &outbox).await),
             Err(not_yours) => (Some(hello.cluster), End::NotYours(not_yours)),
         },
         Err(end) => (None, end),
@@ -111,18 +113,19 @@ async fn greet(parts: &ShiftSourceParts, inbound: &mut Streaming<SyncShiftsReque
         () = parts.shutdown.cancelled() => return Err(End::Shutdown),
         first = timeout(HELLO_WITHIN, inbound.message()) => first.map_err(|_| End::HelloLate)?,
     };
-    parse::hello(first.map_err(End::Transport)?.ok_or(End::AgentClosed)?)
+    parse::hello(first.map_err(End::of_stream)?.ok_or(End::AgentClosed)?)
 }
 
 async fn run(
     parts: &ShiftSourceParts,
+    access: &Access,
     hello: Hello,
     inbound: &mut Streaming<SyncShiftsRequest>,
     outbox: &Outbox,
 ) -> End {
     let opened = tokio::select! {
         () = parts.shutdown.cancelled() => Err(End::Shutdown),
-        opened = timeout(OPEN_WITHIN, open(parts, hello, outbox)) => opened.unwrap_or(Err(End::NotReady)),
+        opened = timeout(OPEN_WITHIN, open(parts, access, hello, outbox)) => opened.unwrap_or(Err(End::NotReady)),
     };
     let result = match opened {
         Err(end) => Err(end),
@@ -133,7 +136,12 @@ async fn run(
 }
 
 /// Welcomes the agent; none when nothing is taken from its cluster.
-async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) -> Result<Option<Session<'a>>, End> {
+async fn open<'a>(
+    parts: &ShiftSourceParts,
+    access: &Access,
+    hello: Hello,
+    outbox: &'a Outbox,
+) -> Result<Option<Session<'a>>, End> {
     let deadline = Instant::now() + OPEN_WITHIN;
     let mut epochs = parts.epoch.clone();
     let epoch = match timeout_at(deadline, epochs.wait_for(Option::is_some)).await {
@@ -145,7 +153,7 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
         return Err(End::OlderHub { own: epoch, seen: hello.highest_epoch });
     }
     let cluster = hello.cluster;
-    has_the_turn(&parts.store, &cluster, hello.instance, parts.stale_after).await?;
+    has_the_turn(&parts.store, &cluster, hello.instance, &parts.hearing).await?;
     let is_source = parts.sources.contains(&cluster);
     let message = if is_source {
         String::new()
@@ -172,6 +180,7 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
         parts: parts.clone(),
         outbox,
         cluster,
+        source: access.source_address(),
         place,
         picture,
         desk: Desk::default(),
@@ -187,7 +196,7 @@ async fn open<'a>(parts: &ShiftSourceParts, hello: Hello, outbox: &'a Outbox) ->
 async fn not_a_source(parts: &ShiftSourceParts, inbound: &mut Streaming<SyncShiftsRequest>) -> Result<(), End> {
     let message = tokio::select! {
         () = parts.shutdown.cancelled() => return Err(End::Shutdown),
-        message = inbound.message() => message.map_err(End::Transport)?,
+        message = inbound.message() => message.map_err(End::of_stream)?,
     };
     match message {
         None => Ok(()),
@@ -208,6 +217,8 @@ struct Session<'a> {
     parts: ShiftSourceParts,
     outbox: &'a Outbox,
     cluster: ClusterName,
+    /// Where it comes from, as far as it is known.
+    source: Option<IpAddr>,
     place: Place,
     picture: watch::Receiver<Arc<Picture>>,
     desk: Desk,
@@ -282,7 +293,7 @@ impl Session<'_> {
                 Woken::Look => in_flight = self.look(in_flight),
                 Woken::Room => self.tell().await?,
                 Woken::Due => {}
-                Woken::Message(message) => match message.map_err(End::Transport)? {
+                Woken::Message(message) => match message.map_err(End::of_stream)? {
                     Some(message) => self.take(message).await?,
                     None => return Ok(()),
                 },
@@ -328,51 +339,109 @@ impl Session<'_> {
         let (uid, job) = self.desk.next_job(self.started.elapsed())?;
         let generation = match &job {
             Job::Make { resource, .. } | Job::Say { resource } => resource.generation,
-            Job::Refuse { generation, .. } => *generation,
+            Job::Refuse { resource, .. } => resource.generation,
             Job::Read(_) => 0,
         };
         Some(self.work(uid, generation, job))
     }
 
     fn work(&self, uid: ResourceUid, generation: u64, job: Job) -> Pin<Box<dyn Future<Output = Worked> + Send>> {
-        let (store, feed, cluster) = (self.parts.store.clone(), self.parts.feed.clone(), self.cluster.clone());
-        let grants = (self.parts.grants_of_resources)(&cluster);
+        let (parts, cluster, source) = (self.parts.clone(), self.cluster.clone(), self.source);
         Box::pin(async move {
-            let done = carry_out(&store, &cluster, grants, job).await;
-            feed.nudge();
+            let work = Work { parts: &parts, cluster: &cluster, source };
+            let done = work.carry_out(job).await;
+            parts.feed.nudge();
             Worked { uid, generation, done }
         })
     }
 }
 
-async fn carry_out(store: &Store, cluster: &ClusterName, grants: Grants, job: Job) -> Done {
-    let result = match job {
-        Job::Make { resource, plan } => {
-            let origin = Origin::Resource {
-                cluster: cluster.clone(),
-                namespace: resource.namespace.clone(),
-                name: resource.name.clone(),
-                uid: resource.uid.clone(),
-            };
-            store.shift_create(&caller(cluster, grants, &resource), &plan, &origin).await
+/// What is done about the resources of a cluster, at the store.
+struct Work<'a> {
+    parts: &'a ShiftSourceParts,
+    cluster: &'a ClusterName,
+    /// Where they come from, as far as it is known.
+    source: Option<IpAddr>,
+}
+
+impl Work<'_> {
+    async fn carry_out(&self, job: Job) -> Done {
+        let (store, cluster) = (&self.parts.store, self.cluster);
+        let (resource, result) = match job {
+            Job::Make { resource, plan } => {
+                let origin = Origin::Resource {
+                    cluster: cluster.clone(),
+                    namespace: resource.namespace.clone(),
+                    name: resource.name.clone(),
+                    uid: resource.uid.clone(),
+                };
+                let made = store.shift_create(&self.caller(&resource), &plan, &origin).await;
+                (resource, made)
+            }
+            Job::Say { resource } => {
+                let (caller, generation) = (self.caller(&resource), resource.generation);
+                let said = store.shift_resource_said(&caller, cluster, &resource.uid, generation, &resource.said).await;
+                (resource, said)
+            }
+            Job::Refuse { resource, why } => return self.refuse(&resource, why).await,
+            Job::Read(shift) => return read(store, &shift).await,
+        };
+        match result {
+            Ok(shift) => Done::Shift(Arc::new(shift)),
+            Err(error) => {
+                if let ShiftError::MayNot(may_not) = &error {
+                    self.note_refused(&resource, &may_not.to_string());
+                }
+                Done::Not(error)
+            }
         }
-        Job::Say { resource } => {
-            let caller = caller(cluster, grants, &resource);
-            store.shift_resource_said(&caller, cluster, &resource.uid, resource.generation, &resource.said).await
-        }
-        Job::Refuse { uid, why, .. } => match store.shift_resource_refuse(cluster, &uid, &why).await {
+    }
+
+    async fn refuse(&self, resource: &Resource, why: String) -> Done {
+        let store = &self.parts.store;
+        match store.shift_resource_refuse(self.cluster, &resource.uid, &why).await {
             // What was made of it before this hub found a fault in it goes on.
-            Ok(memory) => match memory.shift {
-                Some(shift) => return read(store, &shift).await,
-                None => return Done::Refused(memory.refused.unwrap_or(why)),
-            },
-            Err(error) => Err(ShiftError::Store(error)),
-        },
-        Job::Read(shift) => return read(store, &shift).await,
-    };
-    match result {
-        Ok(shift) => Done::Shift(Arc::new(shift)),
-        Err(error) => Done::Not(error),
+            Ok(ResourceMemory { shift: Some(shift), .. }) => read(store, &shift).await,
+            Ok(memory) => {
+                if resource.lacks_a_right {
+                    self.note_refused(resource, &format!("{}: {why}", self.caller(resource).actor));
+                }
+                Done::Refused(memory.refused.unwrap_or(why))
+            }
+            Err(error) => Done::Not(ShiftError::Store(error)),
+        }
+    }
+
+    /// In the audit log, once for each generation of a resource: it comes again with each stream.
+    fn note_refused(&self, resource: &Resource, why: &str) {
+        let caller = self.caller(resource);
+        if !self.parts.said.is_news(format!("{} may not", caller.request_id)) {
+            return;
+        }
+        let identity = Identity::Cluster(self.cluster.clone());
+        self.parts.gate.note(&identity, self.source, RPC, Code::PermissionDenied, why);
+    }
+
+    /// Who asks, in the audit log. The request id is one for each generation of the resource: what is tried again is the same request.
+    fn caller(&self, resource: &Resource) -> Caller {
+        let cluster = self.cluster;
+        let mut hash = Sha256::new();
+        for part in [cluster.as_str(), resource.uid.as_str(), &resource.generation.to_string()] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        let digest: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Caller {
+            request_id: format!("trafficshift-{digest}"),
+            // A name may be longer than the audit log takes.
+            actor: format!("cluster:{cluster} TrafficShift {}/{}", resource.namespace, resource.name)
+                .chars()
+                .take(256)
+                .collect(),
+            reason: resource.reason.clone(),
+            source: self.source.map(|source| source.to_string()).unwrap_or_default(),
+            grants: (self.parts.grants_of_resources)(cluster),
+        }
     }
 }
 
@@ -381,27 +450,6 @@ async fn read(store: &Store, shift: &switchyard_core::ids::ShiftId) -> Done {
         Ok(Some(shift)) => Done::Shift(Arc::new(shift)),
         Ok(None) => Done::Gone,
         Err(error) => Done::Not(ShiftError::Store(error)),
-    }
-}
-
-/// Who asks, in the audit log. The request id is one for each generation of the resource: what is tried again is the same request.
-fn caller(cluster: &ClusterName, grants: Grants, resource: &Resource) -> Caller {
-    let mut hash = Sha256::new();
-    for part in [cluster.as_str(), resource.uid.as_str(), &resource.generation.to_string()] {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    let digest: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Caller {
-        request_id: format!("trafficshift-{digest}"),
-        // A name may be longer than the audit log takes.
-        actor: format!("cluster:{cluster} TrafficShift {}/{}", resource.namespace, resource.name)
-            .chars()
-            .take(256)
-            .collect(),
-        reason: resource.reason.clone(),
-        source: String::new(),
-        grants,
     }
 }
 

@@ -11,7 +11,10 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::{
-    grpc::caller::NotYours,
+    grpc::{
+        agents::{Hearing, is_too_large},
+        caller::NotYours,
+    },
     store::{Relieved, SessionError, Store, StoreError},
 };
 
@@ -83,12 +86,20 @@ pub enum End {
     /// A task of the hub died.
     #[error("the hub failed while it read a report; see its log")]
     Defect,
+    /// A message that the hub does not read.
+    #[error("a message is too large: {}", .0.message())]
+    TooLarge(Status),
     /// The stream broke.
     #[error("the stream broke")]
     Transport(#[source] Status),
 }
 
 impl End {
+    /// What reading the stream ended with.
+    pub fn of_stream(status: Status) -> Self {
+        if is_too_large(&status) { End::TooLarge(status) } else { End::Transport(status) }
+    }
+
     /// False for what happens in every restart.
     pub fn is_fault(&self) -> bool {
         !matches!(self, End::AgentClosed | End::Shutdown | End::Room | End::Transport(_))
@@ -96,7 +107,10 @@ impl End {
 
     /// True for what does not change by coming again, which an agent does all the same.
     pub fn will_repeat(&self) -> bool {
-        matches!(self, End::NotYours(_) | End::Relieved(_) | End::ClusterRemoved(_) | End::Malformed(_))
+        matches!(
+            self,
+            End::NotYours(_) | End::Relieved(_) | End::ClusterRemoved(_) | End::Malformed(_) | End::TooLarge(_)
+        )
     }
 
     /// How it is counted.
@@ -110,6 +124,7 @@ impl End {
             }
             End::NotReading | End::HelloLate => Code::DeadlineExceeded,
             End::Malformed(_) | End::OutOfOrder { .. } | End::Sequence { .. } => Code::InvalidArgument,
+            End::TooLarge(_) => Code::ResourceExhausted,
             End::Shutdown | End::NotReady | End::Room => Code::Unavailable,
             End::Store(error) if error.is_unavailable() => Code::Unavailable,
             End::Store(_) | End::Defect => Code::Internal,
@@ -133,14 +148,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// [`End`].
-pub async fn has_the_turn(
-    store: &Store,
-    cluster: &ClusterName,
-    instance: Uuid,
-    stale_after: Duration,
-) -> Result<(), End> {
+pub async fn has_the_turn(store: &Store, cluster: &ClusterName, instance: Uuid, hearing: &Hearing) -> Result<(), End> {
     loop {
-        match store.session_turn(cluster, instance, stale_after).await {
+        match store.session_turn(cluster, instance, hearing.clone()).await {
             Ok(()) => return Ok(()),
             Err(SessionError::Relieved(relieved)) => return Err(End::Relieved(relieved)),
             Err(SessionError::Store(error)) if error.is_unavailable() => sleep(PAUSE).await,

@@ -2,13 +2,14 @@
 //! its policy fares. Which resource decides is core's matter (`switchyard_core::source`). Must not import `elb` or `engine`.
 //! Tests: `hub/tests/grpc_sources.rs`.
 
+mod changes;
 mod end;
-mod parse;
+pub(crate) mod parse;
 mod session;
 mod told;
 mod writer;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use switchyard_core::ids::{ClusterName, Epoch};
@@ -20,9 +21,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
+pub use changes::ChangePaces;
 pub(super) use end::{End, has_the_turn};
 
-use super::{agents::Registry, once::Once};
+use super::{
+    agents::{Hearing, Registry},
+    once::Once,
+};
 use crate::{access::Access, feed::Feed, metrics::Metrics, store::Store};
 
 /// What sessions need.
@@ -34,12 +39,14 @@ pub struct SourceParts {
     pub feed: Feed,
     /// The epoch of the lease, as far as it is known.
     pub epoch: watch::Receiver<Option<Epoch>>,
-    /// A process that was heard of within it lives.
-    pub stale_after: Duration,
+    /// Who lives.
+    pub hearing: Hearing,
     /// What is not said each time.
     pub said: Once,
     /// The clusters whose resources are taken.
     pub sources: Arc<BTreeSet<ClusterName>>,
+    /// How often each of them changes something.
+    pub paces: ChangePaces,
     /// Open streams of policies; not those of endpoints.
     pub registry: Registry,
     /// Counts.

@@ -57,7 +57,7 @@ pub async fn serve(
     let (cluster, end) = match greet(&parts, &mut inbound).await {
         // Whatever it says of itself: the name counts that it proved.
         Ok(hello) => match speaks_for(&access, &hello.cluster) {
-            Ok(()) => (Some(hello.cluster.clone()), run(&parts, hello, &mut inbound, &outbox).await),
+            Ok(()) => (Some(hello.cluster.clone()), run(&parts, &access, hello, &mut inbound, &outbox).await),
             Err(not_yours) => (Some(hello.cluster), End::NotYours(not_yours)),
         },
         Err(end) => (None, end),
@@ -106,13 +106,19 @@ async fn greet(parts: &SourceParts, inbound: &mut Streaming<SyncPoliciesRequest>
         () = parts.shutdown.cancelled() => return Err(End::Shutdown),
         first = timeout(HELLO_WITHIN, inbound.message()) => first.map_err(|_| End::HelloLate)?,
     };
-    parse::hello(first.map_err(End::Transport)?.ok_or(End::AgentClosed)?)
+    parse::hello(first.map_err(End::of_stream)?.ok_or(End::AgentClosed)?)
 }
 
-async fn run(parts: &SourceParts, hello: Hello, inbound: &mut Streaming<SyncPoliciesRequest>, outbox: &Outbox) -> End {
+async fn run(
+    parts: &SourceParts,
+    access: &Access,
+    hello: Hello,
+    inbound: &mut Streaming<SyncPoliciesRequest>,
+    outbox: &Outbox,
+) -> End {
     let opened = tokio::select! {
         () = parts.shutdown.cancelled() => Err(End::Shutdown),
-        opened = timeout(OPEN_WITHIN, open(parts, hello, outbox)) => opened.unwrap_or(Err(End::NotReady)),
+        opened = timeout(OPEN_WITHIN, open(parts, access, hello, outbox)) => opened.unwrap_or(Err(End::NotReady)),
     };
     let result = match opened {
         Err(end) => Err(end),
@@ -123,7 +129,12 @@ async fn run(parts: &SourceParts, hello: Hello, inbound: &mut Streaming<SyncPoli
 }
 
 /// Welcomes the agent; none when nothing is taken from its cluster.
-async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Result<Option<Session<'a>>, End> {
+async fn open<'a>(
+    parts: &SourceParts,
+    access: &Access,
+    hello: Hello,
+    outbox: &'a Outbox,
+) -> Result<Option<Session<'a>>, End> {
     let deadline = Instant::now() + OPEN_WITHIN;
     let mut epochs = parts.epoch.clone();
     let epoch = match timeout_at(deadline, epochs.wait_for(Option::is_some)).await {
@@ -135,7 +146,7 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
         return Err(End::OlderHub { own: epoch, seen: hello.highest_epoch });
     }
     let cluster = hello.cluster;
-    has_the_turn(&parts.store, &cluster, hello.instance, parts.stale_after).await?;
+    has_the_turn(&parts.store, &cluster, hello.instance, &parts.hearing).await?;
     if !parts.sources.contains(&cluster) {
         let message = format!(
             "the hub takes no policies from cluster {cluster}; to take them, start it with --policy-source {cluster} (environment: \
@@ -151,7 +162,7 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
     }
     let id = Uuid::now_v7();
     let place = parts.registry.enter(&cluster, id);
-    let at = SourceSession { cluster, id };
+    let at = SourceSession { cluster, id, source: access.source() };
     let writer = Writer::new(parts.store.clone(), at.clone());
     writer.open().await?;
     tracing::info!(cluster = %at.cluster, agent = %hello.instance, %epoch, "policies are taken from a cluster");
@@ -180,7 +191,7 @@ async fn open<'a>(parts: &SourceParts, hello: Hello, outbox: &'a Outbox) -> Resu
 async fn not_a_source(parts: &SourceParts, inbound: &mut Streaming<SyncPoliciesRequest>) -> Result<(), End> {
     let message = tokio::select! {
         () = parts.shutdown.cancelled() => return Err(End::Shutdown),
-        message = inbound.message() => message.map_err(End::Transport)?,
+        message = inbound.message() => message.map_err(End::of_stream)?,
     };
     match message {
         None => Ok(()),
@@ -235,7 +246,7 @@ impl Session<'_> {
     async fn serve(mut self, inbound: &mut Streaming<SyncPoliciesRequest>) -> Result<(), End> {
         let mut in_flight: InFlight = None;
         loop {
-            let wait = self.pace.wait(self.opened.elapsed());
+            let wait = self.wait();
             let reads = in_flight.is_none() && wait.is_zero();
             let (idle, look_at) = (self.told.is_idle(), self.look_at.unwrap_or_else(Instant::now));
             let woken = tokio::select! {
@@ -268,12 +279,18 @@ impl Session<'_> {
                 Woken::Picture(true) => self.look_at = self.look_at.or(Some(self.progress + SPACING)),
                 Woken::Look => self.look(),
                 Woken::Room => self.tell().await?,
-                Woken::Message(message) => match message.map_err(End::Transport)? {
+                Woken::Message(message) => match message.map_err(End::of_stream)? {
                     Some(message) => in_flight = self.take(message)?,
                     None => return Ok(()),
                 },
             }
         }
+    }
+
+    /// How long the stream is not to be read; zero: it may be.
+    fn wait(&mut self) -> Duration {
+        let of_changes = self.parts.paces.wait(&self.at.cluster, Instant::now());
+        self.pace.wait(self.opened.elapsed()).max(of_changes)
     }
 
     fn look(&mut self) {
@@ -349,6 +366,13 @@ impl Session<'_> {
             }
         }
         self.parts.feed.nudge();
+        let cluster = &self.at.cluster;
+        self.parts.paces.changed(cluster, stored.changed, Instant::now());
+        if !self.parts.paces.wait(cluster, Instant::now()).is_zero()
+            && self.parts.said.is_news(format!("{cluster}: policies change too fast"))
+        {
+            tracing::warn!(%cluster, "resources of a cluster change policies without end; they are taken more slowly from now on");
+        }
         for status in stored.no_room {
             self.outbox.send(Message::Status(status)).await?;
         }

@@ -35,7 +35,9 @@ pub struct Stored {
     pub unlisted: Vec<PolicyKey>,
     /// How many resources it held, those included that there was no room for.
     pub received: usize,
-    /// What those are to be told.
+    /// Resources that changed something.
+    pub changed: usize,
+    /// What those are to be told that there was no room for.
     pub no_room: Vec<SourcePolicyStatus>,
 }
 
@@ -67,16 +69,17 @@ impl Writer {
             tracing::error!(%error, "resources of a cluster could not be read; please report this defect");
             End::Defect
         })??;
-        let missed = loop {
+        let taken = loop {
             match self.store.source_changes(&self.at, &changes.upserts, &changes.deleted).await {
-                Ok(missed) => break missed,
+                Ok(taken) => break taken,
                 Err(error) => pause(error).await?,
             }
         };
-        let now = to_proto_time(Timestamp::now());
+        let (now, missed) = (to_proto_time(Timestamp::now()), taken.no_room);
         let refused = changes.upserts.iter().filter(|new| missed.contains(&new.key));
         Ok(Stored {
             seq,
+            changed: taken.changed,
             no_room: refused.map(|new| no_room(new, now)).collect(),
             received: changes.upserts.len(),
             listed: changes.upserts.iter().map(|new| new.key.clone()).filter(|key| !missed.contains(key)).collect(),
@@ -104,7 +107,7 @@ impl Writer {
         } else {
             tracing::info!(%cluster, policies, gone = done.gone, "the policies of a cluster are listed");
         }
-        Ok(Stored { seq, ..Stored::default() })
+        Ok(Stored { seq, changed: done.gone, ..Stored::default() })
     }
 
     async fn failing(&self, why: Option<String>) -> Result<(), End> {
