@@ -1,15 +1,27 @@
-//! The audit log in a real Postgres: the chain under many writers, what tampering leaves behind, refusals, what a reader may see.
+//! The audit log in a real Postgres: the chain under many writers, what tampering leaves behind, refusals, what a reader may see; and
+//! that neither readers of it nor logins that may only read keep anybody else waiting.
 
 mod store_support;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgPool, Row};
-use store_support::{Db, apply, caller, database, empty_database_url, fresh, key, manifest};
-use switchyard_core::audit::{BEFORE_THE_FIRST, Broken, Verifier};
-use switchyard_hub::store::{AuditFilter, AuditResult, AuditRow, RefusedEntry, Store, StoreOptions};
+use store_support::{
+    Db, apply, caller, cluster, database, database_url, empty_database_url, eventually, fresh, key, manifest,
+};
+use switchyard_core::{
+    audit::{BEFORE_THE_FIRST, Broken, Verifier},
+    ids::PolicyKey,
+};
+use switchyard_hub::store::{
+    AuditFilter, AuditResult, AuditRow, LeaseAnswer, RefusedEntry, Store, StoreError, StoreOptions,
+};
+use uuid::Uuid;
 
 /// Every entry, the oldest first.
 async fn all(store: &Store) -> Vec<AuditRow> {
@@ -253,6 +265,11 @@ async fn a_reader_sees_the_entries_of_his_namespaces_and_filters_by_result() {
     assert_eq!(of(visible(&[])).await, [0i64; 0]);
     let both = AuditFilter { namespace: Some("other".parse().unwrap()), ..visible(&["shop"]) };
     assert_eq!(of(both).await, [0i64; 0]);
+    let policy = Some(PolicyKey::new("other", "b").unwrap());
+    assert_eq!(of(AuditFilter { policy: policy.clone(), ..visible(&["shop"]) }).await, [0i64; 0]);
+    assert_eq!(of(AuditFilter { policy, ..visible(&["other"]) }).await, [2]);
+    assert_eq!(of(AuditFilter { above: Some(1), ..visible(&["shop", "other"]) }).await, [2]);
+    assert_eq!(of(AuditFilter { above: Some(2), ..AuditFilter::default() }).await, [3, 4]);
     let result = |result| AuditFilter { result: Some(result), ..AuditFilter::default() };
     assert_eq!(of(result(AuditResult::Done)).await, [1, 2]);
     assert_eq!(of(result(AuditResult::Refused)).await, [3]);
@@ -295,4 +312,186 @@ async fn the_chain_costs_well_below_a_millisecond_an_entry() {
     println!("the chain costs {best:.4} ms for an entry");
     assert!(best < 1.0, "{took:?} ms");
     verified(&all(&db.store).await).unwrap();
+}
+
+/// How many statements of this database wait for a lock.
+async fn waiting(raw: &PgPool) -> i64 {
+    let read = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    sqlx::query_scalar(read).fetch_one(raw).await.unwrap()
+}
+
+#[tokio::test]
+async fn readers_of_the_log_keep_neither_the_lease_nor_heartbeats_nor_the_book_of_access_waiting() {
+    let url = database_url().await;
+    let raw = PgPool::connect(&url).await.unwrap();
+    let options = StoreOptions {
+        list_timeout: Duration::from_millis(500),
+        acquire_timeout: Duration::from_secs(2),
+        ..StoreOptions::default()
+    };
+    let store = Store::connect(&url, options).await.unwrap();
+    // Whoever reads the log waits for this, as for a million entries that are none of his.
+    let mut lock = raw.begin().await.unwrap();
+    sqlx::query("lock table audit in access exclusive mode").execute(&mut *lock).await.unwrap();
+    let readers: Vec<_> = (0..40)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.audit_page(&AuditFilter::default(), false, None, 10).await })
+        })
+        .collect();
+    eventually("two readers", async || (waiting(&raw).await == 2).then_some(())).await;
+    // Calls that are given up leave their statements behind.
+    readers.iter().take(20).for_each(|reader| reader.abort());
+    let (holder, started) = (Uuid::new_v4(), Instant::now());
+    for _ in 0..5 {
+        let answer = store.lease_acquire("aws:1:eu", holder, Duration::from_secs(15)).await.unwrap();
+        assert!(matches!(answer, LeaseAnswer::Held { .. }), "{answer:?}");
+        store.session_heartbeat(&[(Uuid::new_v4(), cluster("blue"))]).await.unwrap();
+        store.access_book().await.unwrap();
+        store.ping().await.unwrap();
+        assert!(waiting(&raw).await <= 2, "no more than two at a time");
+    }
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    let (mut too_long, mut busy) = (0, 0);
+    for reader in readers.into_iter().skip(20) {
+        match reader.await.unwrap() {
+            Err(StoreError::ListTooLong { limit, .. }) if limit == Duration::from_millis(500) => too_long += 1,
+            Err(StoreError::ListsBusy { .. }) => busy += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(too_long > 0 && busy > 0, "{too_long} {busy}");
+    lock.rollback().await.unwrap();
+    assert_eq!(store.audit_page(&AuditFilter::default(), false, None, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_reader_of_one_namespace_who_finds_nothing_does_not_make_the_database_read_the_log() {
+    let db = database().await;
+    let many = "insert into audit (actor, action, policy, detail, reason, request_id, result) \
+                select 'corp:' || i % 5, 'set-weights', case when i % 2 = 0 then 'shop/a' else '' end, '{}', '', '', \
+                case when i % 2 = 0 then 'done' else 'refused' end from generate_series(1, 8000) i";
+    sqlx::query(many).execute(&db.raw).await.unwrap();
+    sqlx::query("analyze audit").execute(&db.raw).await.unwrap();
+    let visible = || Some(BTreeSet::from(["shop".parse().unwrap(), "rare".parse().unwrap()]));
+    let refused = AuditFilter { result: Some(AuditResult::Refused), visible: visible(), ..AuditFilter::default() };
+    let nobody = AuditFilter { actor: Some("corp:nobody".to_owned()), visible: visible(), ..AuditFilter::default() };
+    let past = AuditFilter {
+        before: Some("2020-01-01T00:00:00Z".parse().unwrap()),
+        visible: visible(),
+        ..AuditFilter::default()
+    };
+    for filter in [refused, nobody, past] {
+        let before = read_of_the_log(&db.raw).await;
+        let reader = Store::connect(&db.url, StoreOptions::default()).await.unwrap();
+        for oldest_first in [true, false] {
+            assert_eq!(reader.audit_page(&filter, oldest_first, None, 50).await.unwrap(), []);
+        }
+        // Postgres counts what a connection read when it ends.
+        reader.close().await;
+        let after = eventually("the count", async || {
+            let after = read_of_the_log(&db.raw).await;
+            (after.0 > before.0).then_some(after)
+        });
+        let read = after.await.1 - before.1;
+        assert!(read < 100, "{read} entries were read for {filter:?}");
+    }
+}
+
+/// How often the log was looked into, and how many entries were read for it.
+async fn read_of_the_log(raw: &PgPool) -> (i64, i64) {
+    let read = "select seq_scan + coalesce(idx_scan, 0), seq_tup_read + coalesce(idx_tup_fetch, 0) \
+                from pg_stat_user_tables where relname = 'audit'";
+    sqlx::query_as(read).fetch_one(raw).await.unwrap()
+}
+
+/// As the driver of the migrations numbers its lock: CRC-32 of the database's name, times a number of its own.
+async fn lock_of_migrations(raw: &PgPool) -> i64 {
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(raw).await.unwrap();
+    let crc = name.bytes().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
+    });
+    0x3d32_ad9e * i64::from(!crc)
+}
+
+#[tokio::test]
+async fn a_login_that_may_only_read_stops_neither_changes_nor_certificates_nor_the_start_of_a_hub() {
+    let db = database().await;
+    let role = format!("reader_{}", Uuid::new_v4().simple());
+    let made = format!("create role {role}; grant pg_read_all_data to {role};");
+    sqlx::raw_sql(AssertSqlSafe(made)).execute(&db.raw).await.unwrap();
+    let mut reader = db.raw.acquire().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("set role {role}"))).execute(&mut *reader).await.unwrap();
+    // Every advisory lock that changes ever waited for: that of the log, those of clusters, and that of the migrations.
+    let locks =
+        "select pg_advisory_lock(418581342580), pg_advisory_lock(1633903461, hashtext('blue')), pg_advisory_lock($1)";
+    sqlx::query(locks).bind(lock_of_migrations(&db.raw).await).execute(&mut *reader).await.unwrap();
+    // What they wait for now cannot be had with the right to read.
+    for table in ["audit_turn", "cluster_turns", "access_version"] {
+        for statement in [
+            format!("select from {table} for update"),
+            format!("select from {table} for key share"),
+            format!("lock table {table} in row exclusive mode"),
+        ] {
+            let tried = sqlx::raw_sql(AssertSqlSafe(format!("begin; {statement}"))).execute(&mut *reader).await;
+            assert_eq!(tried.unwrap_err().as_database_error().unwrap().code().as_deref(), Some("42501"), "{statement}");
+            sqlx::raw_sql("rollback").execute(&mut *reader).await.unwrap();
+        }
+    }
+    sqlx::raw_sql("begin; select from audit_turn; select from audit; select from cluster_turns")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let started = Instant::now();
+    apply(&db.store, &manifest("a", &[("blue", 1)])).await;
+    db.store.audit_refused(&[refused("corp:eve", "no")]).await.unwrap();
+    db.store.certificates_revoke(&fresh(), &cluster("blue"), None).await.unwrap();
+    let again = Store::connect(&db.url, StoreOptions::default()).await.unwrap();
+    assert_eq!(verified(&all(&again).await).unwrap().count(), 3);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    drop(reader.detach());
+    let gone = format!("revoke pg_read_all_data from {role}; drop role {role};");
+    sqlx::raw_sql(AssertSqlSafe(gone)).execute(&db.raw).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_that_says_nothing_more_after_its_entry_is_ended_and_the_others_go_on() {
+    let db = database().await;
+    let mut dead = db.raw.begin().await.unwrap();
+    let insert = "insert into audit (actor, action, policy, detail, reason, request_id) values ('dead', 'apply', '', '{}', '', '')";
+    sqlx::query(insert).execute(&mut *dead).await.unwrap();
+    let started = Instant::now();
+    apply(&db.store, &manifest("a", &[("blue", 1)])).await;
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(dead.commit().await.is_err(), "what was ended is not committed");
+    let rows = all(&db.store).await;
+    assert_eq!(rows.iter().map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["someone@example.com"]);
+    verified(&rows).unwrap();
+}
+
+#[tokio::test]
+async fn a_writer_under_the_lock_of_before_and_the_migration_wait_for_each_other() {
+    let url = empty_database_url().await;
+    let raw = PgPool::connect(&url).await.unwrap();
+    let mut before = sqlx::migrate!("../migrations");
+    before.migrations.to_mut().retain(|migration| migration.version < 8);
+    before.run(&raw).await.unwrap();
+    let insert =
+        "insert into audit (actor, action, policy, detail, reason, request_id) values ($1, 'apply', '', '{}', '', '')";
+    sqlx::query(insert).bind("first").execute(&raw).await.unwrap();
+    let mut old = raw.begin().await.unwrap();
+    sqlx::query(insert).bind("old").execute(&mut *old).await.unwrap();
+    let meanwhile = async {
+        eventually("the migration waits", async || (waiting(&raw).await == 1).then_some(())).await;
+        let writes = raw.clone();
+        let new = tokio::spawn(async move { sqlx::query(insert).bind("new").execute(&writes).await });
+        eventually("a writer waits behind it", async || (waiting(&raw).await == 2).then_some(())).await;
+        old.commit().await.unwrap();
+        new.await.unwrap().unwrap();
+    };
+    let (store, ()) = tokio::join!(Store::connect(&url, StoreOptions::default()), meanwhile);
+    let store = store.unwrap();
+    let rows = all(&store).await;
+    verified(&rows).unwrap();
+    assert_eq!(rows.iter().map(|row| row.actor.as_str()).collect::<Vec<_>>(), ["first", "old", "new"]);
 }

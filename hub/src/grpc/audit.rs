@@ -127,6 +127,7 @@ fn filter(request: &proto::ListAuditEntriesRequest) -> Result<AuditFilter, ApiEr
         since: time("since", request.since.as_ref())?,
         before: time("before", request.before.as_ref())?,
         result: result(&request.result)?,
+        above: above(request.after_id)?,
         visible: None,
     })
 }
@@ -146,6 +147,15 @@ fn result(word: &str) -> Result<Option<AuditResult>, ApiError> {
     let remedy = "use done, refused or failed, or leave it out for all";
     let result = AuditResult::parse(word).ok_or_else(|| ApiError::violation("result", word, "is no result", remedy))?;
     Ok(Some(result))
+}
+
+fn above(id: u64) -> Result<Option<i64>, ApiError> {
+    if id == 0 {
+        return Ok(None);
+    }
+    let remedy = "use the id of an entry, or leave it out for all";
+    let above = i64::try_from(id);
+    above.map(Some).map_err(|_| ApiError::violation("after_id", &id.to_string(), "is no id of an entry", remedy))
 }
 
 fn token(after: Option<i64>) -> String {

@@ -1,5 +1,7 @@
 //! Tests of errors' way to the caller.
 
+use std::time::Duration;
+
 use switchyard_core::{
     access::{Grants, Role},
     fleet::{Mode, forecast::Verdict, machine::Refusal as Unfit},
@@ -182,6 +184,7 @@ fn what_stands_in_the_way_of_a_whole_cluster_is_told_policy_by_policy_as_far_as_
 #[test]
 fn every_error_has_its_code_and_a_sentence() {
     let unavailable = || StoreError::Unavailable { query: Query::PolicyGet, source: sqlx::Error::PoolTimedOut };
+    let too_long = || StoreError::ListTooLong { query: Query::AuditList, limit: Duration::from_secs(3) };
     let broken = StoreError::Broken { query: Query::PolicyGet, source: sqlx::Error::PoolTimedOut };
     let reused = ApplyError::RequestReused { request_id: "r".to_owned(), method: "SetWeights".to_owned() };
     let cases: Vec<(ApiError, Code)> = vec![
@@ -191,6 +194,8 @@ fn every_error_has_its_code_and_a_sentence() {
         (ApplyError::OwnedElsewhere { key: key(), cluster: "blue".parse().unwrap() }.into(), Code::FailedPrecondition),
         (reused.into(), Code::AlreadyExists),
         (unavailable().into(), Code::Unavailable),
+        (StoreError::ListsBusy { query: Query::AuditList }.into(), Code::ResourceExhausted),
+        (too_long().into(), Code::ResourceExhausted),
         (broken.into(), Code::Internal),
         (ApiError::NotFound(key()), Code::NotFound),
         (unknown_cluster(0), Code::NotFound),
@@ -198,6 +203,8 @@ fn every_error_has_its_code_and_a_sentence() {
         (ApiError::NotLoaded, Code::Unavailable),
         (ApiError::NotObserved, Code::Unavailable),
         (ApiError::Shutdown, Code::Unavailable),
+        (Busy::All.into(), Code::ResourceExhausted),
+        (Busy::Caller { who: "ann".to_owned() }.into(), Code::ResourceExhausted),
         (ApiError::Internal, Code::Internal),
         (ApplyError::ShiftActive { policy: key(), shift: shift() }.into(), Code::FailedPrecondition),
         (ApplyError::Held { findings: vec![finding("x", false)] }.into(), Code::FailedPrecondition),
@@ -243,4 +250,11 @@ fn every_error_has_its_code_and_a_sentence() {
         assert!(status.message().len() > 10, "{error}");
     }
     assert!(to_status(&unavailable().into()).message().contains("retry with the same request id"));
+    let plans = to_status(&Busy::All.into());
+    assert_eq!(plans.metadata().get("retry-after").unwrap(), "1");
+    // The one goes away by waiting, the other by asking for less: clients repeat a call by themselves when there is a time to wait.
+    let busy = to_status(&StoreError::ListsBusy { query: Query::AuditList }.into());
+    assert_eq!(busy.metadata().get("retry-after").unwrap(), "1");
+    let too_long = to_status(&too_long().into());
+    assert!(too_long.metadata().get("retry-after").is_none() && too_long.message().contains("longer than 3s; ask for less"));
 }

@@ -1,5 +1,5 @@
 //! The audit log: who changed what, from where, and why; and what was refused. It only grows; the schema refuses anything else.
-//! Ids, times and the chain of hashes are made by the schema when a row is written (`migrations/0007_access.sql`), one writer after
+//! Ids, times and the chain of hashes are made by the schema when a row is written (`migrations/0008_audit_lock.sql`), one writer after
 //! the other until its end: so the order of ids is the order of commits, and a reader that goes by ids misses none. An entry is the
 //! last thing that a transaction waits for, but for the answer to its request id; refusals are in `audit_refused`.
 //! Tests: `hub/tests/store_audit.rs`.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder, pool::PoolConnection};
 use switchyard_core::{
     audit::{Hash, Link},
     ids::{Namespace, PolicyKey, ShiftId},
@@ -59,10 +59,10 @@ pub struct AuditRow {
     pub at: Timestamp,
     /// Who.
     pub actor: String,
-    /// What was done: `apply`, `set-weights`, `failback`, `delete`, `handover`, `forget`, `set-switch`, `delete-switch`, of a cluster
-    /// `cluster.cordon`, `.drain`, `.uncordon`, `.remove`, `.drill`, and by the hub `.step`, `.end`, or of a shift
+    /// What was done: `apply`, `set-weights`, `failback`, `delete`, `handover`, `forget`, by the hub `failover.out`, `.back`, `set-switch`, `delete-switch`, of a cluster
+    /// `cluster.cordon`, `.drain`, `.uncordon`, `.remove`, `.drill`, and by the hub `.step`, `.end`, `.purge`, `source.keep`, or of a shift
     /// `shift-create`, `-pause`, `-resume`, `-approve`, `-promote`, `-abort`, `-step`, `-back`, `-end`, `-supersede`; of access
-    /// `join-token.create`, `.revoke`, `.replayed`, `.refused`, `certificate.issue`, `.revoke`, `.refused`, `service-token.create`,
+    /// `join-token.create`, `.revoke`, `.replayed`, `.refused`, `certificate.issue`, `.seen`, `.revoke`, `.refused`, `service-token.create`,
     /// `.revoke`, `authority.create`, `.adopt`, `.rotate`, `.retire`; of what was refused at the door the call, such as
     /// `PolicyService/ApplyPolicy`.
     pub action: String,
@@ -148,8 +148,88 @@ pub struct AuditFilter {
     pub before: Option<Timestamp>,
     /// With this result.
     pub result: Option<AuditResult>,
+    /// With a greater id.
+    pub above: Option<i64>,
     /// What the reader may see. None: everything; else entries about policies of these namespaces, and no others.
     pub visible: Option<BTreeSet<Namespace>>,
+}
+
+/// What is read of an entry.
+const COLUMNS: &str = "id, at, actor, action, policy, shift_id, detail::text as detail, reason, request_id, source, result, previous_hash, hash";
+
+impl AuditFilter {
+    /// The statement for a page. None: the reader may see nothing of what is asked for.
+    ///
+    /// Of some namespaces the newest entries of each are looked up by themselves and then put together: to go through the whole log
+    /// for the few that a reader may see would cost the more the less he may.
+    fn statement(&self, oldest_first: bool, after: Option<i64>, most: u32) -> Option<QueryBuilder<Postgres>> {
+        let most = i64::from(most);
+        let order = if oldest_first { " order by id limit " } else { " order by id desc limit " };
+        let Some(names) = self.namespaces()? else {
+            let mut page = QueryBuilder::new(format!("select {COLUMNS} from audit where true"));
+            self.narrow(&mut page, oldest_first, after);
+            page.push(order).push_bind(most);
+            return Some(page);
+        };
+        let mut page = QueryBuilder::new("with page as materialized (select one.id from unnest(");
+        page.push_bind(names);
+        page.push(
+            "::text[]) as namespace (name) cross join lateral \
+             (select id from audit where split_part(policy, '/', 1) = namespace.name",
+        );
+        self.narrow(&mut page, oldest_first, after);
+        page.push(order).push_bind(most).push(") one").push(order).push_bind(most);
+        page.push(format!(") select {COLUMNS} from page join audit using (id) order by id"));
+        page.push(if oldest_first { "" } else { " desc" });
+        Some(page)
+    }
+
+    /// The namespaces that have to be looked through. `Some(None)`: the entries are found otherwise. None: there is nothing to see.
+    fn namespaces(&self) -> Option<Option<Vec<String>>> {
+        let sees = |namespace: &Namespace| self.visible.as_ref().is_none_or(|visible| visible.contains(namespace));
+        if let Some(policy) = &self.policy {
+            let fits = self.namespace.as_ref().is_none_or(|namespace| *namespace == policy.namespace);
+            return (fits && sees(&policy.namespace)).then_some(None);
+        }
+        match (&self.namespace, &self.visible) {
+            (Some(namespace), _) => sees(namespace).then(|| Some(vec![namespace.to_string()])),
+            (None, Some(visible)) if visible.is_empty() => None,
+            (None, Some(visible)) => Some(Some(visible.iter().map(ToString::to_string).collect())),
+            (None, None) => Some(None),
+        }
+    }
+
+    fn narrow(&self, page: &mut QueryBuilder<Postgres>, oldest_first: bool, after: Option<i64>) {
+        if let Some(policy) = &self.policy {
+            page.push(" and policy = ").push_bind(policy.to_string());
+        }
+        if let Some(shift) = &self.shift {
+            page.push(" and shift_id = ").push_bind(shift.as_str());
+        }
+        if let Some(actor) = &self.actor {
+            page.push(" and actor = ").push_bind(text(actor, 256));
+        }
+        // Ids grow with time but for a clock that was set back, which is not by a day: so a short time in a long log is found by ids,
+        // and the times themselves decide.
+        if let Some(since) = self.since.map(jiff_sqlx::Timestamp::from) {
+            page.push(" and at >= ").push_bind(since).push(" and id >= (select id from audit where at >= ");
+            page.push_bind(since).push(" - interval '1 day' order by at limit 1)");
+        }
+        if let Some(before) = self.before.map(jiff_sqlx::Timestamp::from) {
+            page.push(" and at < ").push_bind(before).push(" and id <= (select id from audit where at < ");
+            page.push_bind(before).push(" + interval '1 day' order by at desc limit 1)");
+        }
+        if let Some(result) = self.result {
+            // Written out: the indexes of what was not done are found by the word alone.
+            page.push(" and result = '").push(result.as_str()).push("'");
+        }
+        if let Some(above) = self.above {
+            page.push(" and id > ").push_bind(above);
+        }
+        if let Some(after) = after {
+            page.push(if oldest_first { " and id > " } else { " and id < " }).push_bind(after);
+        }
+    }
 }
 
 /// The newest link of the chain.
@@ -250,6 +330,31 @@ impl Store {
         self.run(Query::AuditInsert, insert.execute(conn)).await.map(|_| ())
     }
 
+    /// The same, of many that were done, in this order: one statement, since whoever writes them holds the chain's lock.
+    pub(super) async fn audit_all(&self, conn: &mut Conn, entries: Vec<Entry<'_>>) -> Result<(), StoreError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let column = |of: fn(&Entry<'_>) -> String| entries.iter().map(of).collect::<Vec<String>>();
+        let details = entries.iter().map(|entry| to_json("an audit entry", &entry.detail));
+        let details = details.collect::<Result<Vec<_>, _>>()?;
+        let insert = "insert into audit (actor, action, policy, shift_id, detail, reason, request_id, source, result) \
+                      select e.actor, e.action, e.policy, nullif(e.shift_id, ''), e.detail, e.reason, e.request_id, e.source, $9 \
+                      from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::text[]) \
+                      with ordinality as e (actor, action, policy, shift_id, detail, reason, request_id, source, n) order by e.n";
+        let insert = sqlx::query(insert)
+            .bind(column(|entry| text(entry.actor, 256)))
+            .bind(column(|entry| entry.action.to_owned()))
+            .bind(column(|entry| entry.policy.map(ToString::to_string).unwrap_or_default()))
+            .bind(column(|entry| entry.shift.map(ToString::to_string).unwrap_or_default()))
+            .bind(details)
+            .bind(column(|entry| text(entry.reason, 1024)))
+            .bind(column(|entry| text(entry.request_id, 128)))
+            .bind(column(|entry| text(entry.source, 256)))
+            .bind(AuditResult::Done.as_str());
+        self.run(Query::AuditInsert, insert.execute(conn)).await.map(|_| ())
+    }
+
     /// The newest link of the chain; none: nothing was ever logged.
     ///
     /// # Errors
@@ -264,7 +369,8 @@ impl Store {
     /// Entries, the newest first or the oldest first; those that come after the entry of that id in this order. At most 1000.
     ///
     /// # Errors
-    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError`] when the database does not answer; [`StoreError::ListsBusy`] and [`StoreError::ListTooLong`] since the log may be
+    /// long.
     pub async fn audit_page(
         &self,
         filter: &AuditFilter,
@@ -272,41 +378,12 @@ impl Store {
         after: Option<i64>,
         most: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
-        let mut page = QueryBuilder::<Postgres>::new(
-            "select id, at, actor, action, policy, shift_id, detail::text as detail, reason, request_id, source, result, \
-             previous_hash, hash from audit where true",
-        );
-        if let Some(namespace) = &filter.namespace {
-            page.push(" and split_part(policy, '/', 1) = ").push_bind(namespace.as_str());
-        }
-        if let Some(policy) = &filter.policy {
-            page.push(" and policy = ").push_bind(policy.to_string());
-        }
-        if let Some(shift) = &filter.shift {
-            page.push(" and shift_id = ").push_bind(shift.as_str());
-        }
-        if let Some(actor) = &filter.actor {
-            page.push(" and actor = ").push_bind(text(actor, 256));
-        }
-        if let Some(since) = filter.since {
-            page.push(" and at >= ").push_bind(jiff_sqlx::Timestamp::from(since));
-        }
-        if let Some(before) = filter.before {
-            page.push(" and at < ").push_bind(jiff_sqlx::Timestamp::from(before));
-        }
-        if let Some(result) = filter.result {
-            page.push(" and result = ").push_bind(result.as_str());
-        }
-        if let Some(visible) = &filter.visible {
-            let names: Vec<String> = visible.iter().map(ToString::to_string).collect();
-            page.push(" and policy <> '' and split_part(policy, '/', 1) = any(").push_bind(names).push(")");
-        }
-        if let Some(after) = after {
-            page.push(if oldest_first { " and id > " } else { " and id < " }).push_bind(after);
-        }
-        page.push(if oldest_first { " order by id limit " } else { " order by id desc limit " });
-        page.push_bind(i64::from(most.clamp(1, MOST_IN_PAGE)));
-        let rows = self.run(Query::AuditList, page.build_query_as::<Row>().fetch_all(&self.pool)).await?;
+        let Some(mut page) = filter.statement(oldest_first, after, most.clamp(1, MOST_IN_PAGE)) else {
+            return Ok(Vec::new());
+        };
+        let read =
+            async |conn: &mut PoolConnection<Postgres>| page.build_query_as::<Row>().fetch_all(&mut **conn).await;
+        let rows = self.list(Query::AuditList, read).await?;
         rows.into_iter().map(Row::read).collect()
     }
 }

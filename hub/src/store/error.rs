@@ -234,6 +234,20 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// Other lists are being read, and two at a time are allowed. Ask again in a moment.
+    #[error("as many lists are being read as may be at a time ({query})")]
+    ListsBusy {
+        /// Which one was asked for.
+        query: Query,
+    },
+    /// A list that would read too far. The same question gets the same answer; a narrower one may not.
+    #[error("the list took longer than {limit:?} ({query})")]
+    ListTooLong {
+        /// Which one.
+        query: Query,
+        /// What it may take.
+        limit: Duration,
+    },
     /// A row whose content this version cannot read; a newer version may have written it.
     #[error(
         "{what} is stored in a form that this version cannot read: {detail}; run the version that wrote it, or a newer one"
@@ -284,11 +298,25 @@ impl StoreError {
         matches!(self, StoreError::Unavailable { .. })
     }
 
+    /// True when the server was reached and its connection could not be verified: no TLS there, another name, an unknown authority.
+    pub fn is_of_tls(&self) -> bool {
+        match self {
+            StoreError::Unavailable { source: sqlx::Error::Tls(_), .. } => true,
+            // What the handshake itself finds comes as trouble of reading.
+            StoreError::Unavailable { source: sqlx::Error::Io(error), .. } => {
+                error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+            }
+            _ => false,
+        }
+    }
+
     /// A stable word for metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             StoreError::Unavailable { .. } => "unavailable",
             StoreError::Broken { .. } => "broken",
+            StoreError::ListsBusy { .. } => "lists_busy",
+            StoreError::ListTooLong { .. } => "list_too_long",
             StoreError::Unreadable { .. } => "unreadable",
             StoreError::HubIdDiffers { .. } => "hub_id_differs",
             StoreError::Url { .. } => "url",

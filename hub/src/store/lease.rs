@@ -108,7 +108,7 @@ impl Store {
         for _ in 0..TRIES {
             let acquire = sqlx::query_as::<_, (bool, Uuid, i64, f64, jiff_sqlx::Timestamp)>(acquire);
             let acquire = acquire.bind(scope).bind(holder).bind(ttl.as_secs_f64());
-            let row = self.run(Query::LeaseAcquire, acquire.fetch_optional(&self.pool)).await?;
+            let row = self.run(Query::LeaseAcquire, acquire.fetch_optional(&self.vital)).await?;
             // The second half reads with the statement's snapshot, which is older than what the first half met when it had to
             // wait: no row (another's first insert), or the caller as the holder that it was before. Then look again.
             let Some((taken, by, epoch, seconds, answered)) = row.filter(|(taken, by, ..)| *taken || *by != holder)
@@ -132,7 +132,7 @@ impl Store {
     pub async fn lease_release(&self, scope: &str, holder: Uuid) -> Result<bool, StoreError> {
         let release = "update leases set expires_at = now() where scope = $1 and holder = $2 and expires_at > now()";
         let release = sqlx::query(release).bind(scope).bind(holder);
-        let released = self.run(Query::LeaseRelease, release.execute(&self.pool)).await?;
+        let released = self.run(Query::LeaseRelease, release.execute(&self.vital)).await?;
         Ok(released.rows_affected() > 0)
     }
 
@@ -142,7 +142,7 @@ impl Store {
     /// [`StoreError`] when the database does not answer.
     pub async fn lease_current(&self, scope: &str) -> Result<Option<Epoch>, StoreError> {
         let read = sqlx::query_scalar::<_, i64>("select epoch from leases where scope = $1 and expires_at > now()");
-        let epoch = self.run(Query::LeaseCurrent, read.bind(scope).fetch_optional(&self.pool)).await?;
+        let epoch = self.run(Query::LeaseCurrent, read.bind(scope).fetch_optional(&self.vital)).await?;
         epoch.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()
     }
 
@@ -155,7 +155,7 @@ impl Store {
         let raise = "update leases set epoch = greatest(epoch, $3) where scope = $1 and holder = $2 and expires_at > now() \
                      returning epoch";
         let raise = sqlx::query_scalar::<_, i64>(raise).bind(scope).bind(holder).bind(signed(to.0));
-        let epoch = self.run(Query::LeaseRaise, raise.fetch_optional(&self.pool)).await?;
+        let epoch = self.run(Query::LeaseRaise, raise.fetch_optional(&self.vital)).await?;
         epoch.map(|epoch| unsigned("a lease's epoch", epoch).map(Epoch)).transpose()
     }
 

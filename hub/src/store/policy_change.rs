@@ -240,7 +240,8 @@ pub(super) fn caller_faults(caller: &Caller) -> Vec<Violation> {
     violations
 }
 
-pub(super) fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
+/// Refuses a change of a caller with such faults.
+pub(crate) fn check_caller(caller: &Caller) -> Result<(), ApplyError> {
     let violations = caller_faults(caller);
     if violations.is_empty() { Ok(()) } else { Err(ApplyError::Invalid { violations }) }
 }
