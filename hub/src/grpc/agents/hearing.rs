@@ -32,7 +32,11 @@ impl Hearing {
 
     /// The heartbeats of all open sessions were stored, or the store answered while there were none.
     pub fn heard(&self) {
-        let (now, gap) = (Instant::now(), self.gap());
+        self.heard_at(Instant::now());
+    }
+
+    fn heard_at(&self, now: Instant) {
+        let gap = self.gap();
         let mut state = self.state();
         if state.since.is_none() || now.duration_since(state.last) > gap {
             state.since = Some(now);
@@ -51,6 +55,12 @@ impl Hearing {
         self.stale_after / 2
     }
 
+    fn hears_at(&self, now: Instant) -> bool {
+        let state = self.state();
+        let long = state.since.is_some_and(|since| now.duration_since(since) >= 2 * self.stale_after);
+        long && now.duration_since(state.last) <= self.gap()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // No user of the lock can panic half way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,57 +75,56 @@ impl Hears for Hearing {
     /// Twice the time that makes an agent silent: one for those whose connection broke to come back (agents wait for 10 s at the most
     /// between two tries), and one to be silent.
     fn hears(&self) -> bool {
-        let state = self.state();
-        state.since.is_some_and(|since| since.elapsed() >= 2 * self.stale_after) && state.last.elapsed() <= self.gap()
+        self.hears_at(Instant::now())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
     const STALE: Duration = Duration::from_secs(15);
     const BEAT: Duration = Duration::from_secs(5);
 
-    async fn beats(hearing: &Hearing, times: u32) {
+    /// Time goes on, and a heartbeat is stored at each step.
+    fn beats(hearing: &Hearing, now: &mut Instant, times: u32) {
         for _ in 0..times {
-            advance(BEAT).await;
-            hearing.heard();
+            *now += BEAT;
+            hearing.heard_at(*now);
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn after_a_start_it_takes_twice_the_time_of_silence_to_say_who_is_silent() {
+    #[test]
+    fn after_a_start_it_takes_twice_the_time_of_silence_to_say_who_is_silent() {
         let hearing = Hearing::new(STALE);
-        advance(10 * STALE).await;
-        assert!(!hearing.hears(), "nothing was heard yet");
-        hearing.heard();
-        beats(&hearing, 5).await;
-        assert!(!hearing.hears(), "25 s");
-        beats(&hearing, 1).await;
-        assert!(hearing.hears(), "30 s");
+        let mut now = Instant::now() + 10 * STALE;
+        assert!(!hearing.hears_at(now), "nothing was heard yet");
+        hearing.heard_at(now);
+        beats(&hearing, &mut now, 5);
+        assert!(!hearing.hears_at(now), "25 s");
+        beats(&hearing, &mut now, 1);
+        assert!(hearing.hears_at(now), "30 s");
         assert_eq!(hearing.clone().stale_after(), STALE);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_away_makes_it_deaf_whether_it_says_so_or_hangs() {
+    #[test]
+    fn a_store_that_is_away_makes_it_deaf_whether_it_says_so_or_hangs() {
         let hearing = Hearing::new(STALE);
-        beats(&hearing, 7).await;
-        assert!(hearing.hears());
+        let mut now = Instant::now();
+        beats(&hearing, &mut now, 7);
+        assert!(hearing.hears_at(now));
         hearing.deaf();
-        assert!(!hearing.hears(), "it said so");
-        beats(&hearing, 6).await;
-        assert!(!hearing.hears(), "25 s after its return");
-        beats(&hearing, 1).await;
-        assert!(hearing.hears());
+        assert!(!hearing.hears_at(now), "it said so");
+        beats(&hearing, &mut now, 6);
+        assert!(!hearing.hears_at(now), "25 s after its return");
+        beats(&hearing, &mut now, 1);
+        assert!(hearing.hears_at(now));
         // A statement that hangs, or a process that was stopped: the clock goes on and nothing is said.
-        advance(Duration::from_secs(8)).await;
-        assert!(!hearing.hears(), "before anybody can be silent for 15 s");
-        hearing.heard();
-        assert!(!hearing.hears(), "the agents' own tries come first");
-        beats(&hearing, 6).await;
-        assert!(hearing.hears());
+        now += Duration::from_secs(8);
+        assert!(!hearing.hears_at(now), "before anybody can be silent for 15 s");
+        hearing.heard_at(now);
+        assert!(!hearing.hears_at(now), "the agents' own tries come first");
+        beats(&hearing, &mut now, 6);
+        assert!(hearing.hears_at(now));
     }
 }
