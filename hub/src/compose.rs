@@ -2,6 +2,7 @@
 //! down in order: no new calls, streams drained, the call at AWS in flight finished, the lease given back, the store closed.
 
 mod database;
+mod descriptors;
 mod doors;
 
 use std::{sync::Arc, time::Duration};
@@ -251,7 +252,8 @@ impl Hub {
             Ok(())
         });
         tasks.spawn("purge", purge(self.store.clone(), self.shutdown.clone()));
-        let entrance = entrance(config, &self.store, &self.metrics, &self.shutdown, tasks).await?;
+        let entrance = entrance(config, &self.store, doors.connections(), &self.metrics, &self.shutdown, tasks).await?;
+        let Some(entrance) = entrance else { return Ok(()) };
         let grpc_parts = GrpcParts {
             store: self.store,
             feed: self.feed,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::{Router, extract::Request, response::IntoResponse, routing::any};
 use door_support::{Authority, Call, Files, PATIENCE, client, door, eventually, plain, plain_door, who};
 use http_body_util::BodyExt;
-use switchyard_hub::door::{Bounds, Guard, Rooms, metrics::Port};
+use switchyard_hub::door::{Bounds, Guard, Rooms, http1, metrics::Port};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -150,7 +150,108 @@ async fn a_call_that_says_nothing_is_ended() {
     door.stop().await;
 }
 
+#[tokio::test]
+async fn a_call_that_says_half_a_message_is_ended_as_one_that_says_nothing() {
+    let reads: Routes = Router::new()
+        .fallback(any(async |request: Request| match request.into_body().collect().await {
+            Ok(_) => "said".into_response(),
+            Err(error) => format!("{error:?}").into_response(),
+        }))
+        .into();
+    let bounds = Bounds { first_message: Duration::from_millis(100), ..Bounds::default() };
+    let door = plain_door(reads, |guard| guard.bounds = bounds).await;
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let open = frame(HEADERS, END_HEADERS, 1, &block("/a.B/C"));
+    let half = frame(DATA, 0, 1, &[0, 0, 0, 0, 2, b'a']);
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &open, &half].concat()).await.unwrap();
+    let mut said = Vec::new();
+    let answered = async {
+        let mut part = [0; 1024];
+        while !String::from_utf8_lossy(&said).contains("not all of its first message") {
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&part[..length]);
+        }
+    };
+    timeout(PATIENCE, answered).await.expect("the call to be ended");
+    door.stop().await;
+}
+
+/// A connection from this address of the machine's own network.
+async fn from(source: &str, to: std::net::SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_for_a_probe_and_one_that_is_answered_does_not() {
+    let rooms = Rooms::by_address(8, 2);
+    let guard = Guard { rooms: rooms.clone(), silent_yield: true, ..Guard::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), tokio_util::sync::CancellationToken::new());
+    let (begun, go_on) = (std::sync::Arc::new(tokio::sync::Notify::new()), tokio_util::sync::CancellationToken::new());
+    let (asked, released) = (std::sync::Arc::clone(&begun), go_on.clone());
+    let answer = move |_, request: http1::Asked| {
+        let (asked, released) = (std::sync::Arc::clone(&asked), released.clone());
+        async move {
+            if request.is_ok_and(|request| request.uri().path() == "/slow") {
+                asked.notify_one();
+                released.cancelled().await;
+            }
+            "ok\n".into_response()
+        }
+    };
+    let metrics = guard.metrics.clone();
+    let serving = http1::serve(listener, guard, "http", PATIENCE, shutdown.clone(), answer);
+    let served = tokio::spawn(serving);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: hub\r\nconnection: close\r\n\r\n");
+    let mut slow = from("127.0.0.2", address).await;
+    slow.write_all(get("/slow").as_bytes()).await.unwrap();
+    timeout(PATIENCE, begun.notified()).await.unwrap();
+    let mut silent = Vec::new();
+    for source in ["127.0.0.2", "127.0.0.3", "127.0.0.3", "127.0.0.4", "127.0.0.4", "127.0.0.5", "127.0.0.5"] {
+        silent.push(from(source, address).await);
+    }
+    eventually("all places to be taken", async || (rooms.connections() == 8).then_some(())).await;
+    let evicted = || {
+        let silent = switchyard_hub::door::metrics::Refused { port: "http", reason: "silent" };
+        metrics.refused.get_or_create(&silent).get()
+    };
+    // First there is no place at all, then none of this address.
+    for source in ["127.0.0.9", "127.0.0.4"] {
+        let mut probe = from(source, address).await;
+        probe.write_all(get("/healthz").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, probe.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(closed(&mut silent[0]).await, "the one that was silent the longest");
+    assert!(closed(&mut silent[3]).await, "the one of that address that was silent the longest");
+    assert_eq!(evicted(), 2);
+    go_on.cancel();
+    let mut answer = String::new();
+    timeout(PATIENCE, slow.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.ends_with("ok\n"), "{answer}");
+    shutdown.cancel();
+    timeout(PATIENCE, served).await.unwrap().unwrap();
+}
+
+#[test]
+fn a_hub_without_room_for_connections_says_what_to_raise_and_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 600 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_switchyard-hub")]);
+    command.args(["--dev", "--aws-account-id", "123456789012", "--aws-region", "eu-central-1"]);
+    command.args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]).arg("--data-dir").arg(folder.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("600 open files") && said.contains("ulimit -Hn"), "{said}");
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use door_support::{Authority, Files, Leaf, client, door, eventually, old_client};
+use door_support::{Authority, Call, Files, Leaf, PATIENCE, client, door, eventually, old_client};
 use http_body_util::BodyExt;
 use switchyard_hub::door::{
     AgentRoots,
@@ -106,20 +106,55 @@ fn one_authority_cannot_stand_for_callers_and_agents() {
     assert!(matches!(Tls::open(files.tls(), roots), Err(TlsError::Shared)));
 }
 
+/// Asks on an open connection until it is ended.
+async fn ended(call: &mut Call) {
+    eventually("the connection to be ended", async || call.get("/who").await.err()).await;
+}
+
 #[tokio::test]
-async fn authorities_of_agents_come_and_go_with_the_next_connection() {
+async fn connections_of_agents_end_with_the_trust_in_their_authority_and_others_stay() {
     let (ours, first, second) = (Authority::new("ours"), Authority::new("first"), Authority::new("second"));
     let door = door(Files::new(&ours.server(), None).tls(), vec![first.root("1")], |_| {}).await;
     let (old, new) = (client(&ours, Some(&first.agent("blue"))), client(&ours, Some(&second.agent("blue"))));
-    let mut open = old.connect(door.address).await.unwrap();
-    assert!(open.get("/who").await.unwrap().contains("Some(\"1\")"));
+    let (mut of_old, mut of_nobody) =
+        (old.connect(door.address).await.unwrap(), client(&ours, None).connect(door.address).await.unwrap());
+    let mut lines = of_old.open("/stream").await.unwrap().into_body();
+    lines.frame().await.unwrap().unwrap();
+    assert!(of_old.get("/who").await.unwrap().contains("Some(\"1\")"));
     assert!(new.who(door.address).await.is_err());
     door.roots.send_replace(Arc::new(AgentRoots(vec![first.root("1"), second.root("2")])));
     assert!(old.who(door.address).await.unwrap().contains("Some(\"1\")"), "both are trusted while they overlap");
-    assert!(new.who(door.address).await.unwrap().contains("Some(\"2\")"));
+    let mut of_new = new.connect(door.address).await.unwrap();
+    assert!(of_new.get("/who").await.unwrap().contains("Some(\"2\")"));
+    lines.frame().await.expect("what is open stays").unwrap();
+
     door.roots.send_replace(Arc::new(AgentRoots(vec![second.root("2")])));
+    ended(&mut of_old).await;
+    // An open stream keeps nothing alive.
+    let rest = async { while let Some(Ok(_)) = lines.frame().await {} };
+    tokio::time::timeout(PATIENCE, rest).await.expect("the stream to end with its connection");
     assert!(old.who(door.address).await.is_err(), "a session is not resumed past its authority");
-    assert!(open.get("/who").await.is_ok(), "what is open stays");
+    assert!(of_new.get("/who").await.is_ok() && of_nobody.get("/who").await.is_ok(), "nobody else is touched");
+    assert_eq!(door.refused("authority"), 1);
+    door.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_authorities_with_one_name_and_key_the_younger_one_gets_the_certificates() {
+    let ours = Authority::new("ours");
+    let [first, renewed] = Authority::renewed("agents");
+    let door = door(Files::new(&ours.server(), None).tls(), vec![first.root("1"), renewed.root("2")], |_| {}).await;
+    let agent = client(&ours, Some(&first.agent("blue")));
+    let mut open = agent.connect(door.address).await.unwrap();
+    let who = open.get("/who").await.unwrap();
+    assert!(who.contains("authority: Some(\"2\")"), "{who}");
+    door.roots.send_replace(Arc::new(AgentRoots(vec![renewed.root("2")])));
+    let who = agent.who(door.address).await.unwrap();
+    assert!(who.contains("authority: Some(\"2\")"), "{who}");
+    assert!(
+        open.get("/who").await.is_ok() && door.refused("authority") == 0,
+        "the older one leaves and takes nobody along"
+    );
     door.stop().await;
 }
 
@@ -183,19 +218,35 @@ async fn the_served_certificate_changes_under_open_streams_without_a_failed_requ
 }
 
 #[tokio::test]
-async fn the_authority_of_callers_changes_and_open_connections_go_on() {
-    let (ours, first, second) = (Authority::new("ours"), Authority::new("first"), Authority::new("second"));
-    let files = Files::new(&ours.server(), Some(&first));
+async fn connections_of_callers_end_with_the_trust_in_their_authority_and_others_stay() {
+    let (ours, leaves, stays) = (Authority::new("ours"), Authority::new("leaves"), Authority::new("stays"));
+    let [first, renewed] = Authority::renewed("renewed");
+    let files = Files::new(&ours.server(), Some(&leaves));
     let door = door(files.tls(), vec![], |_| {}).await;
-    let (old, new) = (client(&ours, Some(&first.leaf("a", |_| {}))), client(&ours, Some(&second.leaf("b", |_| {}))));
-    let mut open = old.connect(door.address).await.unwrap();
-    assert!(open.get("/who").await.is_ok() && new.who(door.address).await.is_err());
-    files.write("ca", &format!("{}{}", first.pem(), second.pem()));
+    let caller = |authority: &Authority| client(&ours, Some(&authority.leaf("a", |_| {})));
+    let (old, new, same) = (caller(&leaves), caller(&stays), caller(&first));
+    let mut of_old = old.connect(door.address).await.unwrap();
+    assert!(of_old.get("/who").await.is_ok() && new.who(door.address).await.is_err());
+    files.write("ca", &format!("{}{}{}", leaves.pem(), stays.pem(), first.pem()));
     eventually("the new authority to be trusted", async || new.who(door.address).await.ok()).await;
-    assert!(old.who(door.address).await.is_ok(), "both are trusted while they overlap");
-    files.write("ca", &second.pem());
-    eventually("the old authority not to be trusted", async || old.who(door.address).await.err()).await;
-    assert!(new.who(door.address).await.is_ok());
-    assert!(open.get("/who").await.is_ok(), "what is open stays");
+    assert!(old.who(door.address).await.is_ok(), "all are trusted while they overlap");
+    let (mut of_new, mut of_same) =
+        (new.connect(door.address).await.unwrap(), same.connect(door.address).await.unwrap());
+    let mut of_nobody = client(&ours, None).connect(door.address).await.unwrap();
+    assert!(of_new.get("/who").await.is_ok() && of_same.get("/who").await.is_ok() && of_old.get("/who").await.is_ok());
+
+    files.write("ca", &format!("{}{}", renewed.pem(), stays.pem()));
+    ended(&mut of_old).await;
+    assert!(old.who(door.address).await.is_err());
+    for (which, call) in
+        [("another authority", &mut of_new), ("renewed with its key", &mut of_same), ("none", &mut of_nobody)]
+    {
+        assert!(call.get("/who").await.is_ok(), "{which}");
+    }
+    assert_eq!(door.refused("authority"), 1);
+    files.write("ca", &Authority::new("other").pem());
+    ended(&mut of_new).await;
+    ended(&mut of_same).await;
+    assert!(of_nobody.get("/who").await.is_ok());
     door.stop().await;
 }

@@ -157,23 +157,58 @@ async fn a_silent_watch_says_empty_lines_and_watches_never_take_the_places_of_ca
     hub.stop().await;
 }
 
+/// A change of which the body does not come.
+async fn bodiless(hub: &Hub) -> TcpStream {
+    let mut slow = TcpStream::connect(hub.gateway).await.unwrap();
+    let head = format!("{}content-length: 9\r\n\r\n{{", head_of_weights());
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_take_the_places_of_bodies_of_their_address_and_of_no_call() {
+    // One address has the thirty-second part: two.
+    let limits = Limits { calls: 1, bodies: 64, ..Limits::default() };
+    let hub = hub_with(&store_support::database_url().await, limits).await;
+    let slow = [bodiless(&hub).await, bodiless(&hub).await];
+    let set = json!({"requestId": "1", "weights": {"blue": 1}});
+    let path = format!("{POLICY}:setWeights");
+    let busy = grpc_support::eventually("the places of bodies to be taken", async || {
+        let answer = post(hub.gateway, &path, &set).await;
+        (answer.status != 404).then_some(answer)
+    })
+    .await;
+    assert_eq!(busy.refusal(), (429, "RESOURCE_EXHAUSTED".to_owned()));
+    assert_eq!(get(hub.gateway, "/v1/policies").await.status, 200, "the only place of a call is free");
+    drop(slow);
+    grpc_support::eventually("the places of those who left to be free", async || {
+        (post(hub.gateway, &path, &set).await.status == 404).then_some(())
+    })
+    .await;
+    hub.stop().await;
+}
+
 #[tokio::test]
 async fn calls_past_their_number_are_turned_away_and_told_when_to_come_again() {
     let limits = Limits { calls: 1, ..Limits::default() };
     let hub = hub_with(&store_support::database_url().await, limits).await;
-    // A call whose body is on its way holds its place.
-    let mut slow = TcpStream::connect(hub.gateway).await.unwrap();
-    let head = format!(
-        "POST {POLICY}:setWeights HTTP/1.1\r\nhost: hub\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
-    );
-    slow.write_all(head.as_bytes()).await.unwrap();
+    apply(&hub, "web").await;
+    // A change that waits for the database holds its place.
+    let raw = sqlx::PgPool::connect(&hub.url).await.unwrap();
+    let mut lock = raw.begin().await.unwrap();
+    sqlx::query("lock table idempotency in access exclusive mode").execute(&mut *lock).await.unwrap();
+    let set = json!({"requestId": "1", "weights": {"blue": 1}});
+    let (path, gateway) = (format!("{POLICY}:setWeights"), hub.gateway);
+    let waiting = tokio::spawn(async move { post(gateway, &path, &set).await });
     let busy = grpc_support::eventually("the place to be taken", async || {
         let answer = get(hub.gateway, "/v1/clusters").await;
         (answer.status != 200).then_some(answer)
     })
     .await;
     assert_eq!(busy.refusal(), (429, "RESOURCE_EXHAUSTED".to_owned()));
-    drop(slow);
+    assert!(!busy.header("retry-after").is_empty());
+    lock.rollback().await.unwrap();
+    waiting.await.unwrap();
     grpc_support::eventually("the place to be free again", async || {
         (get(hub.gateway, "/v1/clusters").await.status == 200).then_some(())
     })

@@ -407,6 +407,34 @@ async fn endpoints_of_a_cluster_that_nobody_knows_are_not_found_and_the_known_on
 }
 
 #[tokio::test]
+async fn a_page_of_large_policies_ends_before_it_is_too_large_to_arrive() {
+    let hub = hub().await;
+    // A listener that is named by 50 tags of 256 letters with three bytes each.
+    let tags: Vec<String> = (0..50).map(|n| format!("t{n}: {}", "\u{65e5}".repeat(256))).collect();
+    let large = format!("tags: {{{}}}", tags.join(", "));
+    let names: Vec<String> = (0..60).map(|n| format!("p{n:02}")).collect();
+    for name in &names {
+        let manifest = manifest(name, &[("blue", 1)]).replace("loadBalancer: shared", &large);
+        hub.apply(&manifest).await.unwrap();
+    }
+    let (mut seen, mut pages, mut token) = (Vec::new(), 0, String::new());
+    loop {
+        let request = api::ListPoliciesRequest { page_size: 500, page_token: token, ..Default::default() };
+        let page = hub.policies().list_policies(request).await.unwrap().into_inner();
+        assert!(page.encoded_len() < 2_200_000 && !page.policies.is_empty(), "{}", page.encoded_len());
+        pages += 1;
+        seen.extend(page.policies.into_iter().map(|policy| policy.r#ref.unwrap().name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert!(pages > 1, "{pages}");
+    assert_eq!(seen, names, "each once, in their order");
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn pages_of_endpoints_go_on_behind_their_token_across_services_and_clusters() {
     let hub = hub().await;
     for name in ["api", "web"] {

@@ -21,13 +21,14 @@ use tonic::{
 use super::{
     Access, Gatekeeper,
     authenticate::{Proof, Unproved},
+    calls::{WHOLE, whole},
     escaped,
     rates::TooMany,
     refusals::Refused,
     streams::{NoRoom, Place},
 };
 use crate::{
-    door::PeerInfo,
+    door::{Keep, PeerInfo},
     metrics::{Bucket, Decision},
 };
 
@@ -35,6 +36,13 @@ use crate::{
 const HEALTH: &str = "grpc.health.v1.Health/";
 /// Of an enrolment; the only change that needs no proof, and therefore with a rate of its own.
 const ENROL: &str = "switchyard.agent.v1.EnrollmentService/Enroll";
+/// Calls in which the caller may send as often and as late as he likes. All others have one message, which has to be there in time.
+const MANY_MESSAGES: [&str; 4] = [
+    "switchyard.agent.v1.AgentService/Session",
+    "switchyard.agent.v1.PolicySourceService/SyncPolicies",
+    "switchyard.agent.v1.ShiftSourceService/SyncShifts",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
 /// In the audit log, for calls that there are not: what was sent as the path is anybody's text.
 const UNKNOWN_CALL: &str = "unknown";
 /// When no time is known: a look at the store or at an issuer.
@@ -88,10 +96,13 @@ impl Gatekeeper {
                 if need.rpc == ENROL {
                     self.inner.rates.enrolment(source).map_err(|wait| self.too_many(nobody, wait))?;
                 }
+                if need.rpc.starts_with(HEALTH) {
+                    self.inner.rates.health(source).map_err(|wait| self.too_many(nobody, wait))?;
+                }
                 if self.inner.settings.development { Proof::development() } else { Proof::anonymous() }
             }
             _ => {
-                let config = self.inner.config.load_full();
+                let config = self.in_force();
                 let judged = self.judge(&config).proof(peer, headers).await;
                 judged.map_err(|why| self.unproved(why, source))?
             }
@@ -107,6 +118,9 @@ impl Gatekeeper {
 
     fn unproved(&self, why: Unproved, source: Option<IpAddr>) -> Stop {
         let nobody = &Identity::Anonymous;
+        if let Unproved::Flood(wait) = why {
+            return self.too_many(nobody, wait);
+        }
         if let Err(wait) = self.inner.rates.failure(source) {
             return self.too_many(nobody, wait);
         }
@@ -157,6 +171,15 @@ impl Gatekeeper {
         Stop { identity: identity.clone(), status, outcome: "no_room", cause: None }
     }
 
+    fn too_many_at_once(&self, identity: &Identity, most: usize) -> Stop {
+        self.inner.metrics.access_rate_limited.get_or_create(&Bucket { bucket: "calls" }).inc();
+        let message = format!(
+            "{most} calls of this caller, or without a proof, are under way, the most at a time; wait for their answers and read them"
+        );
+        let status = with_wait(Status::resource_exhausted(message), RETRY_SOON.as_secs());
+        Stop { identity: identity.clone(), status, outcome: "no_room", cause: None }
+    }
+
     fn stopped(&self, stop: Stop, rpc: &'static str, path: &str, source: Option<IpAddr>) -> Response<Body> {
         let Stop { identity, status, outcome, cause } = stop;
         self.decided(outcome, &identity);
@@ -175,7 +198,15 @@ impl Gatekeeper {
         self.inner.metrics.access_decisions.get_or_create(&decision).inc();
     }
 
-    fn note(&self, identity: &Identity, source: Option<IpAddr>, rpc: &'static str, code: Code, message: &str) {
+    /// For the audit log: somebody did not get what he asked for.
+    pub(crate) fn note(
+        &self,
+        identity: &Identity,
+        source: Option<IpAddr>,
+        rpc: &'static str,
+        code: Code,
+        message: &str,
+    ) {
         let refused = Refused { identity, source, rpc, code, message };
         self.inner.refusals.note(&refused, Timestamp::now());
     }
@@ -216,10 +247,19 @@ async fn pass(State(guard): State<Gatekeeper>, mut request: Request, next: Next)
     ));
     // What proves who calls is for nobody behind the gate.
     request.headers_mut().remove(http::header::AUTHORIZATION);
+    if !MANY_MESSAGES.contains(&need.rpc) {
+        request = request.map(|body| whole(body, WHOLE));
+    }
     if !matches!(need.kind, Kind::Watch | Kind::Agent) {
+        let place = match guard.inner.calls.enter(&identity, source) {
+            Ok(place) => place,
+            Err(most) => return guard.stopped(guard.too_many_at_once(&identity, most), rpc, &path, source),
+        };
         guard.decided("allowed", &identity);
-        let response = next.run(request).await;
+        let mut response = next.run(request).await;
         guard.ended(need, &identity, source, response.headers());
+        // Until the answer was taken: what nobody reads is kept in memory.
+        response.extensions_mut().insert(Keep::new(place));
         return response;
     }
     match guard.inner.streams.open(proof) {
@@ -285,4 +325,30 @@ fn with_wait(status: Status, seconds: u64) -> Status {
         metadata.insert("retry-after", seconds);
     }
     Status::with_metadata(status.code(), status.message(), metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::DescriptorPool;
+    use switchyard_core::access::table::TABLE;
+    use switchyard_proto::FILE_DESCRIPTOR_SET;
+
+    use super::*;
+
+    #[test]
+    fn only_calls_that_the_descriptors_say_have_many_messages_may_take_their_time() {
+        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let services = pool.services();
+        let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+        let many = methods.filter(prost_reflect::MethodDescriptor::is_client_streaming);
+        let mut many: Vec<String> =
+            many.map(|method| format!("{}/{}", method.parent_service().full_name(), method.name())).collect();
+        // Reflection is of a library; health has no such call.
+        many.push("grpc.reflection.v1.ServerReflection/ServerReflectionInfo".to_owned());
+        many.sort();
+        let mut ours = MANY_MESSAGES.map(str::to_owned).to_vec();
+        ours.sort();
+        assert_eq!(ours, many);
+        assert!(MANY_MESSAGES.iter().all(|rpc| TABLE.iter().any(|need| need.rpc == *rpc)));
+    }
 }

@@ -10,13 +10,13 @@ use switchyard_core::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::Tasks;
+use super::{Tasks, descriptors};
 use crate::{
     access::{self, AccessSettings, refusals},
     authority::{Authority, AuthorityOptions},
     config::{Config, Transport},
     door::{
-        Bounds, Guard, MOST_CONNECTIONS, Rooms,
+        Bounds, Guard, Rooms,
         tls::{LOOK_EVERY, Tls},
     },
     gateway::{self, GatewayParts, Limits},
@@ -29,11 +29,14 @@ use crate::{
 pub(super) struct Doors {
     grpc: TcpListener,
     gateway: Option<TcpListener>,
+    connections: usize,
 }
 
 impl Doors {
-    /// Takes the addresses, and looks whether the certificates can be used, before anybody waits for a database.
+    /// Takes the addresses, and looks whether there is room for connections and the certificates can be used, before anybody waits for a
+    /// database.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let connections = descriptors::connections().context("there is no room for connections")?;
         if let Transport::Tls(files) = &config.entry.transport {
             files.check().context("the certificates of the ports cannot be used")?;
         }
@@ -42,7 +45,12 @@ impl Doors {
             Some(address) => Some(bind("--gateway-listen", address).await?),
             None => None,
         };
-        Ok(Self { grpc, gateway })
+        Ok(Self { grpc, gateway, connections })
+    }
+
+    /// Connections that this process has room for.
+    pub fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Lets everybody in.
@@ -54,7 +62,7 @@ impl Doors {
         shutdown: &CancellationToken,
         tasks: &mut Tasks,
     ) -> anyhow::Result<()> {
-        let Self { grpc, gateway } = self;
+        let Self { grpc, gateway, .. } = self;
         if let Some(tls) = &guard.tls {
             let keeping = Arc::clone(tls).keep(guard.metrics.clone(), LOOK_EVERY, shutdown.clone());
             tasks.spawn("certificates", async move {
@@ -95,21 +103,25 @@ pub(super) struct Entrance {
     pub grants_of_resources: GrantsOfResources,
 }
 
-/// Opens the authority, the gate and the certificates, and starts what they do in the background.
+/// Opens the authority, the gate and the certificates, and starts what they do in the background. None when the hub is told to stop
+/// meanwhile.
 pub(super) async fn entrance(
     config: &Config,
     store: &Store,
+    connections: usize,
     metrics: &Metrics,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
-) -> anyhow::Result<Entrance> {
+) -> anyhow::Result<Option<Entrance>> {
     let entry = &config.entry;
     let options = AuthorityOptions {
         keys: entry.authority.clone(),
         trust_domain: entry.trust_domain.clone(),
         ttl: entry.agent_certificate_ttl,
     };
-    let authority = Authority::open(store.clone(), options).await;
+    // Both wait for a store that is away.
+    let opened = shutdown.run_until_cancelled(Authority::open(store.clone(), options, metrics.clone())).await;
+    let Some(authority) = opened else { return Ok(None) };
     let authority = authority.context("the authority of agents' certificates cannot be opened")?;
     let (keeping, token) = (authority.clone(), shutdown.clone());
     tasks.spawn("authority", async move {
@@ -123,7 +135,8 @@ pub(super) async fn entrance(
         rates: entry.rates,
         refusals_every: refusals::TOGETHER,
     };
-    let started = access::Gatekeeper::start(settings, store.clone(), metrics.clone()).await;
+    let started = access::Gatekeeper::start(settings, store.clone(), metrics.clone());
+    let Some(started) = shutdown.run_until_cancelled(started).await else { return Ok(None) };
     let (access, task) = started.context("who may do what cannot be found out")?;
     let token = shutdown.clone();
     tasks.spawn("access", async move {
@@ -139,12 +152,13 @@ pub(super) async fn entrance(
     };
     let guard = Guard {
         tls,
-        rooms: Rooms::new(MOST_CONNECTIONS, entry.connections_per_address),
+        rooms: Rooms::new(connections, entry.connections_per_address),
         bounds: Bounds::default(),
+        silent_yield: false,
         metrics: metrics.door.clone(),
     };
     let grants_of_resources = grants_of_resources(&access, config.dev);
-    Ok(Entrance { guard, access, authority, grants_of_resources })
+    Ok(Some(Entrance { guard, access, authority, grants_of_resources }))
 }
 
 /// With `--dev` nobody can be told apart, and everybody may do everything.

@@ -21,13 +21,17 @@ use super::{
     metrics::{DoorMetrics, Port},
     peer::{self, canonical},
     rooms::{Full, Place, Rooms},
+    seats::{Seat, Seats},
     tls::Tls,
+    trust::Root,
 };
 
 /// After an error of accept, such as no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For what is under way when the hub stops; less than the hub's own patience with its tasks.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// For what is under way on a connection whose authority is not trusted any more.
+pub(super) const LEAVE: Duration = Duration::from_secs(2);
 /// Between two lines of the log about connections that were turned away for one reason.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -45,6 +49,8 @@ pub struct Bounds {
     pub idle: Duration,
     /// For the first message of a call. Every call of this API begins with one.
     pub first_message: Duration,
+    /// For an answer to be taken: a peer that does not read for so long is closed. 4 MiB in it are 70 KiB a second.
+    pub taken: Duration,
 }
 
 impl Default for Bounds {
@@ -54,6 +60,7 @@ impl Default for Bounds {
             first_stream: Duration::from_secs(30),
             idle: Duration::from_secs(600),
             first_message: Duration::from_secs(30),
+            taken: Duration::from_secs(60),
         }
     }
 }
@@ -72,6 +79,8 @@ pub struct Guard {
     pub rooms: Rooms,
     /// Bounds of one connection.
     pub bounds: Bounds,
+    /// Where there is no room, the connection that was silent the longest makes it, and not the new one; for HTTP/1.1.
+    pub silent_yield: bool,
     /// Counts.
     pub metrics: DoorMetrics,
 }
@@ -83,7 +92,21 @@ impl Default for Guard {
             tls: None,
             rooms: Rooms::new(MOST_CONNECTIONS, CONNECTIONS_PER_ADDRESS),
             bounds: Bounds::default(),
+            silent_yield: false,
             metrics: DoorMetrics::default(),
+        }
+    }
+}
+
+/// What the certificate of a connection was verified against.
+pub(super) struct Trusted(Option<(Arc<Tls>, Root)>);
+
+impl Trusted {
+    /// Ends when that is not trusted any more; a connection without a certificate has nothing to lose.
+    pub async fn left(&self) {
+        match &self.0 {
+            Some((tls, root)) => tls.left(root).await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -101,7 +124,9 @@ pub(super) struct Speech {
 pub(super) struct Guest {
     pub stream: Stream,
     pub peer: PeerInfo,
+    pub trusted: Trusted,
     pub place: Arc<Place>,
+    pub seat: Arc<Seat>,
     pub shutdown: CancellationToken,
 }
 
@@ -115,7 +140,7 @@ pub(super) async fn run<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let door = Arc::new(Door { guard, speech, quiet: Quiet::default() });
+    let door = Arc::new(Door { guard, speech, seats: Seats::default(), quiet: Quiet::default() });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -126,22 +151,24 @@ pub(super) async fn run<F>(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(port = speech.port, %error, "a connection could not be accepted");
+                door.not_accepted(&error);
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         // One too many is closed at once: nothing can be said to it before a handshake.
         let Some(place) = door.place(address) else { continue };
+        let seat = Arc::new(door.seats.sit(address.ip()));
         let (door, serve, shutdown) = (Arc::clone(&door), serve.clone(), shutdown.clone());
         connections.spawn(async move {
             let open = Open::new(&door);
             let greeted = tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = seat.lost() => return,
                 greeted = door.greet(stream, address) => greeted,
             };
-            if let Some((stream, peer)) = greeted {
-                serve(Guest { stream, peer, place, shutdown }).await;
+            if let Some((stream, peer, trusted)) = greeted {
+                serve(Guest { stream, peer, trusted, place, seat, shutdown }).await;
             }
             drop(open);
         });
@@ -157,6 +184,7 @@ pub(super) async fn run<F>(
 struct Door {
     guard: Guard,
     speech: Speech,
+    seats: Seats,
     quiet: Quiet,
 }
 
@@ -177,15 +205,33 @@ enum Failed {
 
 impl Door {
     fn place(&self, address: SocketAddr) -> Option<Arc<Place>> {
-        let (reason, text) = match self.guard.rooms.enter(address.ip()) {
+        let full = match self.guard.rooms.enter(address.ip()) {
             Ok(place) => return Some(place),
-            Err(Full::All) => ("all", "the hub has as many connections as it may have"),
-            Err(Full::Source) => {
+            Err(full) => full,
+        };
+        let of = (full == Full::Source).then(|| address.ip());
+        if self.guard.silent_yield && self.seats.free_one(of) {
+            let why = "it asked nothing, and another one needed its place";
+            self.turned_away("silent", address, &why);
+            return Some(self.guard.rooms.follow(address.ip()));
+        }
+        let (reason, text) = match full {
+            Full::All => ("all", "the hub has as many connections as it may have"),
+            Full::Source => {
                 ("source", "this address has as many connections as it may have; see --connections-per-address")
             }
         };
         self.turned_away(reason, address, &text);
         None
+    }
+
+    /// Such as for want of file descriptors: tried again ten times a second, and told once in ten.
+    fn not_accepted(&self, error: &io::Error) {
+        let port = self.speech.port;
+        self.guard.metrics.refuse(port, "accept");
+        if let Some(others) = self.quiet.may_speak("accept", Instant::now()) {
+            tracing::warn!(port, others, %error, "a connection could not be accepted");
+        }
     }
 
     fn turned_away(&self, reason: &'static str, address: SocketAddr, why: &dyn std::fmt::Display) {
@@ -196,7 +242,7 @@ impl Door {
         }
     }
 
-    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, PeerInfo)> {
+    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Option<(Stream, PeerInfo, Trusted)> {
         match self.shake_hands(stream, address).await {
             Ok(greeted) => Some(greeted),
             // A probe of a load balancer, or a client that changed its mind.
@@ -212,10 +258,10 @@ impl Door {
         }
     }
 
-    async fn shake_hands(&self, stream: TcpStream, address: SocketAddr) -> Result<(Stream, PeerInfo), Failed> {
+    async fn shake_hands(&self, stream: TcpStream, address: SocketAddr) -> Result<(Stream, PeerInfo, Trusted), Failed> {
         stream.set_nodelay(true).map_err(Failed::Gone)?;
         let Some(tls) = &self.guard.tls else {
-            return Ok((Either::Left(stream), PeerInfo::plain(address)));
+            return Ok((Either::Left(stream), PeerInfo::plain(address), Trusted(None)));
         };
         let handshake = tls.handshake(self.speech.protocol).map_err(Failed::Setup)?;
         let accepted = timeout(self.guard.bounds.handshake, TlsAcceptor::from(handshake.config).accept(stream));
@@ -227,15 +273,16 @@ impl Door {
         })?;
         let (_, session) = stream.get_ref();
         let leaf = session.peer_certificates().and_then(|chain| chain.first());
-        let certificate = match (leaf, handshake.verifier.found()) {
+        let (certificate, root) = match (leaf, handshake.verifier.found()) {
             (Some(leaf), Some(found)) => {
                 let read = peer::read(leaf, found.set, found.authority).map_err(Failed::Certificate)?;
-                Some(Arc::new(read))
+                (Some(Arc::new(read)), Some(found.root))
             }
-            _ => None,
+            _ => (None, None),
         };
         let peer = PeerInfo { address: canonical(address), encrypted: true, certificate };
-        Ok((Either::Right(Box::new(stream)), peer))
+        let trusted = Trusted(root.map(|root| (Arc::clone(tls), root)));
+        Ok((Either::Right(Box::new(stream)), peer, trusted))
     }
 }
 

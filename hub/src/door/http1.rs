@@ -19,14 +19,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Guard, PeerInfo,
-    accept::{Guest, Speech, Stream, run},
+    Guard, Keep, PeerInfo,
+    accept::{Guest, LEAVE, Speech, Stream, run},
     head::{HeadFault, HeadGuard, MOST_HEAD, MOST_HEADERS, Step},
     headers::harden,
+    kept::{Held, Untaken},
 };
 
 /// Bytes that are read at once.
@@ -50,42 +52,66 @@ pub async fn serve<F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let speech = Speech { port, protocol: b"http/1.1" };
-    run(listener, guard, speech, shutdown, move |guest| connection(guest, head, answer.clone())).await;
+    let inside = guard.clone();
+    let serve = move |guest| connection(guest, inside.clone(), speech.port, head, answer.clone());
+    run(listener, guard, speech, shutdown, serve).await;
 }
 
-async fn connection<F>(guest: Guest, head: Duration, answer: impl Fn(PeerInfo, Asked) -> F)
-where
+async fn connection<F>(
+    guest: Guest,
+    guard: Guard,
+    port: &'static str,
+    head: Duration,
+    answer: impl Fn(PeerInfo, Asked) -> F,
+) where
     F: Future<Output = Response<Body>>,
 {
     // The place is kept to the end of the connection.
-    let Guest { stream, peer, place: _place, shutdown } = guest;
+    let Guest { stream, peer, trusted, place: _place, seat, shutdown } = guest;
     let mut builder = http1::Builder::new();
+    // Pieces are written as they are and not put together first, so that each is held until it was written.
+    builder.writev(true);
     builder.timer(TokioTimer::new()).header_read_timeout(head);
     // The guard is stricter; these hold should it ever not be.
     builder.max_buf_size(2 * MOST_HEAD).max_header_size(2 * MOST_HEAD).max_headers(MOST_HEADERS);
     let fault = Arc::new(OnceLock::new());
     let (told, address) = (Arc::clone(&fault), peer.address);
+    let untaken = Untaken::default();
+    let (answers, asking) = (untaken.clone(), Arc::clone(&seat));
     let service = service_fn(move |request: Request<Incoming>| {
         let refused = request.method().as_str() == "REFUSED";
         let asked = if refused { Err(told.get().copied().unwrap_or(HeadFault::RequestLine)) } else { Ok(request) };
         let encrypted = peer.encrypted;
-        let answered = answer(peer.clone(), asked);
+        let (answered, answers, busy) = (answer(peer.clone(), asked), answers.clone(), asking.busy());
         async move {
             let mut answer = answered.await;
+            drop(busy);
             harden(answer.headers_mut(), encrypted);
             if refused {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer)
+            let keep = answer.extensions_mut().remove::<Keep>();
+            keep.iter().for_each(|keep| answers.answered(keep));
+            Ok::<_, Infallible>(answer.map(|body| Held::new(body, keep)))
         }
     });
-    let guarded = Guarded::new(stream, fault);
+    let guarded = Guarded::new(stream, fault, guard.bounds.taken);
     let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(guarded), service));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = shutdown.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
+        }
+        () = seat.lost() => Ok(()),
+        () = untaken.late(guard.bounds.taken) => {
+            guard.metrics.refuse(port, "unread");
+            Ok(())
+        }
+        () = trusted.left() => {
+            guard.metrics.refuse(port, "authority");
+            served.as_mut().graceful_shutdown();
+            timeout(LEAVE, served).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -104,11 +130,28 @@ struct Guarded {
     /// Judged, not read yet.
     good: Vec<u8>,
     read: usize,
+    /// For the peer to take something when it is to be written.
+    patience: Duration,
+    /// Something is to be written and was not taken since.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guarded {
-    fn new(stream: Stream, fault: Arc<OnceLock<HeadFault>>) -> Self {
-        Self { stream, guard: HeadGuard::default(), fault, raw: Vec::new(), good: Vec::new(), read: 0 }
+    fn new(stream: Stream, fault: Arc<OnceLock<HeadFault>>, patience: Duration) -> Self {
+        let (guard, raw, good) = (HeadGuard::default(), Vec::new(), Vec::new());
+        Self { stream, guard, fault, raw, good, read: 0, patience, stalled: None }
+    }
+
+    /// What came of writing, or that nothing was taken for too long: nothing else ends a connection over HTTP/1.1 whose peer does not read.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer has taken nothing for too long")))
     }
 
     fn judge(&mut self) {
@@ -173,11 +216,13 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
+        self.in_time(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let written = Pin::new(&mut self.stream).poll_flush(cx);
+        self.in_time(cx, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -189,7 +234,8 @@ impl AsyncWrite for Guarded {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::watch,
@@ -73,52 +74,49 @@ impl Drop for OpenStream {
     }
 }
 
-/// A body, and what is to be kept as long as it is.
-pub(super) struct Held<B, T> {
-    body: B,
-    _kept: T,
+/// Bytes before each message of gRPC: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// What is not there yet of a first message.
+#[derive(Debug, Default)]
+struct First {
+    prefix: [u8; PREFIX],
+    read: usize,
+    message: usize,
 }
 
-impl<B, T> Held<B, T> {
-    pub fn new(body: B, kept: T) -> Self {
-        Self { body, _kept: kept }
-    }
-}
-
-impl<B: Body + Unpin, T: Unpin> Body for Held<B, T> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl First {
+    /// True when it is there as a whole.
+    fn complete(&mut self, mut bytes: &[u8]) -> bool {
+        let taken = bytes.len().min(PREFIX - self.read);
+        self.prefix[self.read..self.read + taken].copy_from_slice(&bytes[..taken]);
+        self.read += taken;
+        bytes = &bytes[taken..];
+        self.message = self.message.saturating_add(bytes.len());
+        let [_, a, b, c, d] = self.prefix;
+        self.read == PREFIX && self.message >= usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX)
     }
 }
 
-/// A request's body whose first part has to come in time: a stream that never says anything holds a place for nothing.
+/// A request's body whose first message has to come in time, and as a whole: a stream that says nothing, or half a message, holds a place
+/// for nothing.
 pub(super) struct Prompt<B> {
     body: B,
     patience: Duration,
     until: Option<Pin<Box<Sleep>>>,
+    first: First,
 }
 
 impl<B: Body> Prompt<B> {
     pub fn new(body: B, patience: Duration) -> Self {
         let until = (!body.is_end_stream()).then(|| Box::pin(sleep(patience)));
-        Self { body, patience, until }
+        Self { body, patience, until, first: First::default() }
     }
 }
 
 impl<B> Body for Prompt<B>
 where
-    B: Body + Unpin,
+    B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Data = B::Data;
@@ -127,7 +125,11 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.until = None;
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+                // Without data it is the end.
+                if data.is_none_or(|bytes| self.first.complete(bytes)) {
+                    self.until = None;
+                }
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
             Poll::Pending => {}
@@ -137,7 +139,10 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 self.until = None;
-                let message = format!("the call said nothing within {:?}; send its message at once", self.patience);
+                let message = format!(
+                    "the call said nothing within {:?}, or not all of its first message; send it at once",
+                    self.patience
+                );
                 Poll::Ready(Some(Err(Box::new(Status::deadline_exceeded(message)))))
             }
         }
@@ -158,6 +163,18 @@ mod tests {
 
     const FIRST: Duration = Duration::from_millis(20);
     const LATER: Duration = Duration::from_millis(60);
+
+    #[test]
+    fn a_first_message_is_there_with_its_last_byte_however_it_is_cut() {
+        let message = [0, 0, 0, 0, 3, b'a', b'b', b'c'];
+        for cut in 0..message.len() {
+            let mut first = First::default();
+            assert!(!first.complete(&message[..cut]), "{cut}");
+            assert!(first.complete(&message[cut..]), "{cut}");
+        }
+        assert!(First::default().complete(&[0; PREFIX]), "an empty message");
+        assert!(!First::default().complete(&[0, 0, 0x40, 0, 0, 1, 2, 3]));
+    }
 
     #[tokio::test]
     async fn a_connection_is_idle_after_the_first_time_or_after_its_last_stream() {

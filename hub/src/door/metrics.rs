@@ -19,7 +19,9 @@ pub struct Refused {
     /// `grpc`, `gateway` or `http`.
     pub port: &'static str,
     /// `all`: no room for another connection; `source`: none for one from this address; `streams`: none for another stream from this
-    /// address; `handshake`: the handshake failed; `slow`: it took too long.
+    /// address; `handshake`: the handshake failed; `slow`: it took too long; `accept`: it could not be accepted; `silent`: it asked nothing
+    /// and made room for another one; `unread`: nobody took the answers on it; `authority`: what its certificate came from is not trusted any
+    /// more.
     pub reason: &'static str,
 }
 

@@ -2,8 +2,9 @@
 //! at the other end ([`PeerInfo`]) and nothing about rights. Must not import `grpc`, `gateway`, `access`, `store` or `engine`.
 //!
 //! Bounded before anyone has said who he is: connections in all and from one address (`rooms.rs`), the handshake (`accept.rs`),
-//! streams, headers and silence on HTTP/2 (`http2.rs`, `idle.rs`), heads and bodies of HTTP/1.1 (`head.rs`, `http1.rs`). Certificates
-//! are read again when their files change (`tls.rs`), and there are two sets of authorities (`trust.rs`). Tests: in the files, and
+//! streams, headers and silence on HTTP/2 (`http2.rs`, `idle.rs`), heads and bodies of HTTP/1.1 (`head.rs`, `http1.rs`), answers that
+//! nobody takes (`kept.rs`). Certificates are read again when their files change (`tls.rs`), and there are two sets of authorities
+//! (`trust.rs`); a connection ends with the trust in the one that its certificate came from. Tests: in the files, and
 //! `hub/tests/door_*.rs`, `hub/tests/gateway*.rs`.
 
 mod accept;
@@ -12,13 +13,16 @@ mod headers;
 pub mod http1;
 pub mod http2;
 mod idle;
+mod kept;
 pub mod metrics;
 pub mod peer;
 mod rooms;
+mod seats;
 pub mod tls;
 mod trust;
 
 pub use accept::{Bounds, CONNECTIONS_PER_ADDRESS, Guard, MOST_CONNECTIONS};
+pub use kept::Keep;
 pub use peer::{PeerCertificate, PeerInfo, RootSet, source_of};
 pub use rooms::{Full, Place, Rooms};
 
@@ -32,6 +36,7 @@ pub struct AgentRoot {
 }
 
 /// The authorities that are trusted for agents at this moment. Whoever keeps them sends new ones through a
-/// `tokio::sync::watch::Sender<Arc<AgentRoots>>`; connections that are open stay as they are.
+/// `tokio::sync::watch::Sender<Arc<AgentRoots>>`, the youngest last; connections with a certificate of one that leaves are ended, all
+/// others stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentRoots(pub Vec<AgentRoot>);

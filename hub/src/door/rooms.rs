@@ -29,6 +29,7 @@ pub struct Rooms(Arc<Inner>);
 struct Inner {
     most: usize,
     most_of_source: usize,
+    source_of: fn(IpAddr) -> IpAddr,
     taken: Mutex<Taken>,
 }
 
@@ -48,7 +49,14 @@ struct Counts {
 impl Rooms {
     /// Room for so many connections in all, and from one source address (IPv6: network of 64 bits).
     pub fn new(most: usize, most_of_source: usize) -> Self {
-        Self(Arc::new(Inner { most, most_of_source, taken: Mutex::default() }))
+        Self(Arc::new(Inner { most, most_of_source, source_of, taken: Mutex::default() }))
+    }
+
+    /// As [`Rooms::new`], with every address counted for itself also with IPv6: inside a cluster all pods of a node may have addresses of one
+    /// network.
+    pub fn by_address(most: usize, most_of_source: usize) -> Self {
+        let source_of = |address: IpAddr| address.to_canonical();
+        Self(Arc::new(Inner { most, most_of_source, source_of, taken: Mutex::default() }))
     }
 
     /// A place for a connection, until it is dropped.
@@ -56,18 +64,20 @@ impl Rooms {
     /// # Errors
     /// [`Full`].
     pub fn enter(&self, address: IpAddr) -> Result<Arc<Place>, Full> {
-        let source = source_of(address);
-        let mut taken = self.0.taken();
+        let source = (self.0.source_of)(address);
+        let taken = self.0.taken();
         if taken.connections >= self.0.most {
             return Err(Full::All);
         }
         if taken.sources.get(&source).is_some_and(|counts| counts.connections >= self.0.most_of_source) {
             return Err(Full::Source);
         }
-        taken.connections += 1;
-        taken.sources.entry(source).or_default().connections += 1;
-        drop(taken);
-        Ok(Arc::new(Place { inner: Arc::clone(&self.0), source }))
+        Ok(self.0.seat(taken, source))
+    }
+
+    /// A place for a connection in the room of another one that has just been ended, which gives its own back within moments.
+    pub(super) fn follow(&self, address: IpAddr) -> Arc<Place> {
+        self.0.seat(self.0.taken(), (self.0.source_of)(address))
     }
 
     /// Connections now.
@@ -77,6 +87,12 @@ impl Rooms {
 }
 
 impl Inner {
+    fn seat(self: &Arc<Self>, mut taken: MutexGuard<'_, Taken>, source: IpAddr) -> Arc<Place> {
+        taken.connections += 1;
+        taken.sources.entry(source).or_default().connections += 1;
+        Arc::new(Place { inner: Arc::clone(self), source })
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // Numbers are right after every statement, whatever panicked.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,6 +178,18 @@ mod tests {
         let _place = rooms.enter(ip("2001:db8::1")).unwrap();
         assert_eq!(rooms.enter(ip("2001:db8::ffff:1")).unwrap_err(), Full::Source);
         assert!(rooms.enter(ip("2001:db8:0:1::1")).is_ok());
+    }
+
+    #[test]
+    fn by_address_each_of_them_counts_for_itself() {
+        let rooms = Rooms::by_address(10, 1);
+        let _place = rooms.enter(ip("2001:db8::1")).unwrap();
+        assert_eq!(rooms.enter(ip("2001:db8::1")).unwrap_err(), Full::Source);
+        assert!(rooms.enter(ip("2001:db8::2")).is_ok());
+        let over = rooms.follow(ip("2001:db8::1"));
+        assert_eq!(rooms.connections(), 2);
+        drop(over);
+        assert_eq!(rooms.connections(), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! TLS of the ports: certificate, key and authorities from files, read again when they change. Every handshake is made with what is in
-//! force at that moment; connections that are open are never touched. Sessions cannot be resumed, so that a certificate is verified on
-//! every connection, against the authorities of that moment.
+//! force at that moment. Connections that are open are touched in one case only: the authority of the client's certificate is not trusted
+//! any more. Sessions cannot be resumed, so that a certificate is verified on every connection, against the authorities of that moment.
 
 use std::{
     fs::File,
@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -32,7 +31,7 @@ use zeroize::Zeroizing;
 use super::{
     AgentRoots,
     metrics::{DoorMetrics, Reload},
-    trust::{Callers, Trust, Verifier},
+    trust::{Callers, Root, Trust, Verifier},
 };
 
 /// How often the files are looked at. Kubernetes swaps a link within a second or so; 2 s more do not matter, and reading three small
@@ -111,9 +110,6 @@ pub enum TlsError {
     /// A file without the certificate that it should hold.
     #[error("{0} holds no certificate that can be used")]
     Empty(&'static str),
-    /// The authorities.
-    #[error("--tls-client-ca cannot be used")]
-    Authorities(#[source] VerifierBuilderError),
     /// The chain and its key.
     #[error("--tls-cert and --tls-key cannot be used together")]
     Identity(#[source] rustls::Error),
@@ -145,7 +141,7 @@ pub struct Tls {
     provider: Arc<CryptoProvider>,
     /// Of the files as they were opened.
     opened: Digest,
-    served: ArcSwap<Served>,
+    served: watch::Sender<Arc<Served>>,
     roots: watch::Receiver<Arc<AgentRoots>>,
     /// What follows from the two above, made anew when one of them is another than it was.
     trust: Mutex<(Arc<Served>, Arc<AgentRoots>, Arc<Trust>)>,
@@ -175,12 +171,12 @@ impl Tls {
         let served = Arc::new(served(&pems, &agents, &provider)?);
         let trust = Arc::new(Trust::new(&agents, served.callers.clone(), &provider));
         let trust = Mutex::new((Arc::clone(&served), agents, trust));
-        Ok(Arc::new(Self { files, provider, opened: pems.digest(), served: ArcSwap::new(served), roots, trust }))
+        Ok(Arc::new(Self { files, provider, opened: pems.digest(), served: watch::Sender::new(served), roots, trust }))
     }
 
     /// When the certificate that is served ends.
     pub fn certificate_ends(&self) -> Timestamp {
-        self.served.load().ends
+        self.served.borrow().ends
     }
 
     fn trust(&self, served: &Arc<Served>) -> Arc<Trust> {
@@ -201,7 +197,7 @@ impl Tls {
 
     /// For one connection, with what is in force now.
     pub(super) fn handshake(&self, protocol: &'static [u8]) -> Result<Handshake, rustls::Error> {
-        let served = self.served.load_full();
+        let served = Arc::clone(&self.served.borrow());
         let verifier = Arc::new(Verifier::new(self.trust(&served), Arc::clone(&self.provider)));
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider));
         let mut config = builder
@@ -213,6 +209,24 @@ impl Tls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Handshake { config: Arc::new(config), verifier })
+    }
+
+    /// Ends when certificates of this authority are not believed any more.
+    pub(super) async fn left(&self, root: &Root) {
+        let (mut served, mut roots) = (self.served.subscribe(), self.roots.clone());
+        loop {
+            roots.mark_unchanged();
+            let present = Arc::clone(&served.borrow_and_update());
+            if !self.trust(&present).holds(root) {
+                return;
+            }
+            tokio::select! {
+                Ok(()) = served.changed() => {}
+                Ok(()) = roots.changed() => {}
+                // Nobody changes anything any more.
+                else => std::future::pending().await,
+            }
+        }
     }
 
     /// Reads the files again and again until the token, and puts into force what has changed and can be used.
@@ -243,8 +257,8 @@ impl Tls {
             Ok(served) => {
                 metrics.certificate_ends.set(served.ends.as_second());
                 metrics.reloads.get_or_create(&Reload { outcome: "done" }).inc();
-                tracing::info!(ends = %served.ends, "the certificates of the ports were read again; new connections get them");
-                self.served.store(Arc::new(served));
+                tracing::info!(ends = %served.ends, "the certificates of the ports were read again; new connections get them, and those of callers whose authority is gone are ended");
+                self.served.send_replace(Arc::new(served));
             }
             Err(error) => kept(&error, metrics),
         }
@@ -326,8 +340,8 @@ fn served(pems: &Pems, agents: &AgentRoots, provider: &Arc<CryptoProvider>) -> R
     let callers = match &pems.client_ca {
         None => None,
         Some(text) => {
-            let callers = Callers::new(certificates("--tls-client-ca", text)?, provider);
-            Some(callers.map_err(TlsError::Authorities)?.ok_or(TlsError::Empty("--tls-client-ca"))?)
+            let callers = Callers::new(&certificates("--tls-client-ca", text)?, provider);
+            Some(callers.ok_or(TlsError::Empty("--tls-client-ca"))?)
         }
     };
     if callers.as_ref().is_some_and(|callers| callers.shares_with(agents)) {

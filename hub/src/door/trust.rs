@@ -1,10 +1,8 @@
 //! Whose certificates are believed: two sets of authorities, agents' and callers', and which of the two a certificate belongs to. A
-//! certificate of neither fails the handshake; none at all is fine here, since tokens prove who somebody is as well.
+//! certificate of neither fails the handshake; none at all is fine here, since tokens prove who somebody is as well. A connection
+//! remembers its [`Root`], so that it can be ended when that one is not trusted any more.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
@@ -25,53 +23,72 @@ use super::{AgentRoots, RootSet};
 pub(super) struct Found {
     pub set: RootSet,
     pub authority: Option<String>,
+    pub root: Root,
+}
+
+/// An authority by its set, its name and its key: one whose certificate was renewed is the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Root {
+    set: RootSet,
+    subject: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Root {
+    fn of(set: RootSet, certificate: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(Self { set, subject: parsed.subject().as_raw().to_vec(), key: parsed.public_key().raw.to_vec() })
+    }
+}
+
+/// An authority, and what verifies against it alone, so that it is known which one a certificate comes from.
+#[derive(Clone, Debug)]
+struct One {
+    root: Root,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl One {
+    fn new(set: RootSet, certificate: &[u8], provider: &Arc<CryptoProvider>) -> Result<Self, Unusable> {
+        let root = Root::of(set, certificate).ok_or(Unusable::Unreadable)?;
+        let mut store = RootCertStore::empty();
+        store.add(CertificateDer::from(certificate.to_vec()))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build()?;
+        Ok(Self { root, verifier })
+    }
 }
 
 /// The authorities of callers.
 #[derive(Clone, Debug)]
-pub(super) struct Callers {
-    verifier: Arc<dyn ClientCertVerifier>,
-    keys: BTreeSet<Vec<u8>>,
-}
+pub(super) struct Callers(Vec<One>);
 
 impl Callers {
     /// From the certificates of a file. One that cannot be read does not shut out the others of a bundle; none when none is left.
-    pub fn new(
-        certificates: Vec<CertificateDer<'static>>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Option<Self>, VerifierBuilderError> {
-        let keys = certificates.iter().filter_map(|certificate| key_of(certificate)).collect();
-        let mut roots = RootCertStore::empty();
-        let (added, _ignored) = roots.add_parsable_certificates(certificates);
-        if added == 0 {
-            return Ok(None);
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(provider)).build()?;
-        Ok(Some(Self { verifier, keys }))
+    pub fn new(certificates: &[CertificateDer<'static>], provider: &Arc<CryptoProvider>) -> Option<Self> {
+        let each = certificates.iter().filter_map(|certificate| One::new(RootSet::Callers, certificate, provider).ok());
+        let usable: Vec<One> = each.collect();
+        (!usable.is_empty()).then_some(Self(usable))
     }
 
     /// True when one of them is an authority of agents, too: then nothing would tell a caller from an agent.
     pub fn shares_with(&self, agents: &AgentRoots) -> bool {
-        agents.0.iter().any(|root| key_of(&root.der).is_some_and(|key| self.keys.contains(&key)))
+        let agents: Vec<Root> = agents.0.iter().filter_map(|root| Root::of(RootSet::Agents, &root.der)).collect();
+        agents.iter().any(|agents| self.0.iter().any(|callers| callers.root.key == agents.key))
     }
-}
-
-fn key_of(certificate: &[u8]) -> Option<Vec<u8>> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(parsed.public_key().raw.to_vec())
 }
 
 /// Both sets.
 #[derive(Debug)]
 pub(super) struct Trust {
-    agents: Vec<(String, Arc<dyn ClientCertVerifier>)>,
+    /// By id, the youngest first: of two with one name and one key the one that stays gets the certificates.
+    agents: Vec<(String, One)>,
     callers: Option<Callers>,
 }
 
 impl Trust {
     pub fn new(roots: &AgentRoots, callers: Option<Callers>, provider: &Arc<CryptoProvider>) -> Self {
-        let agents = roots.0.iter().filter_map(|root| match verifier_of(&root.der, provider) {
-            Ok(verifier) => Some((root.id.clone(), verifier)),
+        let agents = roots.0.iter().rev().filter_map(|root| match One::new(RootSet::Agents, &root.der, provider) {
+            Ok(one) => Some((root.id.clone(), one)),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 let authority = &root.id;
@@ -86,19 +103,28 @@ impl Trust {
         Self { agents: agents.collect(), callers }
     }
 
+    /// Whether certificates of this one are still believed.
+    pub fn holds(&self, root: &Root) -> bool {
+        let callers = self.callers.iter().flat_map(|callers| &callers.0);
+        self.agents.iter().map(|(_, one)| one).chain(callers).any(|one| one.root == *root)
+    }
+
     fn find(&self, leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>], now: UnixTime) -> Result<Found, Error> {
         let mut why = None;
-        for (id, verifier) in &self.agents {
+        for (id, one) in &self.agents {
             // Agents' certificates come from the authority itself, with nothing between: whatever an authority below it
             // issued for other purposes is no agent.
-            match verifier.verify_client_cert(leaf, &[], now) {
-                Ok(_) => return Ok(Found { set: RootSet::Agents, authority: Some(id.clone()) }),
+            match one.verifier.verify_client_cert(leaf, &[], now) {
+                Ok(_) => {
+                    let (authority, root) = (Some(id.clone()), one.root.clone());
+                    return Ok(Found { set: RootSet::Agents, authority, root });
+                }
                 Err(error) => remember(&mut why, error),
             }
         }
-        if let Some(callers) = &self.callers {
-            match callers.verifier.verify_client_cert(leaf, between, now) {
-                Ok(_) => return Ok(Found { set: RootSet::Callers, authority: None }),
+        for one in self.callers.iter().flat_map(|callers| &callers.0) {
+            match one.verifier.verify_client_cert(leaf, between, now) {
+                Ok(_) => return Ok(Found { set: RootSet::Callers, authority: None, root: one.root.clone() }),
                 Err(error) => remember(&mut why, error),
             }
         }
@@ -106,15 +132,11 @@ impl Trust {
     }
 }
 
-fn verifier_of(root: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Unusable> {
-    let mut store = RootCertStore::empty();
-    store.add(CertificateDer::from(root.to_vec()))?;
-    Ok(WebPkiClientVerifier::builder_with_provider(store.into(), Arc::clone(provider)).build()?)
-}
-
 /// Why an authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
+    #[error("it is no certificate as RFC 5280 has it")]
+    Unreadable,
     #[error("its certificate cannot be read")]
     Certificate(#[from] Error),
     #[error("it cannot be verified against")]

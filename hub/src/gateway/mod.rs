@@ -14,7 +14,7 @@ pub mod routes;
 mod strict;
 pub(crate) mod transcode;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -34,7 +34,7 @@ use tonic::{Status, Streaming, metadata::MetadataMap, service::Routes};
 
 use crate::{
     door::{
-        Full, Guard, PeerInfo, Place, Rooms,
+        Full, Guard, Keep, PeerInfo, Place, Rooms,
         head::HeadFault,
         http1::{self, Asked},
     },
@@ -74,7 +74,10 @@ pub struct Limits {
     pub answer: Duration,
     /// Silence on a stream until an empty line is sent: proxies close what is silent, and 60 s is usual.
     pub silence: Duration,
-    /// Calls at a time; each holds a body of 128 KiB at the most.
+    /// Bodies that are on their way at a time; each is 128 KiB at the most. Counted apart from calls: a body that does not come holds up no
+    /// call.
+    pub bodies: usize,
+    /// Calls at a time, each from the last byte of its body to the last byte of its answer.
     pub calls: usize,
     /// Streams at a time. Counted apart from calls, so that no number of watchers can keep an abort waiting.
     pub streams: usize,
@@ -87,15 +90,21 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             silence: Duration::from_secs(20),
+            bodies: 512,
             calls: 128,
             streams: 512,
         }
     }
 }
 
-/// How much of it one source may have: bodies come slowly before anybody knows whose they are, so the rest is for others.
+/// How much of calls and of streams one source may have, so that there is a rest for others.
 fn share(most: usize) -> usize {
     (3 * most).div_ceil(4)
+}
+
+/// The same of bodies, which come slowly before anybody knows whose they are: 16 of 512.
+fn share_of_bodies(most: usize) -> usize {
+    most.div_ceil(32)
 }
 
 /// What the gateway needs.
@@ -140,6 +149,7 @@ struct Gateway {
     routes: Routes,
     metrics: Metrics,
     limits: Limits,
+    bodies: Rooms,
     calls: Rooms,
     streams: Rooms,
 }
@@ -153,8 +163,9 @@ impl Gateway {
         let openapi = Bytes::from(openapi::document(&table).to_string());
         let GatewayParts { routes, metrics, limits } = parts;
         let room = |most: usize| Rooms::new(most, share(most));
+        let bodies = Rooms::new(limits.bodies, share_of_bodies(limits.bodies));
         let (calls, streams) = (room(limits.calls), room(limits.streams));
-        Ok(Self { table, openapi, routes: routes.prepare(), metrics, limits, calls, streams })
+        Ok(Self { table, openapi, routes: routes.prepare(), metrics, limits, bodies, calls, streams })
     }
 
     /// The answer to a request; never fails.
@@ -207,15 +218,6 @@ impl Gateway {
         values: &[&str],
         request: Request<Body>,
     ) -> Result<Response<Body>, Refusal> {
-        let streams = route.method.is_server_streaming();
-        let (places, most) =
-            if streams { (&self.streams, self.limits.streams) } else { (&self.calls, self.limits.calls) };
-        let place = places.enter(peer.address.ip()).map_err(|full| {
-            Refusal::Busy(match full {
-                Full::All => most,
-                Full::Source => share(most),
-            })
-        })?;
         if request.headers().contains_key(header::ORIGIN) {
             return Err(Refusal::FromPage);
         }
@@ -226,7 +228,7 @@ impl Gateway {
         }
         let key = idempotency_key(request.headers())?;
         let authorization = authorization(request.headers())?;
-        let body = self.body(route, request).await?;
+        let body = self.body(peer.address.ip(), route, request).await?;
         let sent =
             Sent { path: values, query: uri.query().unwrap_or(""), body: &body, idempotency_key: key.as_deref() };
         let message = transcode::request(route, sent)?;
@@ -234,11 +236,15 @@ impl Gateway {
             tracing::error!(%error, path = route.grpc_path, "a call of the gateway has no path; this is a defect");
             Status::internal("the hub failed while it worked on this; see its log")
         })?;
+        let streams = route.method.is_server_streaming();
+        let (places, most) =
+            if streams { (&self.streams, self.limits.streams) } else { (&self.calls, self.limits.calls) };
+        let place = places.enter(peer.address.ip()).map_err(busy(most, share(most)))?;
         let call = Call { routes: self.routes.clone(), peer, authorization, path, message };
-        if streams { self.stream(route, call, place).await } else { self.unary(route, call).await }
+        if streams { self.stream(route, call, place).await } else { self.unary(route, call, place).await }
     }
 
-    async fn body(&self, route: &Route, request: Request<Body>) -> Result<Bytes, Refusal> {
+    async fn body(&self, source: IpAddr, route: &Route, request: Request<Body>) -> Result<Bytes, Refusal> {
         let (head, body) = request.into_parts();
         if !route.has_body() {
             return if body.is_end_stream() { Ok(Bytes::new()) } else { Err(Refusal::UnwantedBody) };
@@ -248,6 +254,8 @@ impl Gateway {
         if body.size_hint().lower() > MOST_BODY as u64 {
             return Err(Refusal::LongBody(MOST_BODY));
         }
+        let most = self.limits.bodies;
+        let _place = self.bodies.enter(source).map_err(busy(most, share_of_bodies(most)))?;
         let read = timeout(self.limits.body, Limited::new(body, MOST_BODY).collect());
         match read.await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -257,13 +265,15 @@ impl Gateway {
         }
     }
 
-    async fn unary(&self, route: &Route, call: Call) -> Result<Response<Body>, Refusal> {
+    async fn unary(&self, route: &Route, call: Call, place: Arc<Place>) -> Result<Response<Body>, Refusal> {
         let answer =
             timeout(self.limits.answer, call.unary()).await.map_err(|_| Refusal::Late(self.limits.answer))??;
-        let (metadata, bytes, _) = answer.into_parts();
+        let (metadata, bytes, mut extensions) = answer.into_parts();
         let text = written(route.method.output(), bytes).await?;
         let mut response = respond(JSON, Body::from(text));
         age(&metadata, response.headers_mut());
+        // Until the answer was taken: the place of the call here, and that of its caller.
+        response.extensions_mut().insert(Keep::new((place, extensions.remove::<Keep>())));
         Ok(response)
     }
 
@@ -276,6 +286,16 @@ impl Gateway {
         let mut response = respond(NDJSON, Body::from_stream(lines));
         age(&metadata, response.headers_mut());
         Ok(response)
+    }
+}
+
+/// What is said when there is no place.
+fn busy(most: usize, of_source: usize) -> impl FnOnce(Full) -> Refusal {
+    move |full| {
+        Refusal::Busy(match full {
+            Full::All => most,
+            Full::Source => of_source,
+        })
     }
 }
 

@@ -43,16 +43,18 @@ pub fn router(parts: HttpParts) -> Router {
         .with_state(parts)
 }
 
-/// For the head of a request, and of a connection on which nothing is asked.
-const HEAD: Duration = Duration::from_secs(10);
-/// Connections in all, and from one address: some probes and scrapers.
+/// For the head of a request, and of a connection on which nothing is asked: a kubelet waits for a second.
+const HEAD: Duration = Duration::from_secs(2);
+/// Connections in all, and from one address: some probes and scrapers. Anybody in the cluster may come, so whoever was silent the longest
+/// makes room for the next one.
 const MOST_CONNECTIONS: usize = 256;
 const MOST_OF_ADDRESS: usize = 64;
 
 /// Serves the pages until the token, in plain text: they hold no secret.
 pub async fn serve(listener: TcpListener, parts: HttpParts, shutdown: CancellationToken) {
     let guard = Guard {
-        rooms: Rooms::new(MOST_CONNECTIONS, MOST_OF_ADDRESS),
+        rooms: Rooms::by_address(MOST_CONNECTIONS, MOST_OF_ADDRESS),
+        silent_yield: true,
         metrics: parts.metrics.door.clone(),
         ..Guard::default()
     };

@@ -56,6 +56,15 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(authority(name), KeyPair::generate().unwrap()).unwrap())
     }
 
+    /// Two certificates for one name and one key, as when an authority is renewed.
+    pub fn renewed(name: &str) -> [Self; 2] {
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        [(), ()].map(|()| {
+            let key = KeyPair::from_pem(&key).unwrap();
+            Self(CertifiedIssuer::self_signed(authority(name), key).unwrap())
+        })
+    }
+
     /// One that this one vouches for.
     pub fn below(&self, name: &str) -> Self {
         Self(CertifiedIssuer::signed_by(authority(name), KeyPair::generate().unwrap(), &self.0).unwrap())
