@@ -72,12 +72,18 @@ pub struct Violation {
     pub remedy: String,
 }
 
-/// With control characters written out: fields and problems hold names that callers made up, and those forge no line of a log.
+/// With control characters, and what turns the direction of a line or ends it in Unicode (UAX 9), written out: fields and problems hold
+/// names that callers made up, and those forge no line of a log.
 fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    let is_obeyed = |c: char| {
+        let turns =
+            matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns
+    };
+    if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
     }
-    let written = |c: char| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() };
+    let written = |c: char| if is_obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() };
     Cow::Owned(text.chars().map(written).collect())
 }
 
@@ -443,11 +449,11 @@ mod tests {
     #[test]
     fn a_violation_is_one_line_whatever_a_caller_named_his_fields() {
         let violation = Violation {
-            field: "a\nforged=1".to_owned(),
+            field: "a\nforged=1\u{202e}".to_owned(),
             value: "\u{1b}[31m".to_owned(),
             problem: "unknown field `b\tc`".to_owned(),
             remedy: "leave it out".to_owned(),
         };
-        assert_eq!(violation.to_string(), r#"a\u{a}forged=1: "\u{1b}[31m" unknown field `b\u{9}c`; leave it out"#);
+        assert_eq!(violation.to_string(), r#"a\u{a}forged=1\u{202e}: "\u{1b}[31m" unknown field `b\u{9}c`; leave it out"#);
     }
 }
