@@ -225,6 +225,9 @@ pub struct Apply {
     /// Wait until this is true of every applied policy
     #[arg(long, value_enum, value_name = "CONDITION", conflicts_with = "dry_run")]
     pub wait: Option<Goal>,
+    /// Why, for the audit log; at most 1024 characters
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -297,6 +300,9 @@ pub enum Delete {
         policy: PolicyName,
         #[command(flatten)]
         change: Change,
+        /// Why, for the audit log; at most 1024 characters
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
         /// Wait until it is gone
         #[arg(long, conflicts_with = "dry_run")]
         wait: bool,

@@ -102,6 +102,16 @@ async fn entries_come_in_pages_in_both_directions_and_by_every_filter() {
         assert!(oldest.iter().eq(newest.iter().rev()), "pages of {size}");
     }
     let of = |filter: api::ListAuditEntriesRequest| all(&hub, filter);
+    // From an entry on, whole and in pages, and in the other direction down to it.
+    for (after_id, oldest_first, page_size) in
+        [(59, true, 0), (59, true, 2), (59, false, 2), (0, true, 0), (62, true, 0)]
+    {
+        let seen = of(api::ListAuditEntriesRequest { after_id, oldest_first, page_size, ..Default::default() }).await;
+        let mut ids: Vec<u64> = seen.iter().map(|entry| entry.id).collect();
+        assert!(ids.is_sorted_by(|a, b| (a < b) == oldest_first), "{ids:?}");
+        ids.sort_unstable();
+        assert_eq!(ids, (after_id + 1..=62).collect::<Vec<_>>());
+    }
     let policy = Some(policy_ref("api"));
     assert_eq!(actions(&of(api::ListAuditEntriesRequest { policy, ..Default::default() }).await), ["apply"]);
     let namespace = "other".to_owned();
@@ -223,6 +233,7 @@ async fn bad_filters_are_refused_with_the_field() {
         (api::ListAuditEntriesRequest { since: time(0, -1), ..Default::default() }, "since"),
         (api::ListAuditEntriesRequest { before: time(253_402_300_800, 0), ..Default::default() }, "before"),
         (api::ListAuditEntriesRequest { result: "Done".to_owned(), ..Default::default() }, "result"),
+        (api::ListAuditEntriesRequest { after_id: 1 << 63, ..Default::default() }, "after_id"),
         (api::ListAuditEntriesRequest { page_size: 1001, ..Default::default() }, "page_size"),
         (api::ListAuditEntriesRequest { page_token: "zz".to_owned(), ..Default::default() }, "page_token"),
         (api::ListAuditEntriesRequest { page_token: "6162".to_owned(), ..Default::default() }, "page_token"),
@@ -239,5 +250,70 @@ async fn bad_filters_are_refused_with_the_field() {
         let request = api::ListAuditEntriesRequest { since: edge, before: edge, ..Default::default() };
         assert_eq!(page(&hub, request).await.unwrap().entries, []);
     }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn applying_and_deleting_say_why_and_a_repeated_call_need_not_say_it_alike() {
+    let hub = hub().await;
+    let apply = |id: &str, reason: &str, dry_run| api::ApplyPolicyRequest {
+        request_id: id.to_owned(),
+        manifest: manifest("web", &[("blue", 1)]),
+        reason: reason.to_owned(),
+        dry_run,
+        ..Default::default()
+    };
+    let delete = |id: &str, reason: &str, dry_run| api::DeletePolicyRequest {
+        request_id: id.to_owned(),
+        policy: Some(policy_ref("web")),
+        reason: reason.to_owned(),
+        dry_run,
+        ..Default::default()
+    };
+    let set = |reason: &str| api::SetWeightsRequest {
+        policy: Some(policy_ref("web")),
+        weights: weights(&[("blue", 2)]),
+        reason: reason.to_owned(),
+        dry_run: true,
+        ..Default::default()
+    };
+    hub.policies().apply_policy(apply("a", "the first release", false)).await.unwrap();
+    hub.policies().apply_policy(apply("a", "once more, in other words", false)).await.unwrap();
+    hub.policies().delete_policy(delete("d", "the shop is closed", false)).await.unwrap();
+    hub.policies().delete_policy(delete("d", "", false)).await.unwrap();
+    let told = all(&hub, api::ListAuditEntriesRequest { oldest_first: true, ..Default::default() }).await;
+    let told: Vec<_> = told.iter().map(|entry| (entry.action.as_str(), entry.reason.as_str())).collect();
+    assert_eq!(told, [("apply", "the first release"), ("delete", "the shop is closed")]);
+    // 1024 characters are no 1024 bytes; and a dry run refuses what the change would.
+    for bad in ["ä".repeat(1025), "a\0b".to_owned()] {
+        for dry_run in [false, true] {
+            let refused = [
+                hub.policies().apply_policy(apply("b", &bad, dry_run)).await.unwrap_err(),
+                hub.policies().delete_policy(delete("c", &bad, dry_run)).await.unwrap_err(),
+                hub.policies().set_weights(set(&bad)).await.unwrap_err(),
+            ];
+            for status in refused {
+                let named = api::Violations::decode(status.details()).unwrap().violations;
+                assert_eq!((status.code(), named[0].field.as_str()), (Code::InvalidArgument, "reason"), "{status:?}");
+            }
+        }
+    }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_spent_join_token_that_is_shown_from_everywhere_is_one_entry() {
+    let hub = enrollment_support::hub().await;
+    let (admin, nobody) = (Port::caller(&hub, "admin"), Port::nobody(&hub));
+    let secret = admin.join_token("blue").await.secret;
+    nobody.join("blue", &secret, &enrollment_support::csr()).await.unwrap();
+    for n in 0..40_u16 {
+        let from = nobody.clone().at(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n).into());
+        from.join("blue", &secret, &enrollment_support::csr()).await.unwrap_err();
+    }
+    let request = api::ListAuditEntriesRequest { result: "refused".to_owned(), ..Default::default() };
+    let seen = admin.audit().list_audit_entries(request).await.unwrap().into_inner().entries;
+    let replayed = seen.iter().filter(|entry| entry.action == "join-token.replayed").count();
+    assert_eq!(replayed, 1, "{seen:?}");
     hub.stop().await;
 }

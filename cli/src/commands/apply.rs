@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Context,
-    change::present,
+    change::{bounded_reason, present},
     follow::{Waited, wait_for},
     request_id,
 };
@@ -48,6 +48,7 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
     let deadline = Instant::now() + context.wait_budget();
     let documents = manifest::read(&args.file, context.namespace())?;
     one_document_only(&args.change, documents.len())?;
+    bounded_reason("cannot apply", &args.reason)?;
     let hub = context.hub(args.wait.is_some())?;
     let mut batch = Batch { context, exit: None, failed: 0 };
     let mut results = Vec::new();
@@ -55,7 +56,7 @@ pub async fn run(context: &Context, args: Apply) -> Result<Option<Exit>, Failure
         let result = match batch.exit {
             // Without a hub or permission the others can only fail the same way, each after its own timeout.
             Some(Exit::Unavailable | Exit::Denied | Exit::Timeout) => not_tried(document, args.change.dry_run),
-            _ => match apply(&hub, document, &args.change).await {
+            _ => match apply(&hub, document, &args.change, &args.reason).await {
                 Ok(result) => result,
                 Err(failure) => batch.failed(document, args.change.dry_run, &failure),
             },
@@ -132,7 +133,7 @@ impl Batch<'_> {
     }
 }
 
-async fn apply(hub: &Hub, document: &Document, change: &Change) -> Result<Applied, Failure> {
+async fn apply(hub: &Hub, document: &Document, change: &Change, reason: &str) -> Result<Applied, Failure> {
     let what = format!("cannot apply {}", document.label());
     if let Some(violation) = &document.problem {
         let failure = Failure::new(Exit::Invalid, what, "the document is not valid", "");
@@ -144,7 +145,7 @@ async fn apply(hub: &Hub, document: &Document, change: &Change) -> Result<Applie
         manifest: document.text.clone(),
         expected_version: change.expected_version,
         dry_run: change.dry_run,
-        reason: String::new(),
+        reason: reason.to_owned(),
     };
     let answer = hub
         .call(&what, Kind::Write { request_id: &id }, message, async |channel, request| {

@@ -38,11 +38,7 @@ pub async fn weights(context: &Context, args: Weights) -> Result<Option<Exit>, F
     let deadline = Instant::now() + context.wait_budget();
     let policy = args.policy.resolve(context.namespace())?;
     let weights = parse::weights(&args.weights)?;
-    let length = args.reason.chars().count();
-    if length > MAX_REASON {
-        let why = format!("--reason has {length} characters, at most {MAX_REASON} are kept");
-        return Err(Failure::usage("cannot set the weights", why, "give a shorter reason"));
-    }
+    bounded_reason("cannot set the weights", &args.reason)?;
     let id = request_id(args.change.request_id);
     let dry_run = args.change.dry_run;
     let message = pb::SetWeightsRequest {
@@ -69,6 +65,16 @@ pub async fn weights(context: &Context, args: Weights) -> Result<Option<Exit>, F
     finish(context, &hub, changed, args.wait.map(Until::True), deadline, "accepted").await
 }
 
+/// Refused before anything is sent: of several documents none is applied then.
+pub fn bounded_reason(what: &str, reason: &str) -> Result<(), Failure> {
+    let length = reason.chars().count();
+    if length <= MAX_REASON {
+        return Ok(());
+    }
+    let why = format!("--reason has {length} characters, at most {MAX_REASON} are kept");
+    Err(Failure::usage(what, why, "give a shorter reason"))
+}
+
 /// Of safety rules this command crosses none, and its dry run shows no more than the refusal.
 fn crossed_by_a_flip(failure: Failure) -> Failure {
     if failure.findings.is_empty() {
@@ -77,9 +83,16 @@ fn crossed_by_a_flip(failure: Failure) -> Failure {
     Failure { crossing: Crossing::Flip, remedy: "nothing was changed".into(), ..failure }
 }
 
-pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: bool) -> Result<Option<Exit>, Failure> {
+pub async fn delete(
+    context: &Context,
+    name: &PolicyName,
+    change: Change,
+    reason: String,
+    wait: bool,
+) -> Result<Option<Exit>, Failure> {
     let deadline = Instant::now() + context.wait_budget();
     let policy = name.resolve(context.namespace())?;
+    bounded_reason("cannot delete", &reason)?;
     let id = request_id(change.request_id);
     let dry_run = change.dry_run;
     let message = pb::DeletePolicyRequest {
@@ -87,7 +100,7 @@ pub async fn delete(context: &Context, name: &PolicyName, change: Change, wait: 
         policy: Some((&policy).into()),
         expected_version: change.expected_version,
         dry_run,
-        reason: String::new(),
+        reason,
     };
     let hub = context.hub(wait)?;
     if wait {

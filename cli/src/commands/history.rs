@@ -3,7 +3,7 @@
 use serde::Serialize;
 use switchyard_proto::api::v1 as pb;
 
-use super::{Context, get::Pages, shift_act};
+use super::{Context, audit_pages::AuditPages, get::Pages, shift_act};
 use crate::{
     args::{Audit, Format, History},
     error::{Exit, Failure, Kind},
@@ -108,10 +108,10 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
     let now = now();
     let time = |moment: Option<crate::parse::Moment>| moment.map(|moment| to_proto(moment.at(now)));
     let (since, before) = (time(args.since), time(args.before));
-    let mut pages = Pages::new("cannot read the audit log");
+    let mut pages = AuditPages::new("cannot read the audit log", args.oldest_first);
     let (mut entries, mut count) = (Vec::new(), 0);
     while count < limit
-        && let Some(page_token) = pages.next_token()?
+        && let Some(page_token) = pages.next_token()
     {
         let message = pb::ListAuditEntriesRequest {
             namespace: if policy.is_some() {
@@ -132,13 +132,14 @@ pub async fn audit(context: &Context, args: Audit) -> Result<(), Failure> {
         };
         let send = async |channel, request| Hub::audit(channel).list_audit_entries(request).await;
         let answer = hub.call(pages.what, Kind::Read, message, send).await?;
+        let last = answer.entries.last().map(|entry| entry.id);
         let page: Vec<AuditEntry> = answer.entries.into_iter().take(limit - count).map(AuditEntry::from).collect();
         count += page.len();
         match format {
             Format::Jsonl => page.iter().try_for_each(json_line)?,
             Format::Table | Format::Json | Format::Yaml => entries.extend(page),
         }
-        pages.came(answer.next_page_token);
+        pages.came(answer.next_page_token, last)?;
     }
     if format == Format::Jsonl {
         return Ok(());

@@ -2,6 +2,7 @@
 
 mod access;
 mod apply;
+mod audit_pages;
 mod change;
 mod cluster;
 mod cluster_follow;
@@ -111,8 +112,8 @@ async fn run(cli: Cli) -> Result<Option<Exit>, Failure> {
         Command::Get(what) => get::run(&context, what).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Weights(args) => return change::weights(&context, args).await,
-        Command::Delete(Delete::Policy { policy, change, wait }) => {
-            return change::delete(&context, &policy, change, wait).await;
+        Command::Delete(Delete::Policy { policy, change, reason, wait }) => {
+            return change::delete(&context, &policy, change, reason, wait).await;
         }
         Command::Flip(args) => return shift::flip(&context, args).await,
         Command::Shift(args) => return shift::shift(&context, args).await,

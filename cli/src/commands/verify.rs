@@ -2,7 +2,7 @@
 
 use switchyard_proto::api::v1 as pb;
 
-use super::{Context, access, get::Pages, shift::tell};
+use super::{Context, access, audit_pages::AuditPages, shift::tell};
 use crate::{
     args::Verify,
     error::{Exit, Failure, Kind},
@@ -32,20 +32,22 @@ pub async fn run(context: &Context, args: Verify) -> Result<Option<Exit>, Failur
     let send = async |channel, request| Hub::audit(channel).get_audit_head(request).await;
     let head = hub.call(WHAT, Kind::Read, pb::GetAuditHeadRequest {}, send).await?;
     let promised = (head.id > 0).then_some((head.id, head.hash));
-    let verdict = read(&hub, Chain::new(args.since_id, args.head, promised)).await?;
+    let verdict = read(&hub, args.since_id, Chain::new(args.since_id, args.head, promised)).await?;
     context.output.show(&verdict, |paint, _| render::verified(&verdict, paint))?;
     Ok(tell(failure(&verdict)))
 }
 
 /// The namespace of `-n` and its variable is not looked at: a chain has no namespaces.
-async fn read(hub: &Hub, mut chain: Chain) -> Result<Verdict, Failure> {
-    let mut pages = Pages::new(WHAT);
+async fn read(hub: &Hub, since_id: u64, mut chain: Chain) -> Result<Verdict, Failure> {
+    let mut pages = AuditPages::new(WHAT, true);
     let mut number = 0;
-    while let Some(page_token) = pages.next_token()? {
+    while let Some(page_token) = pages.next_token() {
         let message = pb::ListAuditEntriesRequest {
             oldest_first: true,
             page_size: ENTRIES_A_PAGE,
             page_token,
+            // A hub that does not know the field sends all of them; the chain leaves out what comes before.
+            after_id: since_id.saturating_sub(1),
             ..pb::ListAuditEntriesRequest::default()
         };
         let send = async |channel, request| Hub::audit(channel).list_audit_entries(request).await;
@@ -54,11 +56,11 @@ async fn read(hub: &Hub, mut chain: Chain) -> Result<Verdict, Failure> {
             break;
         }
         number += 1;
+        let last = answer.entries.last().map(|entry| entry.id);
         if number % PAGES_A_LINE == 0 {
-            let last = answer.entries.last().map_or(0, |entry| entry.id);
-            progress(&format!("the audit log fits together so far, up to entry {last}"));
+            progress(&format!("the audit log fits together so far, up to entry {}", last.unwrap_or_default()));
         }
-        pages.came(answer.next_page_token);
+        pages.came(answer.next_page_token, last)?;
     }
     Ok(chain.verdict())
 }

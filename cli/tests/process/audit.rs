@@ -84,6 +84,32 @@ async fn a_whole_log_is_read_oldest_first_and_verified_page_by_page() {
     let pages: Vec<&str> = seen.iter().map(|request| request.page_token.as_str()).collect();
     assert_eq!(pages, ["", "a", "b"]);
     assert!(seen.iter().all(|request| request.oldest_first && request.namespace.is_empty()), "all of it: {seen:?}");
+    assert!(seen.iter().all(|request| request.after_id == 0));
+}
+
+#[tokio::test]
+async fn verifying_goes_on_from_where_it_ended_and_asks_for_nothing_before() {
+    let whole = log(7);
+    let (kept, head) = (hex(&whole[3].hash), hex(&whole[6].hash));
+    let hub = hub(&whole, vec![page(&whole[3..5], "a"), page(&whole[5..], "")]).await;
+    let ran = hub.yardctl(&format!("audit verify --since-id 4 --head {kept} -o json")).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let json = ran.json();
+    assert_eq!((&json["entries"], &json["first_id"], &json["kept_id"]), (&4.into(), &4.into(), &4.into()));
+    assert_eq!(json["head"], head);
+    let seen = hub.seen.audit.lock().unwrap();
+    assert_eq!(seen.iter().map(|request| request.after_id).collect::<Vec<_>>(), [3, 3]);
+}
+
+#[tokio::test]
+async fn a_hub_whose_pages_turn_round_is_not_followed_for_ever() {
+    let whole = log(4);
+    let round = || vec![page(&whole[..2], "a"), page(&whole[..2], "b"), page(&whole[..2], "c")];
+    let hub = Hub::start(Script { audit: queue(round()), ..Script::default() }).await;
+    let ran = hub.yardctl("audit --oldest-first -o jsonl").await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("the hub's pages do not end: after entry 2 came one that ends with entry 2"), "{ran:?}");
+    assert_eq!(hub.seen.audit.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ fn invalid() -> Answer<pb::ApplyPolicyResponse> {
 async fn apply_sends_each_document_as_written_and_shows_every_result() {
     let script = Script { apply: queue([invalid(), applied(pb::ApplyOutcome::Created)]), ..Script::default() };
     let hub = Hub::start(script).await;
-    let ran = yardctl_with(&format!("--hub {} apply -f -", hub.url), TWO).await;
+    let ran = yardctl_with(&format!("--hub {} apply -f - --reason release-42", hub.url), TWO).await;
     assert_eq!(ran.code, 3, "{ran:?}");
     assert!(ran.out.contains("shop/checkout failed\n"), "{ran:?}");
     assert!(ran.out.contains("shop/checkout created (version 1)\n  warning: the health check is slow\n"), "{ran:?}");
@@ -47,6 +47,19 @@ async fn apply_sends_each_document_as_written_and_shows_every_result() {
     assert!(seen[0].manifest.contains("# first"), "{:?}", seen[0].manifest);
     assert!(seen[1].manifest.contains("name: cart"));
     assert_ne!(seen[0].request_id, seen[1].request_id);
+    assert!(seen.iter().all(|request| request.reason == "release-42"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_reason_that_is_too_long_is_refused_before_anything_is_sent() {
+    let hub = Hub::start(Script::default()).await;
+    let reason = "x".repeat(1025);
+    for line in ["apply -f -", "delete policy shop/checkout", "weights shop/checkout blue=1"] {
+        let ran = yardctl_with(&format!("--hub {} {line} --reason {reason}", hub.url), TWO).await;
+        assert_eq!(ran.code, 2, "{line}: {ran:?}");
+        assert!(ran.err.contains("--reason has 1025 characters, at most 1024 are kept"), "{line}: {ran:?}");
+    }
+    assert!(hub.seen.apply.lock().unwrap().is_empty() && hub.seen.delete.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -259,11 +272,12 @@ async fn a_delete_waits_until_the_policy_is_gone() {
         ..Script::default()
     };
     let hub = Hub::start(script).await;
-    let ran = hub.yardctl("delete policy shop/checkout --wait --expected-version 7").await;
+    let ran = hub.yardctl("delete policy shop/checkout --wait --expected-version 7 --reason closed").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("shop/checkout marked for deletion (version 8"), "{ran:?}");
     assert!(ran.out.ends_with(", deleted reached\n"), "{ran:?}");
-    assert_eq!(hub.seen.delete.lock().unwrap()[0].expected_version, 7);
+    let seen = hub.seen.delete.lock().unwrap();
+    assert_eq!((seen[0].expected_version, seen[0].reason.as_str()), (7, "closed"));
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use std::{
 
 /// After so long the same is news again.
 const FOR: Duration = Duration::from_secs(10 * 60);
-/// Different things that are remembered; beyond it everything is forgotten, so that memory is bounded and nothing is silent for ever.
+/// Different things that are remembered; beyond it the one that was said longest ago is forgotten, so that memory is bounded, and
+/// whoever makes up new ones does not have all the others said again.
 const MOST: usize = 1000;
 
 /// Remembers what was said. Clones are one.
@@ -27,8 +28,10 @@ impl Once {
         if said.get(&what).is_some_and(|at| now.duration_since(*at) < FOR) {
             return false;
         }
-        if said.len() >= MOST {
-            said.clear();
+        if said.len() >= MOST
+            && let Some(oldest) = said.iter().min_by_key(|(_, at)| **at).map(|(what, _)| what.clone())
+        {
+            said.remove(&oldest);
         }
         said.insert(what, now);
         true
@@ -48,5 +51,16 @@ mod tests {
         assert!(once.is_news_at("a".to_owned(), start + FOR));
         (0..10 * MOST).for_each(|i| assert!(once.is_news_at(format!("c{i}"), start)));
         assert!(once.0.lock().unwrap().len() <= MOST);
+    }
+
+    #[test]
+    fn new_things_drive_out_what_was_said_longest_ago_and_nothing_else() {
+        let (once, start) = (Once::default(), Instant::now());
+        let at = |n: usize| start + Duration::from_millis(n as u64);
+        (0..MOST).for_each(|n| assert!(once.is_news_at(format!("{n}"), at(n))));
+        assert!(once.is_news_at("one more".to_owned(), at(MOST)));
+        assert!(!once.is_news_at(format!("{}", MOST - 1), at(MOST)));
+        assert!(!once.is_news_at("1".to_owned(), at(MOST)));
+        assert!(once.is_news_at("0".to_owned(), at(MOST)));
     }
 }

@@ -119,6 +119,12 @@ impl Port {
         Self { peer: PeerInfo { certificate, ..nobody.peer }, ..nobody }
     }
 
+    /// The same peer at another address.
+    pub fn at(self, address: std::net::IpAddr) -> Self {
+        let peer = PeerInfo { address: (address, 4711).into(), ..self.peer };
+        Self { peer, ..self }
+    }
+
     pub fn access(&self) -> AccessServiceClient<Self> {
         AccessServiceClient::new(self.clone())
     }

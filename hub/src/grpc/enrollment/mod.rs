@@ -149,8 +149,8 @@ impl Enrollment {
         }
     }
 
-    /// In the log and the audit log, once in a while for each token and source: whoever has a used token may show it as often as he
-    /// likes. The layer in front counts the others as refused calls.
+    /// In the log and the audit log, once in a while for each token: whoever has a used token may show it as often as he likes, from
+    /// as many addresses as he likes. The layer in front counts the others as refused calls.
     async fn note(&self, ask: &Ask, error: &IssueError) {
         let Ask { cluster, proof, source, .. } = ask;
         let Some(action) = error.action() else { return };

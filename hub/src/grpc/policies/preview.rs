@@ -16,7 +16,10 @@ use switchyard_core::{
 use crate::{
     feed::Picture,
     grpc::{errors::ApiError, shifts::active_on},
-    store::{Applied, ApplyError, Caller, Ownership, Resource, StoredClaim, StoredPolicy, check_owner, supersedes},
+    store::{
+        Applied, ApplyError, Caller, Ownership, Resource, StoredClaim, StoredPolicy, check_caller, check_owner,
+        supersedes,
+    },
 };
 
 /// A change to be looked at.
@@ -38,6 +41,7 @@ pub fn apply(
     policy: &ValidatedPolicy,
     expected_version: u64,
 ) -> Result<Change, ApiError> {
+    check_caller(caller)?;
     let Some(present) = picture.policies.get(&policy.key) else {
         check_version(expected_version, 0)?;
         caller.may_apply(None, policy)?;
@@ -102,6 +106,7 @@ pub fn set_weights(
     wanted: &[(String, u32)],
     expected_version: u64,
 ) -> Result<Change, ApiError> {
+    check_caller(caller)?;
     let mut stored = check_present(find(picture, key)?, expected_version)?;
     let record = &mut stored.record;
     let present = record.requested();
@@ -145,6 +150,7 @@ fn check_weights(
 /// # Errors
 /// As the store would refuse it.
 pub fn delete(caller: &Caller, picture: &Picture, key: &PolicyKey, expected_version: u64) -> Result<Change, ApiError> {
+    check_caller(caller)?;
     let present = find(picture, key)?;
     caller.may_delete(present)?;
     let mut stored = StoredPolicy::clone(present);
