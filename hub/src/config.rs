@@ -91,14 +91,25 @@ impl fmt::Debug for Database {
     }
 }
 
-/// A URL without user, password and query.
+/// Characters of a scheme that is shown.
+const MOST_SCHEME: usize = 16;
+
+/// A URL without user, password and query. Passwords hold any of `?#/@` when somebody forgot to encode them, so what stands before the
+/// last @ is not looked at; and where there is none, a password with its @ left out may stand anywhere.
 pub(crate) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "(not a URL)".to_owned();
     };
-    let place = rest.split('?').next().unwrap_or_default();
-    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
-    format!("{scheme}://...@{place}")
+    let plain = scheme.len() <= MOST_SCHEME && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    match rest.rsplit_once('@') {
+        _ if !plain => "(not a URL)".to_owned(),
+        // With an = before it the @ may be one of the query, such as password=...@...
+        Some((before, place)) if !before.contains('=') => {
+            let place = place.split(['?', '#']).next().unwrap_or_default();
+            format!("{scheme}://...@{place}")
+        }
+        Some(_) | None => format!("{scheme}://..."),
+    }
 }
 
 /// Settings that are wrong, all of them.

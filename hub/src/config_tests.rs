@@ -169,6 +169,38 @@ fn the_printed_configuration_holds_no_password() {
     let text = format!("{database:?}");
     assert_eq!(text, "Url(postgres://...@db:5432/x)");
     assert_eq!(redacted("secret"), "(not a URL)");
+    assert_eq!(redacted("se#cr:et@db://x"), "(not a URL)");
+}
+
+#[test]
+fn nothing_of_a_password_is_printed_whatever_was_not_encoded_in_it() {
+    // The four that mean something in a URL, in every order of them, and what stands between is secret.
+    for a in "?#%@/=".chars() {
+        for b in "?#%@/=".chars() {
+            for url in [
+                format!("postgres://me:Sec{a}ret{b}word@db:5432/x"),
+                format!("postgres://me:Sec{a}ret{b}word"),
+                format!("postgres://db/x?password=Sec{a}ret{b}word"),
+                format!("postgres://me:Sec{a}ret@db/x?password=Sec{b}word"),
+            ] {
+                let shown = redacted(&url);
+                // Where the host was left out, what follows the last @ looks like one.
+                let looks_like_a_host =
+                    url.ends_with("word") && url.rsplit_once('@').is_some_and(|(before, _)| !before.contains('='));
+                if !looks_like_a_host {
+                    for part in ["Sec", "ret", "word"] {
+                        assert!(!shown.contains(part), "{url} is shown as {shown}");
+                    }
+                }
+                assert!(!shown.contains("me:"), "{url} is shown as {shown}");
+            }
+        }
+    }
+    assert_eq!(redacted("postgres://sw:Ab#c?d@db/x"), "postgres://...@db/x");
+    assert_eq!(redacted("postgres://sw:Ab?c#d@db/x?sslmode=disable"), "postgres://...@db/x");
+    // What the flag's refusal says is made of it.
+    let error = strict(|args| args.database_url = Some("postgres://sw:Ab#c?d@db/x".into())).unwrap_err().to_string();
+    assert!(error.contains("postgres://...@db/x") && !error.contains("Ab"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{io::Read, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,11 +14,13 @@ use crate::{
     },
     metrics::{Metrics, Outcome},
     secret::Secret,
-    store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Store, StoreOptions},
+    store::{EmbeddedOptions, EmbeddedPostgres, Query, QueryObserver, Store, StoreError, StoreOptions},
 };
 
 /// Pauses between two tries to reach the store at the start.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is said that the store cannot be had: seldom enough for a log that is kept, often enough for whoever looks into it.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How often the file with the URL is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of that file.
@@ -103,7 +105,7 @@ pub(super) async fn connect(
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Store>> {
-    let mut told = false;
+    let mut said = None;
     loop {
         let options =
             StoreOptions { observer: Some(Arc::new(StoreMetrics(metrics.clone()))), ..StoreOptions::default() };
@@ -114,17 +116,65 @@ pub(super) async fn connect(
         match tried {
             Ok(store) => return Ok(Some(store)),
             Err(error) if error.is_unavailable() => {
-                if !told {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "the database does not answer yet; trying again until it does");
+                if is_due(said, Instant::now()) {
+                    say(&error);
+                    said = Some(Instant::now());
                 }
-                told = true;
             }
             Err(error) => return Err(error).context("the store cannot be opened"),
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
             () = sleep(STORE_PAUSE) => {}
+        }
+    }
+}
+
+fn is_due(said: Option<Instant>, now: Instant) -> bool {
+    said.is_none_or(|at| now.duration_since(at) >= SAY_EVERY)
+}
+
+/// What does not go away by waiting is tried again all the same: the certificate or the setting may be changed at the server.
+fn say(error: &StoreError) {
+    let cause: &dyn std::error::Error = error;
+    if error.is_of_tls() {
+        tracing::error!(
+            error = cause,
+            "the database answers, and the connection to it is not verified: its server has no TLS, or shows a certificate of another name \
+             or of an authority that is not trusted here; set ssl=on there, give sslrootcert=FILE and the name of its certificate in the \
+             URL; trying again"
+        );
+    } else {
+        tracing::warn!(error = cause, "the database does not answer yet; trying again until it does");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_store_cannot_be_had_is_said_at_once_and_then_once_a_minute() {
+        let start = Instant::now();
+        assert!(is_due(None, start));
+        assert!(!is_due(Some(start), start + SAY_EVERY / 2));
+        assert!(is_due(Some(start), start + SAY_EVERY));
+    }
+
+    #[test]
+    fn a_file_with_a_url_that_is_refused_is_named_without_the_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        for (url, problem) in [
+            ("postgres://sw:Ab#c?d@db/x", "holds a #"),
+            ("postgres://sw:Ab?c%zd@db/x", "holds a percent sign"),
+            ("mysql://sw:Ab?c@d@db/x", "is not the URL of a Postgres"),
+            ("postgres://sw:Ab?c@db/x?sslmode=disable", "server is not verified"),
+            ("sw:Abc@db/x", "is not the URL of a Postgres"),
+        ] {
+            std::fs::write(&file, url).unwrap();
+            let error = format!("{:#}", read(&file, false).err().unwrap_or_else(|| panic!("{url} was taken")));
+            assert!(error.contains(problem) && !error.contains("Ab") && !error.contains("sw:"), "{error}");
         }
     }
 }

@@ -256,5 +256,7 @@ fn every_error_has_its_code_and_a_sentence() {
     let busy = to_status(&StoreError::ListsBusy { query: Query::AuditList }.into());
     assert_eq!(busy.metadata().get("retry-after").unwrap(), "1");
     let too_long = to_status(&too_long().into());
-    assert!(too_long.metadata().get("retry-after").is_none() && too_long.message().contains("longer than 3s; ask for less"));
+    assert!(
+        too_long.metadata().get("retry-after").is_none() && too_long.message().contains("longer than 3s; ask for less")
+    );
 }
