@@ -9,7 +9,7 @@ use switchyard_core::{
 };
 
 use super::{
-    Store,
+    Store, begun,
     error::{Query, StoreError},
     fleet_rows::FleetPart,
     mirror_fetch::Seen,
@@ -61,7 +61,8 @@ impl Store {
         if seen.policies == Some(head) {
             return Ok(Intents::default());
         }
-        let snapshot = self.pool.begin_with("begin isolation level repeatable read, read only");
+        let pool = self.pool.clone();
+        let snapshot = begun(async move { pool.begin_with("begin isolation level repeatable read, read only").await });
         let mut snapshot = self.run(Query::MirrorSnapshot, snapshot).await?;
         // Read again: the head from before may be older than what this view shows.
         let heads = sqlx::query_as::<_, (i64, i64, i64)>("select last, shifts, fleet from policy_changes");

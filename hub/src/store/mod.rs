@@ -248,12 +248,23 @@ impl Store {
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        self.run(Query::Begin, self.pool.begin()).await
+        let pool = self.pool.clone();
+        self.run(Query::Begin, begun(async move { pool.begin().await })).await
     }
 
     async fn commit(&self, txn: Transaction<'static, Postgres>) -> Result<(), StoreError> {
         self.run(Query::Commit, txn.commit()).await
     }
+}
+
+/// A transaction that is begun to the end. Whoever waits for it may go away at any moment, with a call that is broken off or a stream that
+/// ends; the driver forgets a BEGIN that was sent and not answered by then, and gives the connection to the next one with the transaction
+/// open: what is written on it by itself would hold its locks, and be taken back later. So a task of its own waits for the answer, and
+/// rolls back what nobody takes. It ends by itself: getting a connection and every statement have their limits.
+async fn begun(
+    beginning: impl Future<Output = Result<Transaction<'static, Postgres>, sqlx::Error>> + Send + 'static,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    tokio::spawn(beginning).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
