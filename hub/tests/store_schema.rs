@@ -135,6 +135,12 @@ async fn the_schema_refuses_what_must_never_be() {
         ("another key for an authority", "update authorities set sealed_key = null".into()),
         ("an authority that is needed and goes", "delete from authorities".into()),
         ("a certificate that is not revoked any more", "update agent_certificates set revoked_at = null, revoked_by = null".into()),
+        (
+            "a certificate that was issued without a fingerprint",
+            "insert into agent_certificates (serial, cluster, instance, proof, proof_id, issued_at, not_after) \
+             values ('0b', 'blue', '', 'join-token', '', now(), now() + interval '1 hour')"
+                .into(),
+        ),
         ("a certificate of another cluster", "update agent_certificates set cluster = 'green'".into()),
         ("a service token that is not revoked any more", "update service_tokens set revoked_at = null, revoked_by = null".into()),
         ("more grants for a service token", "update service_tokens set grants = '[{}, {}]'".into()),

@@ -160,6 +160,14 @@ async fn revoke(context: &Context, args: RevokeCertificates) -> Result<(), Failu
     let revoked = Revoked { request_id, certificates };
     context.output.show(&revoked, |_, _| match revoked.certificates.len() {
         0 => format!("{}\n", plain(&format!("{} has no certificate that could be revoked", args.cluster))),
+        1 if revoked.certificates[0].proof == "none" => {
+            let serial = &revoked.certificates[0].serial;
+            let text = format!(
+                "the hub never saw certificate {serial} of {}; it is revoked all the same and will be refused; was the number right?",
+                args.cluster
+            );
+            format!("{}\n", plain(&text))
+        }
         number => {
             let of = format!(
                 "{} of {} revoked; what was opened with it ends within seconds",

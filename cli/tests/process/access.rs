@@ -162,9 +162,11 @@ async fn certificates_are_listed_and_revoked_one_or_all() {
     let revoked =
         |number| Answer::Ok(pb::RevokeAgentCertificatesResponse { certificates: vec![certificate.clone(); number] });
     let list = pb::ListAgentCertificatesResponse { certificates: vec![certificate.clone()] };
+    let unseen = pb::AgentCertificate { proof: "none".into(), ..certificate.clone() };
+    let unseen = Answer::Ok(pb::RevokeAgentCertificatesResponse { certificates: vec![unseen] });
     let script = AccessScript {
         certificates: queue([Answer::Ok(list)]),
-        revoke_certificates: queue([revoked(2), revoked(1), revoked(0)]),
+        revoke_certificates: queue([revoked(2), revoked(1), revoked(0), unseen]),
         ..Default::default()
     };
     let hub = hub(script).await;
@@ -177,9 +179,11 @@ async fn certificates_are_listed_and_revoked_one_or_all() {
     assert_eq!(ran.json()["certificates"][0]["serial"], "5c1f", "{ran:?}");
     let ran = hub.yardctl("cluster revoke blue --reason stolen").await;
     assert!(ran.code == 0 && ran.out.contains("has no certificate that could be revoked"), "{ran:?}");
+    let ran = hub.yardctl("cluster revoke blue --serial 5c1f --reason stolen").await;
+    assert!(ran.code == 0 && ran.out.contains("the hub never saw certificate 5c1f of blue"), "{ran:?}");
     let seen = hub.seen.access.revoke_certificates.lock().unwrap().clone();
     let serials: Vec<&str> = seen.iter().map(|request| request.serial.as_str()).collect();
-    assert_eq!(serials, ["", "5c1f", ""]);
+    assert_eq!(serials, ["", "5c1f", "", "5c1f"]);
     assert_eq!(hub.yardctl("cluster revoke blue").await.code, 2, "taking a cluster's access away needs a reason");
 }
 
