@@ -112,8 +112,15 @@ async fn a_role_that_is_taken_away_is_gone_at_once_and_a_broken_file_changes_not
         wait::check(ok == 0, || format!("{ok}"))
     };
     soon("the hub to see that the file is broken", not_in_force).await;
+    // The good one again in between: what is no YAML at all has to be seen for itself.
+    place.guard().write_access(&place.guard().access.to_string()).expect("the file is written");
+    let in_force = async || {
+        let ok = sum(&place.stage.world.hub, "switchyard_hub_access_file_ok").await;
+        wait::check(ok == 1, || format!("{ok}"))
+    };
+    soon("the hub to take the file from before", in_force).await;
     place.guard().write_access("bindings: [").expect("the file is written");
-    place.stage.seconds(3).await;
+    soon("the hub to see that the file is no YAML", not_in_force).await;
     ann.expect(&["status", POLICY], "").await;
     assert!(watch.is_open(), "a broken file ends no stream");
     bob.weights_until_converged(POLICY, &["blue=40", "green=60"]).await;
