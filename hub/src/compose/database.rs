@@ -167,9 +167,10 @@ mod tests {
         let file = folder.path().join("url");
         for (url, problem) in [
             ("postgres://sw:Ab#c?d@db/x", "holds a #"),
-            ("postgres://sw:Ab?c%zd@db/x", "holds a percent sign"),
+            ("postgres://sw:Ab@db/x?a=Ab%zd", "holds a percent sign"),
             ("mysql://sw:Ab?c@d@db/x", "is not the URL of a Postgres"),
-            ("postgres://sw:Ab?c@db/x?sslmode=disable", "server is not verified"),
+            ("postgres://sw:Ab?c@db/x?sslmode=disable", "holds a ?"),
+            ("postgres://sw:Ab@db/x?sslmode=disable", "server is not verified"),
             ("sw:Abc@db/x", "is not the URL of a Postgres"),
         ] {
             std::fs::write(&file, url).unwrap();

@@ -69,6 +69,16 @@ impl<'u> Parts<'u> {
         let bad =
             Problem { problem: "holds a percent sign that is no encoding", remedy: "write %25 for a percent sign" };
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // Else the user would be taken for the host.
+        let has_host_behind = |name: &str| name.contains('@');
+        if query.split('&').any(|pair| has_host_behind(pair.split('=').next().unwrap_or_default())) {
+            let remedy = "write %3F for a ? of the password, and %40 for an @ of a parameter's name";
+            return Err(Problem { problem: "holds a ? in front of its host", remedy });
+        }
+        if place.split_once('/').is_some_and(|(_, database)| has_host_behind(database)) {
+            let remedy = "write %2F for a / of the password, and %40 for an @ of the database's name";
+            return Err(Problem { problem: "holds a / in front of its host", remedy });
+        }
         let authority = place.split('/').next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         let host = match host.strip_prefix('[') {
@@ -149,9 +159,13 @@ mod tests {
             ("postgres:///x", "names no host"),
             ("postgres://u:p#q@db/x", "holds a #"),
             ("postgres://db/x?host=%zz", "holds a percent sign that is no encoding"),
+            ("postgres://u:12?q@db/x", "holds a ? in front of its host"),
+            ("postgres://u:12?q@db/x?sslmode=disable", "holds a ? in front of its host"),
+            ("postgres://u:12/q@db/x", "holds a / in front of its host"),
         ] {
             assert_eq!(judge(url, false).unwrap_err().problem, problem, "{url}");
         }
+        assert!(judge("postgres://u@db/x?password=a@b", false).is_ok(), "the value of a parameter may hold one");
         // A local name does not cover for another host.
         assert_eq!(
             judge("postgres://localhost/x?host=db", false).unwrap(),
