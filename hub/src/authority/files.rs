@@ -200,21 +200,29 @@ mod tests {
         assert_eq!(alone.signer.above, "");
     }
 
-    /// `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -subj '/DC=com/DC=example/CN=agents' -addext
-    /// keyUsage=keyCertSign`: certificate and key.
-    const REPEATED: &str = include_str!("repeated_subject.pem");
-
     #[test]
     fn an_authority_whose_certificates_nobody_would_believe_is_refused_with_what_to_use() {
-        let error = external(REPEATED, REPEATED, Timestamp::now()).unwrap_err();
+        // The library writes each kind of name once, so the second one gets its kind (2.5.4.11 becomes 2.5.4.10) afterwards.
+        let twice = params("agents", |params| {
+            params.distinguished_name.push(DnType::OrganizationName, "example");
+            params.distinguished_name.push(DnType::OrganizationalUnitName, "com");
+        });
+        let key = KeyPair::generate().unwrap();
+        let mut der = twice.self_signed(&key).unwrap().der().to_vec();
+        external(&armoured(&der), &key.serialize_pem(), Timestamp::now()).unwrap();
+        let unit = [0x06, 0x03, 0x55, 0x04, 0x0b];
+        let found: Vec<usize> = (0..der.len() - unit.len()).filter(|at| der[*at..].starts_with(&unit)).collect();
+        assert_eq!(found.len(), 2, "issuer and subject");
+        found.into_iter().for_each(|at| der[at + 4] = 0x0a);
+        let error = external(&armoured(&der), &key.serialize_pem(), Timestamp::now()).unwrap_err();
         assert!(matches!(error, FileError::Subject), "{error:?}");
         assert!(error.to_string().contains("DC=com,DC=example"), "{error}");
-        // Names of several kinds, and of another kind of text, are taken.
-        let (key, mut params) = (KeyPair::generate().unwrap(), params("agents", |_| ()));
-        params.distinguished_name.push(DnType::OrganizationName, "Example");
-        let printable = DnValue::PrintableString("DE".try_into().unwrap());
-        params.distinguished_name.push(DnType::CountryName, printable);
-        let pem = params.self_signed(&key).unwrap().pem();
+        // Another kind of text is kept as it is.
+        let printable = params("agents", |params| {
+            let country = DnValue::PrintableString("DE".try_into().unwrap());
+            params.distinguished_name.push(DnType::CountryName, country);
+        });
+        let pem = printable.self_signed(&key).unwrap().pem();
         external(&pem, &key.serialize_pem(), Timestamp::now()).unwrap();
     }
 
