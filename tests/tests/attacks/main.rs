@@ -8,3 +8,6 @@ mod names;
 mod rights;
 mod scene;
 mod tokens;
+mod unfinished;
+mod wire;
+mod words;

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::scene::{Scene, manifest};
 
-fn evil() -> Vec<String> {
+pub fn evil() -> Vec<String> {
     [
         "'; drop table audit; --",
         "x' or '1'='1",

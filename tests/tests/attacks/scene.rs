@@ -1,6 +1,6 @@
 //! A hub in production mode, what an attacker may have taken from others, and what is looked at afterwards.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use serde_json::Value;
@@ -28,6 +28,12 @@ pub struct Scene {
     pub administrator: Channel,
     sandbox: Sandbox,
     _folder: TempDir,
+}
+
+/// The hub's memory when measuring began, in kilobytes.
+#[derive(Debug)]
+pub struct Memory {
+    before: u64,
 }
 
 impl Scene {
@@ -143,12 +149,24 @@ impl Scene {
         fs::read_to_string(self.hub.log_file()).unwrap()
     }
 
-    /// Kilobytes of memory that the hub has (VmRSS).
-    pub fn memory(&self) -> u64 {
+    fn memory(&self, line: &str) -> u64 {
         let pid = self.hub.pid().expect("the hub runs");
-        let status = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/status"))).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").trim().parse().unwrap()
+    }
+
+    /// Begins to measure: what [`Scene::growth`] says from now on is beyond what the hub has at this moment.
+    pub fn measure(&self) -> Memory {
+        let pid = self.hub.pid().expect("the hub runs");
+        // 5: the most that it had is what it has now. See proc(5).
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        Memory { before: self.memory("VmRSS") }
+    }
+
+    /// Kilobytes by which the hub's memory had grown when it had the most since then, whether it has given them back or not.
+    pub fn growth(&self, since: &Memory) -> u64 {
+        self.memory("VmHWM").saturating_sub(since.before)
     }
 
     pub async fn stop(self) {
