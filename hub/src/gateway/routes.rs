@@ -343,6 +343,10 @@ mod tests {
         }
         let Found::Route(route, _) = table.find("DELETE", "/v1/namespaces/a/policies/b") else { panic!("no route") };
         let names: Vec<_> = route.query_fields.iter().map(|field| field.json.as_str()).collect();
-        assert_eq!(names, ["requestId", "expectedVersion", "dryRun", "reason"], "what the path gives is not asked for again");
+        assert_eq!(
+            names,
+            ["requestId", "expectedVersion", "dryRun", "reason"],
+            "what the path gives is not asked for again"
+        );
     }
 }
