@@ -17,7 +17,7 @@ fail() {
 # Longest input, in bytes, where it is not the usual one: a manifest may have 64 KiB, but what there is to find is found in less.
 most_bytes() {
   case "$1" in
-    agent_stream | sandbox_query) echo 8192 ;;
+    agent_stream | policy_stream | sandbox_query | shift_stream) echo 8192 ;;
     selftest) echo 256 ;;
     *) echo 4096 ;;
   esac

@@ -2,6 +2,7 @@
 //! certificate. What has one spelling has only one.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use switchyard_core::{
     access::{
         identity::{Identity, check_trust_domain, cluster_of_spiffe, spiffe_of_cluster},
@@ -13,6 +14,7 @@ use switchyard_core::{
 use switchyard_hub::{
     access::jwt::{MOST_KEYS, key_set, parse},
     authority::csr::public_key,
+    fuzz::{bearer, pages},
 };
 
 use crate::text::is_one_sound_line;
@@ -57,6 +59,8 @@ pub fn run(data: &[u8]) -> bool {
             assert_eq!(cluster_of_spiffe(&spiffe_of_cluster(&cluster, domain), domain), Some(cluster));
         }
     }
+    taken |= headers(text);
+    pages(text);
     if let Some(need) = need(text) {
         taken = true;
         assert_eq!(format!("/{}", need.rpc), text, "a call with two names");
@@ -75,6 +79,47 @@ pub fn run(data: &[u8]) -> bool {
         assert!(written.chars().count() <= MOST_IDENTITY, "{} characters: {written}", written.chars().count());
     }
     taken
+}
+
+/// Lines, each the value of a header of one call; true when there is one token in them.
+fn headers(text: &str) -> bool {
+    let mut headers = HeaderMap::new();
+    for line in text.lines().take(3) {
+        let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) else { continue };
+        headers.append(AUTHORIZATION, value);
+    }
+    match bearer::parse(&headers) {
+        Ok(Some(token)) => {
+            assert_eq!(headers.len(), 1, "two headers, and one of them counts");
+            assert!(token.len() <= 16 * 1024 && token.chars().all(|c| c.is_ascii_graphic()), "{token:?}");
+            true
+        }
+        Ok(None) => {
+            assert!(headers.is_empty());
+            false
+        }
+        Err(why) => {
+            is_one_sound_line("a header", &why);
+            let secret = text.split_whitespace().nth(1).filter(|secret| secret.len() > 20);
+            assert!(secret.is_none_or(|secret| !why.contains(secret)), "a secret is shown: {why}");
+            false
+        }
+    }
+}
+
+/// A token of a page: what is taken is what was given, and comes from no other text.
+fn pages(text: &str) {
+    for parts in 1..=3 {
+        match pages::parse(text, parts) {
+            Ok(None) => assert!(text.is_empty()),
+            Ok(Some(key)) => {
+                assert_eq!(key.len(), parts);
+                let key: Vec<&str> = key.iter().map(String::as_str).collect();
+                assert_eq!(pages::token(&key), text.to_ascii_lowercase());
+            }
+            Err(why) => is_one_sound_line("a token of a page", &why),
+        }
+    }
 }
 
 /// A token of an issuer, taken apart and not believed; and its keys.

@@ -12,9 +12,11 @@ pub mod credentials;
 pub mod gateway;
 pub mod http_head;
 pub mod policy;
+pub mod policy_stream;
 pub mod sandbox_query;
 pub mod selftest;
 pub mod shift;
+pub mod shift_stream;
 mod text;
 
 /// A fuzz target.
@@ -36,8 +38,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "gateway", run: gateway::run },
     Target { name: "http_head", run: http_head::run },
     Target { name: "policy", run: policy::run },
+    Target { name: "policy_stream", run: policy_stream::run },
     Target { name: "sandbox_query", run: sandbox_query::run },
     Target { name: "shift", run: shift::run },
+    Target { name: "shift_stream", run: shift_stream::run },
 ];
 
 /// The program of a target. Without coverage it would search blindly, so it refuses; it does not even mention the target, which keeps

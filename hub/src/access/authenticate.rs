@@ -81,7 +81,7 @@ impl Proof {
 
 /// Why it is not known who calls. The texts are for the log.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unproved {
+pub(crate) enum Unproved {
     /// Nothing was shown.
     #[error("nothing was shown")]
     Nothing,
@@ -253,7 +253,7 @@ fn identity(issuer: &Issuer, verified: &Verified) -> Result<Identity, JwtError> 
 }
 
 /// The one token of the one header, when there is a header at all (RFC 6750, section 2.1).
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unproved> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unproved> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

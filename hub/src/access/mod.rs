@@ -5,7 +5,7 @@
 //!
 //! It decides nothing about policies or traffic: it must not import `engine`, `elb` or `feed`. Tests: `hub/tests/access_*.rs`.
 
-mod authenticate;
+pub(crate) mod authenticate;
 pub mod book;
 mod calls;
 mod fetch;

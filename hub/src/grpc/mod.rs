@@ -13,14 +13,14 @@ mod enrollment;
 pub mod errors;
 mod health;
 mod once;
-mod page;
+pub(crate) mod page;
 mod planning;
 pub(crate) mod policies;
 mod rights;
 mod safety;
-mod shift_sources;
+pub(crate) mod shift_sources;
 mod shifts;
-mod sources;
+pub(crate) mod sources;
 
 use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@
 mod desk;
 #[cfg(test)]
 mod desk_tests;
-mod parse;
+pub(crate) mod parse;
 mod session;
 mod told;
 
