@@ -238,9 +238,8 @@ async fn reported(agent: &Channel, changes: Vec<u8>) -> Result<(), Status> {
         let mut inbox =
             AgentServiceClient::new(agent.clone()).session(ReceiverStream::new(receiver)).await?.into_inner();
         let version = loop {
-            match inbox.message().await?.expect("a watch set").message {
-                Some(hub_message::Message::WatchSet(set)) => break set.version,
-                _ => {}
+            if let Some(hub_message::Message::WatchSet(set)) = inbox.message().await?.expect("a watch set").message {
+                break set.version;
             }
         };
         let snapshot_id = "one".to_owned();
