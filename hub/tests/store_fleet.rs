@@ -444,14 +444,12 @@ async fn when_many_policies_fail_over_at_once_the_chain_of_the_audit_log_holds_a
     let db = database().await;
     let fence = fence(&db.store).await;
     let mut uids = Vec::new();
-    for i in 0..1000 {
-        uids.push(apply(&db.store, &with_failover(&format!("p{i:04}"))).await.0.record.uid);
+    for i in 0..30 {
+        uids.push(apply(&db.store, &with_failover(&format!("p{i:02}"))).await.0.record.uid);
     }
     let (status, memory) = (explanation(true), PolicyMemory::default());
     let updates: Vec<_> = uids.iter().map(|uid| StatusUpdate { uid, status: &status, memory: &memory }).collect();
-    let t = std::time::Instant::now();
     db.store.policy_statuses_save(fence, &updates).await.unwrap();
-    eprintln!("MEASURED {:?}", t.elapsed());
     let rows = db.store.audit_page(&AuditFilter::default(), true, None, 1000).await.unwrap();
     let named: Vec<&str> =
         rows.iter().filter(|row| row.action == "failover.out").map(|row| row.policy.as_str()).collect();

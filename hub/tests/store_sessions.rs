@@ -62,7 +62,9 @@ async fn changes_are_stored_and_read_back() {
     let db = database().await;
     let session = open(&db.store, "blue").await;
     let (v4, v6) = (endpoint_key("blue", "10.0.0.1", "u1"), endpoint_key("blue", "2001:db8::1", "u2"));
-    let mut terminating = ready("p2\0");
+    let mut terminating = ready("p2");
+    // Pods' details are refused it where they are read; a name is not.
+    terminating.pod_name.push('\0');
     (terminating.ready, terminating.terminating) = (false, true);
     let changes = [
         EndpointChange::Service(service("checkout"), resolved("fine")),
