@@ -351,7 +351,7 @@ async fn readers_of_the_log_keep_neither_the_lease_nor_heartbeats_nor_the_book_o
         store.ping().await.unwrap();
         assert!(waiting(&raw).await <= 2, "no more than two at a time");
     }
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let (mut too_long, mut busy) = (0, 0);
     for reader in readers.into_iter().skip(20) {
         match reader.await.unwrap() {
