@@ -454,6 +454,9 @@ mod tests {
             problem: "unknown field `b\tc`".to_owned(),
             remedy: "leave it out".to_owned(),
         };
-        assert_eq!(violation.to_string(), r#"a\u{a}forged=1\u{202e}: "\u{1b}[31m" unknown field `b\u{9}c`; leave it out"#);
+        assert_eq!(
+            violation.to_string(),
+            r#"a\u{a}forged=1\u{202e}: "\u{1b}[31m" unknown field `b\u{9}c`; leave it out"#
+        );
     }
 }
