@@ -377,8 +377,9 @@ fn store_status(error: &StoreError) -> Status {
             "the hub's store does not answer, so nothing is known to be stored; retry with the same request id",
         ),
         StoreError::ListsBusy { .. } => {
-            let mut status =
-                Status::resource_exhausted("as many long lists are being read as may be at a time; try again in a moment");
+            let mut status = Status::resource_exhausted(
+                "as many long lists are being read as may be at a time; try again in a moment",
+            );
             // So that clients try again by themselves, unlike after the next one.
             status.metadata_mut().insert("retry-after", MetadataValue::from_static("1"));
             status
