@@ -197,7 +197,7 @@ fn news_wait_while_others_hold_all_there_is() {
     }
     let mut load = Load::new(shelf.clone());
     assert!(load.has_room(), "a message may always come");
-    load.came(1, &report(12 * MIB)).unwrap();
+    load.came(1, &report(15 * MIB)).unwrap();
     assert!(!load.has_room());
     load.stored(1);
     assert!(load.has_room());
