@@ -83,6 +83,7 @@ mod tests {
         drop(first);
         let again = waiting.enter(from("10.0.0.7")).unwrap();
         drop((second, third, again));
-        assert_eq!((waiting.taken().all, waiting.taken().by_source.len()), (0, 0));
+        let taken = waiting.taken();
+        assert_eq!((taken.all, taken.by_source.len()), (0, 0));
     }
 }
