@@ -419,6 +419,14 @@ async fn an_agent_that_asks_for_certificates_all_the_time_is_held_up_and_costs_o
     db.store.certificate_issue(&ASKING, &certificate("green", 1), &account()).await.unwrap();
     let revoked = db.store.certificates_revoke(&fresh(), &cluster("blue"), None).await.unwrap();
     assert_eq!(revoked.len(), 1000, "a revocation is still possible");
+    let hidden = "insert into agent_certificates (serial, cluster, fingerprint, authority, instance, proof, proof_id, issued_at, not_after) \
+                  values ('fff', 'zz', 'sha256:' || lpad('f', 64, 'f'), lpad('a', 16, '0'), '', 'seen', '', now() - interval '1 day', \
+                  now() + interval '1 year')";
+    sqlx::raw_sql(hidden).execute(&db.raw).await.unwrap();
+    let listed = db.store.certificates(None).await.unwrap();
+    let good: Vec<&str> =
+        listed.iter().filter(|one| one.revoked_at.is_none()).map(|one| one.certificate.cluster.as_str()).collect();
+    assert_eq!((listed.len(), good), (1000, vec!["green", "zz"]), "what is revoked hides nothing that is good");
     // The rightful agent, after the thief was shut out.
     db.store.certificate_issue(&ASKING, &certificate("blue", 1), &account()).await.unwrap();
 }

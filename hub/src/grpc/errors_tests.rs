@@ -204,7 +204,7 @@ fn every_error_has_its_code_and_a_sentence() {
         (ApiError::NotObserved, Code::Unavailable),
         (ApiError::Shutdown, Code::Unavailable),
         (Busy::All.into(), Code::ResourceExhausted),
-        (Busy::Caller { who: "ann".to_owned() }.into(), Code::ResourceExhausted),
+        (Busy::Caller { who: "ann".to_owned(), own: 2 }.into(), Code::ResourceExhausted),
         (ApiError::Internal, Code::Internal),
         (ApplyError::ShiftActive { policy: key(), shift: shift() }.into(), Code::FailedPrecondition),
         (ApplyError::Held { findings: vec![finding("x", false)] }.into(), Code::FailedPrecondition),

@@ -134,6 +134,7 @@ impl End {
                 | End::Malformed(_)
                 | End::TooLarge(_)
                 | End::TooMany(_)
+                | End::Refused(Refusal::TooLarge { .. } | Refusal::NoShare { .. })
         )
     }
 
@@ -147,15 +148,15 @@ impl End {
             | End::Relieved(_)
             | End::ClusterRemoved(_)
             | End::Moved(_)
-            | End::Refused(Refusal::OlderHub { .. }) => Some(Status::failed_precondition(text)),
+            // With this code the agent takes its time before it sends a whole snapshot again.
+            | End::Refused(Refusal::OlderHub { .. } | Refusal::TooLarge { .. } | Refusal::NoShare { .. }) => {
+                Some(Status::failed_precondition(text))
+            }
             End::Silent | End::NotReading | End::HelloLate => Some(Status::deadline_exceeded(text)),
             End::NoHello | End::Malformed(_) | End::Refused(Refusal::OutOfOrder { .. } | Refusal::Sequence { .. }) => {
                 Some(Status::invalid_argument(text))
             }
-            End::Flood(_)
-            | End::TooMany(_)
-            | End::TooLarge(_)
-            | End::Refused(Refusal::TooLarge { .. } | Refusal::NoShare { .. } | Refusal::NoEnd { .. }) => {
+            End::Flood(_) | End::TooMany(_) | End::TooLarge(_) | End::Refused(Refusal::NoEnd { .. }) => {
                 Some(Status::resource_exhausted(text))
             }
             End::Shutdown | End::NoEpoch | End::NoPicture => Some(Status::unavailable(text)),

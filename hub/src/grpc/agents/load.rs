@@ -40,9 +40,12 @@ impl Shelf {
 
     /// A session holds so much now instead of what it held before.
     fn moved(&self, before: usize, now: usize) {
-        // Two steps: in between it looks like too much, never like too little.
-        self.0.fetch_add(now, Relaxed);
-        self.0.fetch_sub(before, Relaxed);
+        // In one step: who looks in between two would take a large session for two, and turn somebody else away.
+        if now >= before {
+            self.0.fetch_add(now - before, Relaxed);
+        } else {
+            self.0.fetch_sub(before - now, Relaxed);
+        }
     }
 }
 

@@ -19,8 +19,10 @@ const MOST_OF_OPERATORS: usize = 1;
 /// Plans under way and waiting in one lane. The last of them waits for 16 / 2 plans of a second at the most: within the 10 s that
 /// yardctl gives a call.
 const MOST_IN_LANE: usize = 16;
-/// Of them for one caller: one that is looked at, and the next.
+/// Of them for one caller while others may need the rest: one that is looked at, and the next.
 const MOST_OF_CALLER: usize = 2;
+/// Up to here nobody is counted: twenty runners with one token are one caller, and a lane that is half empty has room for them.
+const FREE_FOR_ALL: usize = MOST_IN_LANE / 2;
 
 /// Who stands behind whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +38,14 @@ pub enum Lane {
 pub enum Busy {
     /// Of this caller.
     #[error(
-        "{who} has {MOST_OF_CALLER} plans under way at this replica, the most that one caller may have; wait for their answers, and \
-         ask for one after the other"
+        "{who} has {own} plans under way at this replica, as many as one caller may have while so many wait; wait for their answers, \
+         and ask for one after the other"
     )]
     Caller {
         /// As in the audit log.
         who: String,
+        /// Plans under way and waiting.
+        own: usize,
     },
     /// Of all.
     #[error(
@@ -132,10 +136,11 @@ impl Queue {
 fn enter(places: &Arc<Places>, who: &str) -> Result<Place, Busy> {
     let mut callers = places.callers();
     let own = callers.get(who).copied().unwrap_or_default();
-    if own >= MOST_OF_CALLER {
-        return Err(Busy::Caller { who: who.to_owned() });
+    let all: usize = callers.values().sum();
+    if own >= MOST_OF_CALLER && all >= FREE_FOR_ALL {
+        return Err(Busy::Caller { who: who.to_owned(), own });
     }
-    if callers.values().sum::<usize>() >= MOST_IN_LANE {
+    if all >= MOST_IN_LANE {
         return Err(Busy::All);
     }
     callers.insert(who.to_owned(), own + 1);
@@ -190,20 +195,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_caller_keeps_two_places_and_the_others_find_theirs() {
+    async fn one_caller_has_half_of_a_lane_and_the_others_find_the_other_half() {
         let queue = Queue::default();
         let first = tries(&queue, Lane::Readers, "ann").await.unwrap().ok().expect("a turn");
         let second = tries(&queue, Lane::Readers, "ann").await.unwrap().ok().expect("a turn");
-        let third = tries(&queue, Lane::Readers, "ann").await.err().expect("a third is refused");
-        assert!(matches!(&third, ApiError::Busy(Busy::Caller { who }) if who == "ann"));
-        assert!(third.to_string().contains("ann has 2 plans under way"), "{third}");
-        let waiting = tries(&queue, Lane::Readers, "bob").await.unwrap().err().expect("bob waits");
-        drop(first);
-        let bobs = waiting.await.expect("bob's turn");
-        // One who goes away while waiting leaves no trace, and neither do those who were served.
-        let gone = tries(&queue, Lane::Readers, "eve").await.unwrap().err().expect("eve waits");
-        drop(gone);
-        drop((second, bobs));
+        let mut anns = Vec::new();
+        for _ in 2..FREE_FOR_ALL {
+            anns.push(tries(&queue, Lane::Readers, "ann").await.unwrap().err().expect("ann waits"));
+        }
+        let over = tries(&queue, Lane::Readers, "ann").await.err().expect("one more is refused");
+        assert!(matches!(&over, ApiError::Busy(Busy::Caller { who, own: 8 }) if who == "ann"));
+        assert!(over.to_string().contains("ann has 8 plans under way"), "{over}");
+        let mut bobs = Vec::new();
+        for _ in 0..MOST_OF_CALLER {
+            bobs.push(tries(&queue, Lane::Readers, "bob").await.unwrap().err().expect("bob waits"));
+        }
+        assert!(tries(&queue, Lane::Readers, "bob").await.is_err(), "two of bob's while the lane is half full");
+        // Those who go away while waiting leave no trace, and neither do those who were served.
+        drop((first, anns));
+        let bob = bobs.remove(0).await.expect("bob's turn");
+        drop((second, bob, bobs));
         assert!(queue.readers.callers().is_empty());
         assert_eq!(queue.readers.room.available_permits(), MOST_OF_READERS);
     }

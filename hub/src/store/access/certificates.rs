@@ -332,14 +332,15 @@ impl Store {
         if removed == Some(true) { Err(IssueError::Removed(of.clone())) } else { Ok(()) }
     }
 
-    /// Certificates that have not ended, and revoked ones as long as they are kept; the newest first, at most 1000.
+    /// Certificates that have not ended, and revoked ones as long as they are kept: the good ones before the revoked ones, so that listing
+    /// and revoking comes to an end however many there are; of each the newest first, at most 1000.
     ///
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn certificates(&self, of: Option<&ClusterName>) -> Result<Vec<StoredCertificate>, StoreError> {
         let read = "select serial, cluster, fingerprint, authority, instance, proof, issued_at, not_after, revoked_at, revoked_by \
                     from agent_certificates where ($1::text is null or cluster = $1) \
-                    and (not_after > now() or revoked_at is not null) order by issued_at desc, serial limit $2";
+                    and (not_after > now() or revoked_at is not null) order by revoked_at is not null, issued_at desc, serial limit $2";
         let read = sqlx::query_as::<_, Row>(read).bind(of.map(ClusterName::as_str)).bind(MOST_LISTED);
         let rows = self.run(Query::CertificatesGet, read.fetch_all(&self.pool)).await?;
         rows.into_iter().map(Row::read).collect()
