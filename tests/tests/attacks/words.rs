@@ -200,7 +200,8 @@ async fn no_text_of_any_call_is_more_than_a_text() {
         assert!(taken >= least, "{name} took {taken}: {took:#?}");
     }
     assert!(texts > 90 && tried > 1800, "{texts} texts, {tried} calls: the descriptor is not read any more");
-    nothing_was_forged(&scene, 150).await;
+    // Each change that was taken is an entry; how many entries the refusals are depends on how fast they came.
+    nothing_was_forged(&scene, 80).await;
     scene.stop().await;
 }
 

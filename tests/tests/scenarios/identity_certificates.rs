@@ -163,6 +163,10 @@ async fn certificates_of_the_ports_and_the_authority_of_callers_are_exchanged_un
     let (guard, url) = (place.guard(), place.url());
     let channel = guard.channel(&url, Some(&guard.administrator)).await.expect("a connection");
     let watch = Watch::open(channel, None).await.expect("a stream");
+    let channel = guard.channel(&url, None).await.expect("a connection");
+    let words = ["token", "create", "ci", "--role", "viewer", "--namespaces", "*", "--clusters", "*"];
+    let made = place.shown(&words).await;
+    let kept = Watch::open(channel, made["secret"].as_str()).await.expect("a stream");
     let begun = place.sessions().await;
     let reloads = async || sum(&place.stage.world.hub, "switchyard_hub_certificate_reloads_total").await;
     let before = reloads().await;
@@ -208,9 +212,9 @@ async fn certificates_of_the_ports_and_the_authority_of_callers_are_exchanged_un
     .expect("who is not trusted any more does not get in");
     newcomer.expect(&["whoami"], "").await;
 
-    // What was open went on all the time, and nobody had to connect again.
-    place.stage.seconds(2).await;
-    assert!(watch.is_open(), "the stream goes on");
+    // What was opened with a certificate of it ends, and nothing else: nobody else had to connect again.
+    watch.ended().await;
+    assert!(kept.is_open(), "a stream that no certificate opened goes on");
     assert_eq!(place.sessions().await, begun, "the agents' streams go on");
     place.stage.nothing_was_removed().await;
     // All is well with the files from before.
@@ -221,6 +225,7 @@ async fn certificates_of_the_ports_and_the_authority_of_callers_are_exchanged_un
         wait::check(seen.code == 0, || seen.to_string())
     })
     .await;
-    drop(watch);
+    assert!(kept.is_open(), "to the end");
+    drop(kept);
     place.all_is_well().await;
 }
