@@ -28,7 +28,8 @@ pub fn parse(token: &str, parts: usize) -> Result<Option<Vec<String>>, ApiError>
         return Ok(None);
     }
     let bad = || not_ours(token);
-    if token.len() > 4096 || !token.len().is_multiple_of(2) || !token.is_ascii() {
+    // Digits alone: numbers may have a sign, and a token has one way to be written.
+    if token.len() > 4096 || !token.len().is_multiple_of(2) || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(bad());
     }
     let byte = |at: usize| u8::from_str_radix(&token[at..at + 2], 16).ok();
@@ -77,6 +78,7 @@ mod tests {
         for bad in ["zz", "abc", "ff", "ää", "+1", &made[2..], &"61".repeat(5000)] {
             assert!(parse(bad, 2).is_err(), "{bad}");
         }
+        assert!(parse("+1", 1).is_err(), "a number with a sign");
     }
 
     #[test]
